@@ -1,0 +1,49 @@
+# make demo   sets everything up and explains a real radiograph, ARGS="--once" to stop afterwards
+# make test   sets everything up and runs every gate: lint, types, contracts, all tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+ARGS ?=
+
+.PHONY: demo test check lint types contracts pytest debian clean
+
+demo: $(VENV)/.demo
+	@$(BIN)/dicom-node demo $(ARGS)
+
+test: debian $(VENV)/.dev
+	$(MAKE) check pytest
+
+check: lint types contracts
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+contracts: $(VENV)/.dev
+	$(BIN)/lint-imports --config setup.cfg
+
+pytest: $(VENV)/.dev
+	$(BIN)/pytest -m "slow or not slow"
+
+# Real servers for the tests marked "external"; without them those tests skip and say so.
+debian:
+	@deploy/install-debian-packages.sh || true
+
+$(VENV)/bin/python:
+	@echo "making $(VENV) (PyTorch with CUDA is about 5 GB; this takes a few minutes the first time)"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable ".[dev]"
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

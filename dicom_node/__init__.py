@@ -1,0 +1,1 @@
+"""The node: network, disk, queue and DICOM objects."""

@@ -1,0 +1,210 @@
+"""Composition root: Settings -> running processes. The only place that wires parts together.
+
+A node is four roles, each a process of its own so that none can take another down: the listener receives, the
+dispatcher decides, workers explain, the sender delivers. `supervise` runs several of them as children and starts again
+whichever ends by itself.
+"""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Final
+
+import structlog
+
+from dicom_node import broker, observe
+from dicom_node.dispatch import Dispatcher
+from dicom_node.errors import ConfigError
+from dicom_node.ledger import Ledger
+from dicom_node.scp import Listener
+from dicom_node.sender import Sender, register_deliver
+from dicom_node.settings import Settings
+from dicom_node.spool import Spool
+from explain_core.explanation import Explainer
+
+SERVE: Final = ("listener", "dispatcher", "sender")
+MEGABYTE: Final = 1 << 20
+STOP_SECONDS: Final = 20.0
+MAX_RESTART_SECONDS: Final = 30.0
+
+log = structlog.get_logger(__name__)
+
+
+def open_ledger(settings: Settings) -> Ledger:
+    """The node's ledger, its tables made where they are missing."""
+    url = settings.node.database
+    if url.startswith("sqlite:///"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(url)
+    ledger.create()
+    return ledger
+
+
+def open_spool(settings: Settings) -> Spool:
+    """The node's spool, its folders made where they are missing."""
+    return Spool(settings.node.spool, settings.node.low_water_mb * MEGABYTE)
+
+
+def load_explainer(settings: Settings) -> Explainer:
+    """The configured bundle on its device; the one place of the node that loads torch.
+
+    Raises:
+        ConfigError: the bundle or the device cannot be used; the message names the file.
+    """
+    from explain_core.bundle import open_bundle  # noqa: PLC0415 - the other roles must never load torch
+    from explain_core.errors import BundleError  # noqa: PLC0415
+
+    model = settings.model
+    try:
+        return open_bundle(model.bundle, device=model.device, augmentations=model.augmentations, seed=model.seed)
+    except (BundleError, ValueError) as error:
+        raise ConfigError(f"model.bundle: {error}") from error
+
+
+def run_listener(settings: Settings, stop: threading.Event) -> None:
+    """Receive until `stop`."""
+    listener = Listener(settings, open_ledger(settings), open_spool(settings))
+    port = listener.start()
+    log.info("listening", ae_title=settings.node.ae_title, host=settings.node.host, port=port)
+    stop.wait()
+    listener.stop()
+
+
+def run_dispatcher(settings: Settings, stop: threading.Event) -> None:
+    """Assemble, route, submit and reconcile until `stop`."""
+    Dispatcher(settings, open_ledger(settings), broker.make_celery(settings)).run(stop)
+
+
+def run_sender(settings: Settings, _stop: threading.Event) -> None:
+    """Deliver results until SIGTERM, which Celery handles."""
+    app = broker.make_celery(settings)
+    register_deliver(app, Sender(settings=settings, ledger=open_ledger(settings)))
+    broker.run_worker(app, broker.DELIVER, concurrency=max(1, len(settings.destinations)))
+
+
+def run_worker(settings: Settings, _stop: threading.Event) -> None:
+    """Explain until SIGTERM, which Celery handles; the bundle is loaded before the first task is taken.
+
+    Raises:
+        ConfigError: the bundle cannot be used.
+    """
+    from dicom_node.worker import Worker, register_explain  # noqa: PLC0415 - only here, with its result builders
+
+    explainer = load_explainer(settings)
+    log.info("model loaded", name=explainer.identity.name, version=explainer.identity.version,
+             digest=explainer.identity.digest)  # fmt: skip
+    app = broker.make_celery(settings)
+    worker = Worker(settings, open_ledger(settings), open_spool(settings), lambda: explainer)
+    register_explain(app, worker)
+    broker.run_worker(app, broker.EXPLAIN)
+
+
+ROLES: Final[Mapping[str, Callable[[Settings, threading.Event], None]]] = {
+    "listener": run_listener,
+    "dispatcher": run_dispatcher,
+    "sender": run_sender,
+    "worker": run_worker,
+}
+
+
+def run_role(role: str, settings: Settings) -> None:
+    """Run one role in this process until SIGTERM or SIGINT."""
+    observe.configure(settings.logging.level, as_json=settings.logging.as_json)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    ROLES[role](settings, stop)
+
+
+@dataclass(slots=True)
+class _Child:
+    """One role's process and when it may be started again."""
+
+    role: str
+    process: subprocess.Popen[bytes] | None = None
+    failures: int = 0
+    not_before: float = 0.0
+    started: float = 0.0
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Runs roles as child processes and starts again those that end by themselves, later each time.
+
+    Attributes:
+        config: the settings file that the children read, or None.
+        roles: names from ROLES.
+        logs: opens the file that a role's output goes to; None: this process's own.
+    """
+
+    config: Path | None
+    roles: Sequence[str]
+    logs: Callable[[str], IO[bytes]] | None = None
+    _children: list[_Child] = field(default_factory=list, init=False)
+
+    def start(self) -> None:
+        """Start every role."""
+        self._children = [_Child(role) for role in self.roles]
+        self.check()
+
+    def check(self) -> None:
+        """Start what is not running and may be started; call this now and then."""
+        now = time.monotonic()
+        for child in self._children:
+            if child.process is not None and child.process.poll() is not None:
+                lived = now - child.started
+                child.failures = 0 if lived > MAX_RESTART_SECONDS else child.failures + 1
+                child.not_before = now + min(0.5 * 2**child.failures, MAX_RESTART_SECONDS)
+                log.error("process ended", role=child.role, status=child.process.returncode)
+                child.process = None
+            if child.process is None and now >= child.not_before:
+                child.process = self._spawn(child.role)
+                child.started = now
+
+    def pid(self, role: str) -> int | None:
+        """Process id of a role, None while it is down."""
+        process = next(child.process for child in self._children if child.role == role)
+        return None if process is None else process.pid
+
+    def stop(self) -> None:
+        """End every child: SIGTERM, and SIGKILL for those that do not end in time."""
+        running = [child.process for child in self._children if child.process is not None]
+        for process in running:
+            process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in running:
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._children = []
+
+    def _spawn(self, role: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "dicom_node", "serve", "--only", role]
+        if self.config is not None:
+            command += ["--config", str(self.config)]
+        if self.logs is None:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 - our own program
+        with self.logs(role) as output:
+            return subprocess.Popen(  # noqa: S603
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+
+def supervise(config: Path | None, roles: Sequence[str], settings: Settings) -> None:
+    """Run `roles` until SIGTERM or SIGINT."""
+    observe.configure(settings.logging.level, as_json=settings.logging.as_json)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    supervisor = Supervisor(config, roles)
+    supervisor.start()
+    while not stop.wait(0.5):
+        supervisor.check()
+    supervisor.stop()

@@ -1,0 +1,226 @@
+"""`dicom-node`: one program, a command per task. Exit status 0 done, 1 not done, 2 wrong use or configuration."""
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dicom_node.errors import ConfigError, NodeError
+from dicom_node.settings import Settings, load_settings
+
+WRONG_USE = 2
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+rules_app = typer.Typer(no_args_is_help=True, help="Routing rules.")
+app.add_typer(rules_app, name="rules")
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", envvar="DICOM_NODE_CONFIG", help="Settings file (TOML).")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _fail(message: str, status: int = 1) -> typer.Exit:
+    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+    return typer.Exit(status)
+
+
+def _settings(config: Path | None) -> Settings:
+    try:
+        return load_settings(config)
+    except ConfigError as error:
+        raise _fail(str(error), WRONG_USE) from error
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, default=str))  # noqa: T201
+
+
+@app.command()
+def demo(
+    *,
+    inputs: Annotated[
+        list[Path] | None, typer.Option("--input", help="DICOM files or folders to send instead of the sample.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for everything the demo writes.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Stop after the first answer.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the whole node on this machine and explain a real chest radiograph."""
+    from dicom_node.demo import run  # noqa: PLC0415 - commands load only what they need
+
+    for path in inputs or ():
+        if not path.exists():
+            raise _fail(f"--input {path}: no such file or folder", WRONG_USE)
+    raise typer.Exit(run(inputs=inputs or (), out=out, once=once, as_json=as_json))
+
+
+@app.command()
+def serve(
+    *,
+    config: ConfigOption = None,
+    only: Annotated[
+        str | None, typer.Option(help="Run one role in this process: listener, dispatcher, sender or worker.")
+    ] = None,
+) -> None:
+    """Run listener, dispatcher and sender until stopped; workers are started with `dicom-node worker`."""
+    from dicom_node import app as node  # noqa: PLC0415
+
+    settings = _settings(config)
+    if only is not None and only not in node.ROLES:
+        raise _fail(f"--only {only}: choose one of {', '.join(node.ROLES)}", WRONG_USE)
+    try:
+        if only is None:
+            node.supervise(config, node.SERVE, settings)
+        else:
+            node.run_role(only, settings)
+    except ConfigError as error:
+        raise _fail(str(error), WRONG_USE) from error
+    except NodeError as error:
+        raise _fail(str(error)) from error
+
+
+@app.command()
+def worker(
+    *,
+    config: ConfigOption = None,
+    count: Annotated[int, typer.Option(min=1, help="Worker processes; one per GPU.")] = 1,
+) -> None:
+    """Run explanation workers until stopped."""
+    from dicom_node import app as node  # noqa: PLC0415
+
+    node.supervise(config, ["worker"] * count, _settings(config))
+
+
+@app.command()
+def explain(
+    files: Annotated[list[Path], typer.Argument(help="DICOM files or folders.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for the objects and their PNG previews.")],
+    config: ConfigOption = None,
+    bundle: Annotated[Path | None, typer.Option(help="Model bundle instead of the configured one.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Explain files by the node's rules and pipeline, without any server."""
+    from dicom_node import app as node  # noqa: PLC0415
+    from dicom_node.files import explain_files  # noqa: PLC0415
+
+    settings = _settings(config)
+    if bundle is not None:
+        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"bundle": bundle})})
+    for path in files:
+        if not path.exists():
+            raise _fail(f"{path}: no such file or folder", WRONG_USE)
+    try:
+        explainer = node.load_explainer(settings)
+    except ConfigError as error:
+        raise _fail(str(error), WRONG_USE) from error
+    studies, unreadable = explain_files(files, out, settings, explainer)
+    if as_json:
+        _print_json({"studies": [study.as_json() for study in studies], "unreadable": unreadable})
+    else:
+        for study in studies:
+            Console().print(study.table())
+        for line in unreadable:
+            print(line, file=sys.stderr)  # noqa: T201
+    raise typer.Exit(0 if studies and not unreadable else 1)
+
+
+@app.command()
+def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption = False) -> None:
+    """What the node has received, explained, delivered and failed."""
+    from dicom_node import app as node  # noqa: PLC0415
+
+    ledger = node.open_ledger(_settings(config))
+    counts, studies = ledger.counts(), ledger.studies(limit)
+    if as_json:
+        rows = [
+            {"study_instance_uid": one.study_instance_uid, "revision": one.revision, "state": one.state.value,
+             "reason": one.reason, "instances": one.instances, "received_at": one.received_at}
+            for one in studies
+        ]  # fmt: skip
+        _print_json({"counts": counts, "studies": rows})
+        return
+    table = Table("study", "revision", "state", "instances", "received", "reason")
+    for one in studies:
+        received = one.received_at.strftime("%Y-%m-%d %H:%M:%S")
+        table.add_row(
+            one.study_instance_uid, str(one.revision), one.state.value, str(one.instances), received, one.reason or ""
+        )
+    Console().print(table)
+    for kind, states in counts.items():
+        Console().print(f"{kind}: " + (", ".join(f"{state} {count}" for state, count in states.items()) or "none"))
+
+
+@app.command()
+def rerun(
+    study: Annotated[str | None, typer.Argument(help="Study Instance UID.")] = None,
+    *,
+    failed: Annotated[bool, typer.Option("--failed", help="Every failed task and dead delivery.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Try again: failed tasks and dead deliveries, or everything of one study."""
+    from dicom_node import app as node  # noqa: PLC0415
+
+    if (study is None) == (not failed):
+        raise _fail("give a Study Instance UID or --failed", WRONG_USE)
+    ledger, now = node.open_ledger(_settings(config)), datetime.now(UTC)
+    replayed = ledger.replay_failed(None, now) if study is None else ledger.rerun_study(study, now)
+    print(f"{replayed.tasks} task(s) and {replayed.deliveries} delivery(ies) will be tried again")  # noqa: T201
+    raise typer.Exit(0 if failed or replayed.tasks or replayed.deliveries else 1)
+
+
+@app.command("check-config")
+def check_config(*, config: ConfigOption = None) -> None:
+    """Check the settings file; one line names file, line and key of the first error."""
+    settings = _settings(config)
+    print(f"ok: {len(settings.rules)} rule(s), {len(settings.destinations)} destination(s)")  # noqa: T201
+
+
+@app.command()
+def conformance() -> None:
+    """Print the DICOM conformance tables, made from the code."""
+    from dicom_node.conformance import render  # noqa: PLC0415
+
+    print(render())  # noqa: T201
+
+
+@rules_app.command("test")
+def rules_test(
+    files: Annotated[list[Path], typer.Argument(help="DICOM files or folders.")],
+    *,
+    config: ConfigOption = None,
+    calling: Annotated[str, typer.Option(help="Calling AE title to assume.")] = "MODALITY",
+) -> None:
+    """Say of each file which rule decides and why; shows tag values, so keep the output to yourself."""
+    from pydicom import dcmread  # noqa: PLC0415
+
+    from dicom_node.errors import DatasetUnreadable  # noqa: PLC0415
+    from dicom_node.files import find, instance_of  # noqa: PLC0415
+    from dicom_node.rules import decide_instance  # noqa: PLC0415
+
+    settings, bad = _settings(config), 0
+    for path in find(files):
+        try:
+            instance_of(path, calling, datetime.now(UTC))
+        except DatasetUnreadable as error:
+            print(error, file=sys.stderr)  # noqa: T201
+            bad += 1
+            continue
+        decision = decide_instance(dcmread(path, stop_before_pixels=True), calling, settings.rules)
+        rule = decision.rule.name if decision.rule is not None else "no rule"
+        print(f"{path}: {decision.action.value} ({rule})" + (f": {decision.reason}" if decision.reason else ""))  # noqa: T201
+        for step in decision.steps:
+            found = ", ".join(step.found) or "missing"
+            print(f"  {step.rule}: {step.text} [{found}]")  # noqa: T201
+    raise typer.Exit(1 if bad else 0)
+
+
+def main() -> None:
+    """Entry point of `dicom-node`."""
+    app()

@@ -1,0 +1,72 @@
+"""Errors of the node: each knows whether to retry and the DIMSE status to answer with.
+
+NodeError                    retry   status    meaning
+├─ PeerError                 no      0xC000    the peer sent something we cannot take
+│  ├─ DatasetUnreadable      no      0xC000    not a DICOM data set
+│  └─ SOPClassMismatch       no      0xA900    data set does not match the SOP Class of the request
+├─ OutOfResources            yes     0xA700    our disk, our database
+├─ BrokerUnreachable         yes     -         the queue does not answer; the work waits in the ledger
+├─ DeliveryError             -       -
+│  ├─ DeliveryRefused        no      -         the destination answered with a failure status
+│  └─ DeliveryUnreachable    yes     -         no connection, rejected association, time-out
+├─ StudyUnsuitable           no      -         no usable image: recorded, not an alarm
+└─ ConfigError               no      -         only at start-up: names file, line and key
+"""
+
+from typing import ClassVar
+
+
+class NodeError(Exception):
+    """Base of every error of dicom_node."""
+
+    retry: ClassVar[bool] = False
+    status: ClassVar[int] = 0xC000
+
+
+class PeerError(NodeError):
+    """The peer sent something we cannot take."""
+
+
+class DatasetUnreadable(PeerError):
+    """The bytes are not a DICOM data set that can be read."""
+
+
+class SOPClassMismatch(PeerError):
+    """The data set does not match the SOP Class of the request."""
+
+    status: ClassVar[int] = 0xA900
+
+
+class OutOfResources(NodeError):
+    """The node lacks disk space or its database does not answer."""
+
+    retry: ClassVar[bool] = True
+    status: ClassVar[int] = 0xA700
+
+
+class BrokerUnreachable(NodeError):
+    """The queue does not answer; nothing is lost, the work waits in the ledger."""
+
+    retry: ClassVar[bool] = True
+
+
+class DeliveryError(NodeError):
+    """A result could not be handed to its destination."""
+
+
+class DeliveryRefused(DeliveryError):
+    """The destination answered with a failure status."""
+
+
+class DeliveryUnreachable(DeliveryError):
+    """The destination could not be reached or did not accept the association."""
+
+    retry: ClassVar[bool] = True
+
+
+class StudyUnsuitable(NodeError):
+    """The study holds no image that the model may be applied to."""
+
+
+class ConfigError(NodeError):
+    """The configuration is wrong; the message names file, line and key."""

@@ -1,0 +1,184 @@
+"""DICOM files as people have them: paths and folders in, results out, without any server."""
+
+import hashlib
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset, dcmread, dcmwrite
+from pydicom.errors import InvalidDicomError
+from rich.table import Table
+
+from dicom_node import header, preview
+from dicom_node.errors import DatasetUnreadable
+from dicom_node.model import (
+    AETitle,
+    Instance,
+    SeriesInstanceUID,
+    SOPInstanceUID,
+    Study,
+    StudyInstanceUID,
+    Task,
+    TaskState,
+)
+from dicom_node.pipeline import StudyResult, explain_study, report_not_analysed, result_options
+from dicom_node.results import ResultOptions
+from dicom_node.rules import decide_study
+from dicom_node.settings import Settings
+from explain_core.explanation import Explainer
+
+_NAMESPACE = uuid.UUID("b3a3f0a5-9a0c-5e0e-8d8f-0f6a3a0b7c55")
+
+
+def find(paths: Iterable[Path]) -> Iterator[Path]:
+    """The files among `paths` and in the folders among them, sorted."""
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(one for one in path.rglob("*") if one.is_file())
+        else:
+            yield path
+
+
+def instance_of(path: Path, calling_ae_title: str, now: datetime) -> Instance:
+    """The file at `path` as the listener would record it.
+
+    Raises:
+        DatasetUnreadable: it is no DICOM file or lacks the UIDs that name it.
+    """
+    try:
+        ds = dcmread(path, stop_before_pixels=True)
+        uids = [str(ds[keyword].value) for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")]
+        sop_class, syntax = str(ds.SOPClassUID), str(ds.file_meta.TransferSyntaxUID)
+    except (InvalidDicomError, OSError, EOFError, KeyError, AttributeError, ValueError) as error:
+        raise DatasetUnreadable(f"{path}: no DICOM file with the UIDs that name an instance") from error
+    data = path.read_bytes()
+    return Instance(
+        sop_instance_uid=SOPInstanceUID(uids[0]),
+        sop_class_uid=sop_class,
+        series_instance_uid=SeriesInstanceUID(uids[1]),
+        study_instance_uid=StudyInstanceUID(uids[2]),
+        transfer_syntax_uid=syntax,
+        association_id="",
+        calling_ae_title=AETitle(calling_ae_title),
+        path=path,
+        sha256=hashlib.sha256(data).hexdigest(),
+        size=len(data),
+        received_at=now,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explained:
+    """What became of one study given as files."""
+
+    study_instance_uid: str
+    result: StudyResult
+    objects: tuple[Path, ...]
+    previews: tuple[Path, ...]
+
+    def table(self) -> Table:
+        """The same for people."""
+        out = Table(title=f"Study {self.study_instance_uid}", show_header=False, title_justify="left")
+        state = self.result.state.value + (f": {self.result.reason}" if self.result.reason else "")
+        out.add_row("state", state)
+        for one in self.result.explanations:
+            decided = "present" if one.prediction.positive else "absent"
+            out.add_row(one.prediction.label, f"{decided}, probability {one.prediction.probability:.3f}")
+        for path in (*self.objects, *self.previews):
+            out.add_row(path.suffix[1:], str(path))
+        return out
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for --json."""
+        return {
+            "study_instance_uid": self.study_instance_uid,
+            "state": self.result.state.value,
+            "reason": self.result.reason,
+            "images": [
+                {
+                    "label": one.prediction.label,
+                    "probability": round(one.prediction.probability, 4),
+                    "positive": one.prediction.positive,
+                    "decision_changed": one.decision_changed,
+                    "model": f"{one.provenance.model.name} {one.provenance.model.version}",
+                }
+                for one in self.result.explanations
+            ],
+            "objects": [str(path) for path in self.objects],
+            "previews": [str(path) for path in self.previews],
+        }
+
+
+def explain_files(
+    paths: Iterable[Path], out: Path, settings: Settings, explainer: Explainer
+) -> tuple[list[Explained], list[str]]:
+    """Explain DICOM files by the same rules and pipeline as the node, without any server.
+
+    Returns:
+        one entry per study, and one line per file that could not be read.
+    """
+    now, options = datetime.now(UTC), result_options(settings)
+    studies: dict[str, dict[str, Instance]] = {}
+    unreadable: list[str] = []
+    for path in find(paths):
+        try:
+            instance = instance_of(path, settings.node.ae_title, now)
+        except DatasetUnreadable as error:
+            unreadable.append(str(error))
+        else:
+            studies.setdefault(instance.study_instance_uid, {}).setdefault(instance.sop_instance_uid, instance)
+    results = []
+    for uid, instances in studies.items():
+        study = Study(study_instance_uid=StudyInstanceUID(uid), revision=1, instances=tuple(instances.values()))
+        results.append(_explain_study(study, out, settings, explainer, options, now))
+    return results, unreadable
+
+
+def _explain_study(
+    study: Study, out: Path, settings: Settings, explainer: Explainer, options: ResultOptions, now: datetime
+) -> Explained:
+    images = [
+        (one.sop_instance_uid, dcmread(one.path, stop_before_pixels=True), one.calling_ae_title)
+        for one in study.instances
+    ]
+    decision = decide_study(images, settings.rules)
+    selected = tuple(uid for uids in decision.routes.values() for uid in uids)
+    task = Task(
+        task_id=str(uuid.uuid5(_NAMESPACE, study.study_instance_uid)),
+        study_instance_uid=study.study_instance_uid,
+        revision=study.revision,
+        route=",".join(route.name for route in decision.routes),
+        selected=selected,
+        reason=decision.reason,
+        state=TaskState.LEASED,
+        attempts=1,
+        created_at=now,
+    )
+
+    def read(instance: Instance) -> Dataset:
+        return header.read(instance.path)
+
+    if selected:
+        result = explain_study(task, study, read, explainer, options)
+    else:
+        reason = decision.reason or "no image of the study was selected"
+        result = report_not_analysed(task, study, read, options, reason, model=explainer.identity)
+    objects, previews = save_all(result.datasets, out)
+    return Explained(study_instance_uid=study.study_instance_uid, result=result, objects=objects, previews=previews)
+
+
+def save_all(datasets: Iterable[Dataset], out: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Write data sets as <SOP Instance UID>.dcm and their previews as .png into `out`; return both lists."""
+    out.mkdir(parents=True, exist_ok=True)
+    objects, previews = [], []
+    for ds in datasets:
+        path = out / f"{ds.SOPInstanceUID}.dcm"
+        dcmwrite(path, ds, enforce_file_format=True)
+        objects.append(path)
+        picture = path.with_suffix(".png")
+        if preview.save_png(ds, picture):
+            previews.append(picture)
+    return tuple(objects), tuple(previews)

@@ -1,0 +1,83 @@
+"""Reading data sets as they come: files cut off in transfer, elements absent, empty or malformed."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+
+from dicom_node.errors import DatasetUnreadable
+from dicom_node.observe import without_warnings
+from dicom_node.spool import inflates_within
+
+MOST_INFLATED = 256 << 20
+"""Bytes that a deflated data set may unpack to."""
+
+
+def read(path: Path) -> Dataset:
+    """The data set in the file at `path`; if its pixel data break off, the header with empty Pixel Data.
+
+    Raises:
+        DatasetUnreadable: the file is missing, is no DICOM file, or holds no data set.
+    """
+    with without_warnings():
+        if not inflates_within(path, MOST_INFLATED):
+            raise DatasetUnreadable("its deflated data set unpacks to more than any radiograph holds")
+        try:
+            ds = dcmread(path)
+            if not ds:  # pydicom drops every element when encapsulated pixel data lack their end
+                ds = dcmread(path, stop_before_pixels=True)
+                ds.add_new("PixelData", "OB", b"")
+        except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
+            raise DatasetUnreadable("the file cannot be read as DICOM") from error
+    if "SOPInstanceUID" not in ds:
+        raise DatasetUnreadable("the file holds no data set")
+    return ds
+
+
+def orientation(ds: Dataset) -> tuple[str, str] | None:
+    """Patient Orientation (0020,0020) of the rows and of the columns, or None."""
+    value = _value(ds, "PatientOrientation") or ()
+    match [value] if isinstance(value, str) else [str(part) for part in value]:
+        case [rows, columns] if rows and columns:
+            return rows, columns
+    return None
+
+
+def code(ds: Dataset, keyword: str) -> str:
+    """The first value of a code string, upper case, fit to be quoted in a reason; "" when there is none."""
+    value = _value(ds, keyword) or ""
+    first = value if isinstance(value, str) else str(next(iter(value), ""))
+    text = "".join(letter for letter in first.upper() if letter.isascii() and letter.isprintable())
+    return " ".join(text.split())[:16]
+
+
+def codes(ds: Dataset, keyword: str) -> set[str]:
+    """The Code Values of a code sequence; empty when there is none."""
+    return {code(item, "CodeValue") for item in _value(ds, keyword) or ()} - {""}
+
+
+def numbers(ds: Dataset, keyword: str, default: tuple[float, ...] = ()) -> tuple[float, ...]:
+    """The values of a numeric element; `default` when it is absent, empty or not a number."""
+    value = _value(ds, keyword)
+    if value is None or value == "":
+        return default
+    try:
+        values = value if hasattr(value, "__iter__") and not isinstance(value, str | bytes) else [value]
+        return tuple(float(one) for one in values) or default
+    except (ValueError, TypeError, OverflowError):
+        return default
+
+
+def integer(ds: Dataset, keyword: str, default: int) -> int:
+    """The first value of a numeric element as an integer, or `default`."""
+    found = numbers(ds, keyword)
+    return int(found[0]) if found and math.isfinite(found[0]) else default
+
+
+def _value(ds: Dataset, keyword: str) -> Any:
+    try:
+        return ds.get(keyword)
+    except Exception:  # noqa: BLE001 - bytes that are no such VR: pydicom raises many kinds, some plain Exception
+        return None

@@ -1,0 +1,24 @@
+"""The only SQL: associations, instances, studies, tasks (leases), deliveries (outbox).
+
+The ledger is the truth about all work; the broker's messages are hints that may be lost or repeated.
+"""
+
+from dicom_node.ledger.deliveries import Deliveries
+from dicom_node.ledger.receiving import Added, Receiving
+from dicom_node.ledger.reports import Replayed, Reports, StudySummary, Timeline
+from dicom_node.ledger.tasks import Tasks
+
+__all__ = ["Added", "Ledger", "Replayed", "StudySummary", "Timeline"]
+
+
+class Ledger(Receiving, Tasks, Deliveries, Reports):
+    """One database with all that the node knows.
+
+    Several processes may use the same one; every method is one transaction.
+
+    Args:
+        url: SQLAlchemy URL, e.g. `sqlite:///var/ledger.sqlite` or `postgresql+psycopg://host/node`.
+
+    Raises:
+        OutOfResources: by every method, when the database is locked, full or unreachable.
+    """

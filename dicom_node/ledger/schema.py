@@ -1,0 +1,154 @@
+"""Tables of the ledger, and the column types that keep them honest on SQLite and PostgreSQL alike."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """An aware datetime, stored in UTC; a naive one is refused before it reaches the database."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Aware datetime -> UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("the ledger takes aware datetimes only")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """What the driver returns (SQLite: naive, in UTC) -> aware UTC."""
+        if value is None:
+            return None
+        moment: datetime = value
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+UID = String(64)  # PS3.5 section 9.1: a UID has at most 64 characters
+AE = String(16)  # PS3.5 table 6.2-1
+KEY = String(64)
+STATE = String(16)
+
+metadata = MetaData()
+
+associations = Table(
+    "associations",
+    metadata,
+    Column("association_id", KEY, primary_key=True),
+    Column("calling_ae_title", AE, nullable=False),
+    Column("called_ae_title", AE, nullable=False),
+    Column("peer_address", String(64), nullable=False),
+    Column("opened_at", UTCDateTime, nullable=False),
+    Column("closed_at", UTCDateTime, index=True),
+)
+
+touches = Table(
+    "association_studies",
+    metadata,
+    Column("association_id", KEY, primary_key=True),
+    Column("study_instance_uid", UID, primary_key=True),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("sop_instance_uid", UID, primary_key=True),
+    Column("sop_class_uid", UID, nullable=False),
+    Column("series_instance_uid", UID, nullable=False),
+    Column("study_instance_uid", UID, nullable=False),
+    Column("transfer_syntax_uid", UID, nullable=False),
+    Column("association_id", KEY, nullable=False),
+    Column("calling_ae_title", AE, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("received_at", UTCDateTime, nullable=False),
+    Column("revision", Integer),  # NULL until mark_ready puts the instance into a revision
+    Index("instances_by_study", "study_instance_uid", "revision"),
+    Index("instances_by_revision", "revision"),
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("quarantine_id", Integer, primary_key=True, autoincrement=True),
+    Column("sop_instance_uid", UID, nullable=False),
+    Column("study_instance_uid", UID, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("quarantined_at", UTCDateTime, nullable=False),
+)
+
+studies = Table(
+    "studies",
+    metadata,
+    Column("study_instance_uid", UID, primary_key=True),
+    Column("revision", Integer, primary_key=True, autoincrement=False),
+    Column("state", STATE, nullable=False, index=True),
+    Column("reason", Text),
+    Column("ready_at", UTCDateTime, nullable=False),
+    Column("finished_at", UTCDateTime),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("task_id", KEY, primary_key=True),
+    Column("study_instance_uid", UID, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("route", Text, nullable=False),
+    Column("selected", Text, nullable=False),  # JSON list of SOP Instance UIDs
+    Column("reason", Text),
+    Column("state", STATE, nullable=False, index=True),
+    Column("attempts", Integer, nullable=False),
+    Column("created_at", UTCDateTime, nullable=False),
+    Column("given_up", Text),  # set by the reconciler: report this instead of explaining
+    Column("submitted_at", UTCDateTime),
+    Column("owner", KEY),
+    Column("lease_until", UTCDateTime),
+    Column("leased_at", UTCDateTime),
+    Column("finished_at", UTCDateTime),
+    Column("outcome", STATE),  # StudyState of this task alone
+    Column("outcome_reason", Text),
+    ForeignKeyConstraint(["study_instance_uid", "revision"], ["studies.study_instance_uid", "studies.revision"]),
+    Index("tasks_by_study", "study_instance_uid", "revision"),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("delivery_id", KEY, primary_key=True),
+    Column("task_id", KEY, nullable=False, index=True),
+    Column("sop_instance_uid", UID, nullable=False),
+    Column("sop_class_uid", UID, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("state", STATE, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("created_at", UTCDateTime, nullable=False),
+    Column("next_attempt_at", UTCDateTime, nullable=False),
+    Column("last_error", Text),
+    Column("status", Integer),  # the C-STORE status that counted as delivered (0x0000 or a warning)
+    Column("submitted_at", UTCDateTime),
+    Column("owner", KEY),
+    Column("lease_until", UTCDateTime),
+    Column("finished_at", UTCDateTime),
+    ForeignKeyConstraint(["task_id"], ["tasks.task_id"]),
+    Index("deliveries_due", "state", "next_attempt_at"),
+)

@@ -1,0 +1,8 @@
+"""Result objects: one builder per file, each a `PLUGIN`; modules with an underscore hold what they share.
+
+A builder is a module of this package whose `PLUGIN` is a `Builder`. Builders do not import each other.
+"""
+
+from dicom_node.results._context import Builder, NotAnalysed, ResultContext, ResultOptions, SourceReference
+
+__all__ = ["Builder", "NotAnalysed", "ResultContext", "ResultOptions", "SourceReference"]

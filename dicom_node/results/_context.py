@@ -1,0 +1,199 @@
+"""What builders are given, and the UIDs and times that follow from it.
+
+Everything in a result is a function of its inputs: the same task, image, model, parameters and outcome give
+the same bytes under the same UID. The outcome is part of the UID, rounded to what the report prints: noise in
+the last bits of a GPU's sums does not make a second object, and a changed outcome does not reuse a UID.
+"""
+
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from typing import Protocol
+
+from pydicom import Dataset
+
+from dicom_node.header import code
+from dicom_node.model import Task
+from explain_core.display import salient
+from explain_core.explanation import Explanation, ModelIdentity
+from explain_core.radiograph import Radiograph
+
+NAMESPACE = uuid.UUID("5d0d5b5e-0d5c-5f5b-8f43-1a3a0c0f7d11")
+"""Never change: every UID of every result comes from it."""
+
+
+def uid(*parts: str | int) -> str:
+    """A UID that is a function of `parts`: 2.25 and the UUIDv5 of the joined parts (PS3.5 B.2)."""
+    return f"2.25.{uuid.uuid5(NAMESPACE, '|'.join(str(part) for part in parts)).int}"
+
+
+def device_uid(model: ModelIdentity) -> str:
+    """Device UID (0018,1002) of one model version: retraining changes it by construction."""
+    return uid("device", model.digest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultOptions:
+    """What a site chooses about its result objects.
+
+    Attributes:
+        objects: names of the builders to run, in this order.
+        long_edge: longest side in pixels of the fused image; never more than the source's, never under 512.
+        content_qualification: PRODUCT, RESEARCH or SERVICE (0018,9004).
+        series_number_base: series numbers follow this number.
+        manufacturer: Manufacturer of this software.
+        institution: Institution Name of the results; the source's when None.
+        station_ae_title: AE title of this node, its station name.
+        software_version: version of this software.
+        timezone: local time of the site, for dates and times of results.
+    """
+
+    objects: tuple[str, ...] = ("secondary_capture", "overlay", "structured_report")
+    long_edge: int = 1600
+    content_qualification: str = "RESEARCH"
+    series_number_base: int = 9900
+    manufacturer: str = "DICOM explanation node"
+    institution: str | None = None
+    station_ae_title: str = "EXPLAIN"
+    software_version: str = "0.1.0"
+    timezone: tzinfo = UTC
+
+    @property
+    def rendering(self) -> tuple[str, ...]:
+        """The choices that change an object's bytes."""
+        site = (self.manufacturer, self.institution or "", self.station_ae_title, self.software_version)
+        return (str(self.long_edge), self.content_qualification, str(self.series_number_base), *site)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceReference:
+    """One source instance, as result objects name it."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What every result object needs to know.
+
+    Attributes:
+        task: the task that is answered; its creation is the content date and time.
+        header: the source's data set without pixels; for an unreadable source what a sibling says of the
+            patient and the study, or nothing.
+        sources: the instances that the result is about; at least one.
+        model: the model version, or None when it could not be loaded.
+        options: the site's choices.
+        number: Instance Number of the result.
+        earlier: headers of results already made for this study, among them this one's predecessors.
+    """
+
+    _: KW_ONLY
+    task: Task
+    header: Dataset
+    sources: tuple[SourceReference, ...]
+    model: ModelIdentity | None
+    options: ResultOptions
+    number: int
+    earlier: Sequence[Dataset] = ()
+
+    @property
+    def moment(self) -> datetime:
+        """When the task was made, in the source's time zone if it says one, else in the site's."""
+        return self.task.created_at.astimezone(_offset(self.header) or self.options.timezone)
+
+    @property
+    def outcome(self) -> tuple[str, ...]:
+        """What was found, as far as it makes another object."""
+        raise NotImplementedError
+
+    def series_instance_uid(self, kind: str) -> str:
+        """One series per study, model version and kind of result."""
+        return uid("series", self.task.study_instance_uid, self.model.digest if self.model else "none", kind)
+
+    def sop_instance_uid(self, kind: str) -> str:
+        """Follows from study, revision, sources, model, options, method, target, outcome and kind."""
+        return uid(
+            self.task.study_instance_uid,
+            self.task.revision,
+            *(source.sop_instance_uid for source in self.sources),
+            self.model.digest if self.model else "none",
+            *self.options.rendering,
+            *self.outcome,
+            kind,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultContext(_Answer):
+    """One explained image.
+
+    Attributes:
+        radiograph: the image as the model saw it.
+        explanation: the decision and its reason.
+    """
+
+    radiograph: Radiograph
+    explanation: Explanation
+
+    @property
+    def outcome(self) -> tuple[str, ...]:
+        """Method and parameters, target, decision, probabilities to 0.1 % and salient area to 1 %."""
+        explanation = self.explanation
+        images = [image for image in (explanation.similar, explanation.adversarial) if image is not None]
+        provenance = explanation.provenance
+        return (
+            provenance.method,
+            *(f"{name}={value}" for name, value in sorted(provenance.parameters.items())),
+            provenance.software_version,
+            explanation.prediction.label,
+            str(explanation.prediction.positive),
+            f"{explanation.prediction.probability:.3f}",
+            *(f"{image.probability:.3f}" for image in images),
+            str(explanation.decision_changed),
+            f"{salient(explanation.attribution).mean():.2f}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotAnalysed(_Answer):
+    """Images, or a whole study, that were not analysed.
+
+    Attributes:
+        reason: a plain clause that follows "because".
+    """
+
+    reason: str
+
+    @property
+    def outcome(self) -> tuple[str, ...]:
+        """The reason."""
+        return ("not analysed", self.reason)
+
+
+class Builder(Protocol):
+    """What a module of this package offers as `PLUGIN`."""
+
+    @property
+    def name(self) -> str:
+        """The module's name."""
+
+    @property
+    def sop_class_uids(self) -> tuple[str, ...]:
+        """The SOP Classes of what it builds, for negotiation."""
+
+    def build(self, context: ResultContext) -> Dataset:
+        """A complete data set with file meta information."""
+
+
+def _offset(header: Dataset) -> timezone | None:
+    """Timezone Offset From UTC (0008,0201), which then holds for every date and time of a data set."""
+    found = re.fullmatch(r"([+-])([01]\d)([0-5]\d)", code(header, "TimezoneOffsetFromUTC"))
+    if found is None:
+        return None
+    ahead = timedelta(hours=int(found[2]), minutes=int(found[3]))
+    return timezone(ahead if found[1] == "+" else -ahead)

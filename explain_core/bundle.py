@@ -1,0 +1,249 @@
+"""Read, verify and run a model bundle: everything one model version needs, in one folder.
+
+    bundle.toml              names, architectures, input geometry, threshold, heatmap scale, training summary
+    classifier.safetensors   weights, float16 or float32
+    generators.safetensors
+    model_card.md
+    SHA256SUMS               of every other file, as sha256sum writes it; its own SHA-256 is the bundle's digest
+
+Nothing is loaded before every checksum holds, and weights are data: no pickle, no code.
+"""
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from explain_core import plugins
+from explain_core.augmentation import registered_average
+from explain_core.engine import choose_device, for_inference
+from explain_core.errors import AttributionError, BundleError
+from explain_core.explanation import (
+    Attribution,
+    Counterfactual,
+    Explanation,
+    HeatmapScale,
+    ModelIdentity,
+    Prediction,
+    Provenance,
+)
+from explain_core.generators.similar_adversarial import SimilarAdversarial
+from explain_core.geometry import AffineRange, InputSpec, Preprocessing
+from explain_core.methods.similar_adversarial import REFERENCE, similar_adversarial
+from explain_core.radiograph import Radiograph
+
+SUMS = "SHA256SUMS"
+REQUIRED = ("bundle.toml", "classifier.safetensors", "generators.safetensors", "model_card.md")
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(folder: Path) -> str:
+    """Check every file of the bundle against SHA256SUMS and return the bundle's digest.
+
+    Raises:
+        BundleError: a file is missing, unlisted or changed; the message names it.
+    """
+    sums = folder / SUMS
+    if not sums.is_file():
+        raise BundleError(f"{folder} is no model bundle: {SUMS} is missing")
+    listed: dict[str, str] = {}
+    for line in sums.read_text().splitlines():
+        checksum, separator, name = line.partition("  ")
+        if not separator or Path(name).name != name:
+            raise BundleError(f"{sums}: cannot read the line {line!r}")
+        listed[name] = checksum
+    for name in REQUIRED:
+        if name not in listed:
+            raise BundleError(f"{sums} does not list {name}")
+    for name, checksum in listed.items():
+        if not (folder / name).is_file():
+            raise BundleError(f"{folder / name} is missing; copy the whole bundle again")
+        if digest_of(folder / name) != checksum:
+            raise BundleError(f"{folder / name} does not match its checksum in {SUMS}; copy the whole bundle again")
+    return digest_of(sums)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A verified bundle's description and weights, not yet on a device."""
+
+    identity: ModelIdentity
+    label: str
+    threshold: float
+    input_spec: InputSpec
+    scale: HeatmapScale
+    augmentation: AffineRange
+    classifier: nn.Module
+    generators: SimilarAdversarial
+    description: Mapping[str, Any]
+
+
+def load(folder: Path) -> Bundle:
+    """Verify and read the bundle in `folder`.
+
+    Raises:
+        BundleError: checksum, description or weights are wrong; the message names the file.
+    """
+    digest = verify(folder)
+    description_path = folder / "bundle.toml"
+    try:
+        description = tomllib.loads(description_path.read_text())
+        classifier = plugins.load("explain_core.classifiers", description["classifier"]["architecture"])(
+            len(description["classifier"]["outputs"])
+        )
+        generator = description["generators"]
+        generators = SimilarAdversarial(
+            generator["filters"],
+            generator["head_layers"],
+            generator["output"],
+            generator["dropout"],
+            conditioned=generator["conditioned"],
+        )
+        bundle = Bundle(
+            identity=ModelIdentity(name=description["name"], version=description["version"], digest=digest),
+            label=description["label"],
+            threshold=float(description["threshold"]),
+            input_spec=InputSpec(
+                size=description["input"]["size"], percentiles=tuple(description["input"]["percentiles"])
+            ),
+            scale=HeatmapScale(**description["heatmap"]),
+            augmentation=AffineRange(**description["augmentation"]),
+            classifier=classifier,
+            generators=generators,
+            description=description,
+        )
+    except (KeyError, TypeError, ValueError, LookupError) as error:
+        raise BundleError(f"{description_path}: {type(error).__name__}: {error}") from error
+    _fill(classifier, folder / "classifier.safetensors")
+    _fill(generators, folder / "generators.safetensors")
+    return bundle
+
+
+def _fill(model: nn.Module, path: Path) -> None:
+    own = model.state_dict()
+    try:
+        weights = load_file(path)
+        model.load_state_dict({name: weights[name].to(value.dtype) for name, value in own.items()})
+    except Exception as error:
+        raise BundleError(f"{path}: the weights do not fit the architecture: {error}") from error
+
+
+class BundleExplainer:
+    """A bundle on a device, ready to classify and explain; satisfies `explanation.Explainer`.
+
+    Args:
+        bundle: what `load` returned.
+        device: "auto", "cpu" or "cuda[:n]".
+        augmentations: copies averaged by equation (11); 0 explains the image itself, once.
+        seed: of the random transforms.
+    """
+
+    def __init__(self, bundle: Bundle, *, device: str = "auto", augmentations: int = 10, seed: int = 0) -> None:
+        self.bundle = bundle
+        self.device = choose_device(device)
+        self.augmentations = augmentations
+        self.seed = seed
+        self._classifier = for_inference(bundle.classifier, self.device)
+        self._generators = for_inference(bundle.generators, self.device)
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """The bundle's name, version and digest."""
+        return self.bundle.identity
+
+    @torch.inference_mode()
+    def explain(self, radiograph: Radiograph) -> Explanation:
+        """Classify one radiograph and say why, on the source's pixel grid.
+
+        Raises:
+            GeometryError: the image is constant or not finite.
+            AttributionError: the map is not finite.
+        """
+        preprocessing = Preprocessing.of(radiograph.pixels, self.bundle.input_spec)
+        image = torch.from_numpy(preprocessing.apply(radiograph.pixels))[None].to(self.device)
+        probability = self.probabilities(image[None])
+        decision = self.decisions(probability)
+        x_s, x_a = self.counterfactuals(image[None], decision)
+        similar, adversarial = self.probabilities(torch.cat([x_s, x_a])).tolist()
+        values, coverage = self.heatmap(image, decision)
+        if not bool(torch.isfinite(values).all()):
+            raise AttributionError("the heatmap has values that are not finite")
+        return Explanation(
+            prediction=Prediction(
+                label=self.bundle.label, probability=float(probability), threshold=self.bundle.threshold
+            ),
+            attribution=Attribution(
+                values=preprocessing.restore(values.cpu().numpy()),
+                covered=preprocessing.restore(coverage.cpu().numpy()) > 0,
+                scale=self.bundle.scale,
+            ),
+            similar=Counterfactual(role="similar", image=x_s[0, 0].cpu().numpy(), probability=similar),
+            adversarial=Counterfactual(role="adversarial", image=x_a[0, 0].cpu().numpy(), probability=adversarial),
+            provenance=self._provenance(),
+        )
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """f(x) of grey images in [0, 1], shape (N, 1, S, S) -> shape (N,), in [0, 1]."""
+        return torch.sigmoid(self._classifier(images)[:, 0])
+
+    def decisions(self, probabilities: Tensor) -> Tensor:
+        """y(x) = f(x) >= threshold as 0 or 1, shape (N,)."""
+        return (probabilities >= self.bundle.threshold).long()
+
+    def counterfactuals(self, images: Tensor, decisions: Tensor) -> tuple[Tensor, Tensor]:
+        """(x_s, x_a) of grey images in [0, 1], shape (N, 1, S, S), and their decisions; clipped, same shape."""
+        _, x_s, x_a = similar_adversarial(images, decisions, self._generators)
+        return x_s, x_a
+
+    def heatmap(self, image: Tensor, decision: Tensor) -> tuple[Tensor, Tensor]:
+        """Map and coverage, each (S, S), of one image (1, S, S) and its decision (1,): equation (3) or (11)."""
+        if self.augmentations == 0:
+            values = similar_adversarial(image[None], decision, self._generators)[0][0, 0]
+            return values, torch.ones_like(values)
+        return registered_average(
+            lambda copies: similar_adversarial(copies, decision.expand(len(copies)), self._generators)[0],
+            image,
+            self.bundle.augmentation,
+            self.augmentations,
+            self.seed,
+        )
+
+    def _provenance(self) -> Provenance:
+        parameters: dict[str, str | int | float] = {"augmentations": self.augmentations}
+        if self.augmentations:
+            ranges = self.bundle.augmentation
+            parameters |= {
+                "seed": self.seed,
+                "degrees": ranges.degrees,
+                "shift": round(ranges.shift, 4),
+                "zoom": ranges.zoom,
+                "horizontal_flip": ranges.horizontal_flip,
+            }
+        return Provenance(
+            model=self.identity,
+            method="similar_adversarial",
+            parameters=parameters,
+            reference=REFERENCE,
+            software_version=metadata.version("dicom-explanation-node"),
+        )
+
+
+def open_bundle(folder: Path, *, device: str = "auto", augmentations: int = 10, seed: int = 0) -> BundleExplainer:
+    """Verify, load and put a bundle on a device.
+
+    Raises:
+        BundleError: see `load`.
+    """
+    return BundleExplainer(load(folder), device=device, augmentations=augmentations, seed=seed)

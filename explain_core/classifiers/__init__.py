@@ -1,0 +1,1 @@
+"""One classifier architecture per file."""

@@ -1,0 +1,230 @@
+"""Heatmaps for eyes: one palette, one declared scale, blending, outlines, the colour bar (NumPy and Pillow).
+
+Nothing here looks at the range of the map it draws. A value has the same colour in every image of a model, so
+an image without evidence shows nothing hot.
+"""
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from explain_core.explanation import Attribution, HeatmapScale
+
+Outline: TypeAlias = NDArray[np.float64]
+"""A closed line, shape (points, 2): x (columns) and y (rows) in pixels from the top left corner of the image;
+the first point is repeated at the end."""
+
+# Dark violet over red to yellow: equal steps of colour difference, lightness rising all the way.
+_DARK = ("380473", "56057d", "750780", "92117c", "ae1f72", "c73065", "de4354")
+_BRIGHT = ("f05a3e", "fd741e", "fd9425", "fdb235", "fecf3e", "fce923")
+PALETTE_ANCHORS = (*_DARK, *_BRIGHT)
+OPACITY = 0.75
+MAX_GRID = 512
+MIN_REGION = 0.0005
+
+_TO_LMS = np.array(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+_TO_LAB = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
+_STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # right, down, left, up; y points down
+
+
+def oklab(colours: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Colours as OKLab (B. Ottosson, 2020), where equal distances look equally different.
+
+    Args:
+        colours: uint8 sRGB, shape (n, 3).
+    """
+    encoded = colours / 255
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)  # noqa: PLR2004
+    lab: NDArray[np.float64] = np.cbrt(linear @ _TO_LMS.T) @ _TO_LAB.T
+    return lab
+
+
+def _palette(size: int = 256) -> NDArray[np.uint8]:
+    anchors = np.array([list(bytes.fromhex(anchor)) for anchor in PALETTE_ANCHORS], dtype=np.uint8)
+    places = np.linspace(0, 1, len(anchors))
+    lab = np.stack([np.interp(np.linspace(0, 1, size), places, axis) for axis in oklab(anchors).T], axis=1)
+    linear = np.clip((lab @ np.linalg.inv(_TO_LAB).T) ** 3 @ np.linalg.inv(_TO_LMS).T, 0, 1)
+    encoded = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)  # noqa: PLR2004
+    return np.asarray(np.rint(encoded * 255), dtype=np.uint8)
+
+
+PALETTE = _palette()
+
+
+def evidence(values: NDArray[np.float32], scale: HeatmapScale) -> NDArray[np.float32]:
+    """Heatmap values as fractions of the declared full scale, 0 to 1; same shape."""
+    share = np.nan_to_num(values) / np.float32(scale.full_scale)
+    return np.asarray(np.clip(share, 0, 1), dtype=np.float32)
+
+
+def fuse(luminance: NDArray[np.float32], values: NDArray[np.float32], scale: HeatmapScale) -> NDArray[np.uint8]:
+    """The heatmap over the grey image; it is the more opaque the higher the value, and invisible at 0.
+
+    Args:
+        luminance: float32, 0 to 1, shape (rows, columns).
+        values: the heatmap on the same grid, in the unit of `scale`.
+        scale: the model's declared scale.
+
+    Returns:
+        uint8 sRGB, shape (rows, columns, 3).
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if luminance.shape != values.shape:
+        raise ValueError(f"image {luminance.shape} and heatmap {values.shape} differ in shape")
+    share = evidence(values, scale)
+    colour = PALETTE[np.rint(share * (len(PALETTE) - 1)).astype(np.uint8)]
+    alpha = (OPACITY * share)[..., np.newaxis]
+    grey = (np.clip(luminance, 0, 1) * 255)[..., np.newaxis]
+    return np.asarray(np.rint(grey * (1 - alpha) + colour * alpha), dtype=np.uint8)
+
+
+def colour_bar(rows: int, columns: int, scale: HeatmapScale) -> NDArray[np.uint8]:
+    """The scale as a reader meets it in the image: over middle grey, 0 at the bottom, full scale at the top.
+
+    Returns:
+        uint8 sRGB, shape (rows, columns, 3).
+    """
+    ramp = np.linspace(scale.full_scale, 0, rows, dtype=np.float32)
+    values = np.repeat(ramp[:, np.newaxis], columns, axis=1)
+    return fuse(np.full(values.shape, 0.5, np.float32), values, scale)
+
+
+def salient(attribution: Attribution) -> NDArray[np.bool_]:
+    """Where the heatmap reaches the declared salient value; same shape."""
+    values = attribution.values
+    mask: NDArray[np.bool_] = (values >= attribution.scale.salient) & (values > 0) & attribution.covered
+    return mask
+
+
+def resize(plane: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """`plane` on another grid: averaged when that is smaller, interpolated when it is larger."""
+    image = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
+    resized = image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
+    return np.asarray(resized, dtype=np.float32)
+
+
+def outlines(mask: NDArray[np.bool_], *, most: int | None = None, holes: bool = False) -> tuple[Outline, ...]:
+    """The borders of the connected regions of `mask`, largest first.
+
+    They are traced on a grid of at most 512 cells a side, and specks below 0.05 % of the image are dropped.
+
+    Args:
+        mask: bool, shape (rows, columns).
+        most: how many to return at most.
+        holes: also return the borders of holes, after the regions.
+    """
+    step = -(-max(mask.shape) // MAX_GRID)
+    loops = _trace(_coarse(mask, step))
+    areas = [_area(loop) for loop in loops]
+    least = MIN_REGION * mask.size / step**2
+    order = sorted(range(len(loops)), key=lambda index: -areas[index])  # holes have negative areas
+    kept = [index for index in order if areas[index] >= least or (holes and areas[index] <= -least)][:most]
+    limit = np.array([mask.shape[1], mask.shape[0]], dtype=np.float64)
+    return tuple(np.minimum(_simplify(loops[index], 0.4) * step, limit) for index in kept)
+
+
+def inside(outline: Outline, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which pixels of a grid of `shape` lie within `outline`."""
+    image = Image.new("L", (shape[1], shape[0]))
+    ImageDraw.Draw(image).polygon([(x - 0.5, y - 0.5) for x, y in outline], fill=1, outline=1)
+    return np.asarray(image, dtype=np.bool_)
+
+
+def draw_outlines(
+    image: Image.Image, lines: tuple[Outline, ...], *, colour: int | tuple[int, int, int], width: int
+) -> None:
+    """Draw closed lines `width` pixels wide into `image` (in place), whose grid theirs is."""
+    draw = ImageDraw.Draw(image)
+    for line in lines:
+        draw.line([(x - 0.5, y - 0.5) for x, y in line], fill=colour, width=width, joint="curve")
+
+
+def _coarse(mask: NDArray[np.bool_], step: int) -> NDArray[np.bool_]:
+    """`mask` in cells of `step` x `step` pixels, set where at least half of the cell is."""
+    if step == 1:
+        return mask
+    rows, columns = (-(-side // step) for side in mask.shape)
+    padded = np.zeros((rows * step, columns * step), np.uint8)
+    padded[: mask.shape[0], : mask.shape[1]] = mask
+    cells = padded.reshape(rows, step, columns, step).sum(axis=(1, 3))
+    coarse: NDArray[np.bool_] = cells * 2 >= step * step
+    return coarse
+
+
+def _trace(mask: NDArray[np.bool_]) -> list[Outline]:
+    """Every border of `mask` as a closed line through the middles of cell edges, the region on its right."""
+    padded = np.pad(mask, 1).astype(np.int8)
+    down = np.diff(padded, axis=0)[:, 1:-1]  # row y: what changes from cell y-1 to y
+    across = np.diff(padded, axis=1)[1:-1]
+    ahead: dict[tuple[int, int], list[int]] = {}
+    for direction, places, (dx, dy) in (
+        (0, np.argwhere(down == 1), (0, 0)),
+        (1, np.argwhere(across == -1), (0, 0)),
+        (2, np.argwhere(down == -1), (1, 0)),
+        (3, np.argwhere(across == 1), (0, 1)),
+    ):
+        for y, x in places.tolist():
+            ahead.setdefault((x + dx, y + dy), []).append(direction)
+    loops = []
+    while ahead:
+        start, (first, *_) = next(iter(ahead.items()))
+        loops.append(_follow(ahead, start, first))
+    return loops
+
+
+def _follow(ahead: dict[tuple[int, int], list[int]], start: tuple[int, int], first: int) -> Outline:
+    """Walk one border from `start` until it closes, taking its steps out of `ahead`."""
+    corner, direction, middles = start, first, []
+    while True:
+        ahead[corner].remove(direction)
+        if not ahead[corner]:
+            del ahead[corner]
+        dx, dy = _STEPS[direction]
+        middles.append((corner[0] + dx / 2, corner[1] + dy / 2))
+        corner = (corner[0] + dx, corner[1] + dy)
+        right = (direction + 1) % 4  # where two regions touch at a corner, stay with the same one
+        if corner == start and (corner not in ahead or right == first):
+            return np.array([*middles, middles[0]])
+        direction = right if right in ahead[corner] else ahead[corner][0]
+
+
+def _area(loop: Outline) -> float:
+    """Enclosed area in cells: positive for a region, negative for a hole."""
+    x, y = loop.T
+    return float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]) / 2)
+
+
+def _simplify(loop: Outline, tolerance: float) -> Outline:
+    """Fewer points, none of the dropped ones farther than `tolerance` from the line (Douglas and Peucker)."""
+    far = int(np.argmax(np.linalg.norm(loop - loop[0], axis=1)))
+    keep = {0, far, len(loop) - 1}
+    spans = [(0, far), (far, len(loop) - 1)]
+    while spans:
+        first, last = spans.pop()
+        if last - first < 2:  # noqa: PLR2004 - nothing between them
+            continue
+        chord, points = loop[last] - loop[first], loop[first + 1 : last] - loop[first]
+        length = float(np.hypot(*chord))
+        offset = (points[:, 0] * chord[1] - points[:, 1] * chord[0]) / length if length else points.sum(axis=1)
+        index = int(np.argmax(np.abs(offset)))
+        if abs(offset[index]) > tolerance:
+            middle = first + 1 + index
+            keep.add(middle)
+            spans += [(first, middle), (middle, last)]
+    return loop[sorted(keep)]

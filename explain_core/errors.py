@@ -1,0 +1,23 @@
+"""Errors of the explanation core.
+
+ExplainError
+├─ BundleError        a model bundle is missing, incomplete, or does not match its checksums
+├─ GeometryError      an image cannot be brought to the model's input, or back
+└─ AttributionError   a method produced a map that cannot be used (NaN, wrong shape)
+"""
+
+
+class ExplainError(Exception):
+    """Base of every error of explain_core; the message says what to do."""
+
+
+class BundleError(ExplainError):
+    """A model bundle is missing, incomplete, or does not match its checksums."""
+
+
+class GeometryError(ExplainError):
+    """An image cannot be brought to the model's input grid, or a map back."""
+
+
+class AttributionError(ExplainError):
+    """A method produced a map that cannot be used."""

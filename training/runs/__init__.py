@@ -1,0 +1,1 @@
+"""Training runs: flat scripts, read from top to bottom."""
