@@ -222,7 +222,7 @@ def inflates_within(path: Path, limit: int) -> bool:
                 total += len(inflater.decompress(waiting, _MOST_INFLATED))
                 waiting = inflater.unconsumed_tail or file.read(_MOST_INFLATED)
     except Exception as error:
-        raise DatasetUnreadable("Data set cannot be read") from error
+        raise DatasetUnreadable("the file cannot be read as DICOM") from error
     return total <= limit
 
 
