@@ -55,7 +55,10 @@ fold alone.
 
 {numbers}
 ## Limits
-- Trained on about 1,300 adult images of one hospital system; text-mined labels are noisy.
+- Trained on 1,238 adult images (976 patients, one hospital system), 735 of them labelled; text-mined labels are noisy.
+- Where PSNR(x, x_s) is 100 dB, x_s is the input itself, and the similarity figures say nothing more.
+- Where the gain over the location prior is negative, a heatmap says less about where an opacity is than the average
+  place of opacities does.
 - The view (PA or AP) is a confounder of the labels: read the figures per view.
 - Children, lateral views, other projections and post-processed images are outside its scope.
 - A heatmap shows what changes the classifier's decision. It is not a segmentation of disease, and its overlap with
