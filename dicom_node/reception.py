@@ -220,9 +220,8 @@ class Reception:
         """Remove the parts that nobody has claimed; a transfer that breaks off leaves nothing behind."""
         with self._lock:
             self._ended = True
-            parts, self._parts = self._parts, set()
-        for part in parts:
-            part.discard()
+            while self._parts:
+                self._parts.pop().discard()
 
     def _recv(self, nr_bytes: int) -> bytearray:
         """Read the 6 bytes that begin a PDU, or the rest of it.
@@ -294,18 +293,17 @@ class Reception:
             return
         command = message.command_set
         context = self._acceptor._accepted_cx[message.context_id]  # type: ignore[index]  # noqa: SLF001
-        part = PartFile(
-            self._spool,
-            str(command.AffectedSOPClassUID),
-            str(command.AffectedSOPInstanceUID),
-            str(context.transfer_syntax[0]),
-        )
         with self._lock:
-            if not self._ended:
-                self._parts.add(part)
-                message.data_set = part
+            if self._ended:
                 return
-        part.discard()
+            part = PartFile(
+                self._spool,
+                str(command.AffectedSOPClassUID),
+                str(command.AffectedSOPInstanceUID),
+                str(context.transfer_syntax[0]),
+            )
+            self._parts.add(part)
+            message.data_set = part
 
 
 def acknowledge_now(connection: socket.socket) -> None:

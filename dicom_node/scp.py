@@ -252,12 +252,17 @@ class Listener:
         return association
 
     def _end(self, acceptor: Acceptor) -> None:
-        """Forget a connection, however it ended; called once or more for each."""
-        with self._lock:
-            reception = self._receptions.pop(acceptor, None)
+        """Forget a connection, however it ended; called once or more for each.
+
+        Its unclaimed parts go first: who sees no reception any more (`stop`, for one) may rely on an empty spool.
+        """
+        reception = self._receptions.get(acceptor)
         if reception is None:
             return
         reception.end()
+        with self._lock:
+            if self._receptions.pop(acceptor, None) is None:
+                return
         if reception.opened_at is not None:
             log.info("association ended", association=reception.association_id)
         if reception.recorded:
