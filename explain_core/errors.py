@@ -21,3 +21,7 @@ class GeometryError(ExplainError):
 
 class AttributionError(ExplainError):
     """A method produced a map that cannot be used."""
+
+
+class GradientsNeeded(ExplainError):
+    """The method needs gradients or layers of the classifier, and it has none to offer."""

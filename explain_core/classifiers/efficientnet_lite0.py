@@ -49,11 +49,12 @@ class MBConv(nn.Module):
         self.expand = _conv(inputs, middle, 1) if expansion > 1 else None
         self.depthwise = _conv(middle, middle, kernel, stride, groups=middle)
         self.project = _conv(middle, outputs, 1)
+        self.activation = nn.ReLU6()
         self.skip = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
         y = functional.relu6(self.expand(x)) if self.expand is not None else x
-        y = self.project(functional.relu6(self.depthwise(y)))
+        y = self.project(self.activation(self.depthwise(y)))
         result: Tensor = x + y if self.skip else y
         return result
 
@@ -79,6 +80,16 @@ class EfficientNetLite0(nn.Module):
         self.head = _conv(320, 1280, 1)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(1280, outputs)
+
+    @property
+    def differentiable(self) -> bool:
+        """Gradients flow."""
+        return True
+
+    @property
+    def perceptual_layers(self) -> tuple[nn.Module, ...]:
+        """The activation after the depthwise convolution of each of the 16 blocks."""
+        return tuple(block.activation for block in self.blocks if isinstance(block, MBConv))
 
     @property
     def cam_layer(self) -> nn.Module:
