@@ -1,12 +1,14 @@
 """Read, verify and run a model bundle: everything one model version needs, in one folder.
 
     bundle.toml              names, architectures, input geometry, threshold, heatmap scale, training summary
-    classifier.safetensors   weights, float16 or float32
+    classifier.safetensors   weights, float16 or float32; or, instead, the whole classifier as classifier.onnx or
+                             classifier.pt (TorchScript), for an architecture of that name
     generators.safetensors
     model_card.md
     SHA256SUMS               of every other file, as sha256sum writes it; its own SHA-256 is the bundle's digest
 
-Nothing is loaded before every checksum holds, and weights are data: no pickle, no code.
+Nothing is loaded before every checksum holds, and weights are data: no pickle, no code. The exception is a TorchScript
+classifier, which is a program (`classifiers/torchscript.py`).
 """
 
 import hashlib
@@ -15,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 
 from explain_core import plugins
 from explain_core.augmentation import registered_average
+from explain_core.classifier import Classifier
 from explain_core.engine import choose_device, for_inference
 from explain_core.errors import AttributionError, BundleError
 from explain_core.explanation import (
@@ -36,11 +39,13 @@ from explain_core.explanation import (
 )
 from explain_core.generators.similar_adversarial import SimilarAdversarial
 from explain_core.geometry import AffineRange, InputSpec, Preprocessing
-from explain_core.methods.similar_adversarial import REFERENCE, similar_adversarial
+from explain_core.methods.similar_adversarial import SimilarAdversarialMethod
 from explain_core.radiograph import Radiograph
 
 SUMS = "SHA256SUMS"
-REQUIRED = ("bundle.toml", "classifier.safetensors", "generators.safetensors", "model_card.md")
+WEIGHTS = "classifier.safetensors"
+CLASSIFIERS = (WEIGHTS, "classifier.onnx", "classifier.pt")
+REQUIRED = ("bundle.toml", "generators.safetensors", "model_card.md")
 
 
 def digest_of(path: Path) -> str:
@@ -53,26 +58,37 @@ def verify(folder: Path) -> str:
     """Check every file of the bundle against SHA256SUMS and return the bundle's digest.
 
     Raises:
-        BundleError: a file is missing, unlisted or changed; the message names it.
+        BundleError: a file is missing, unlisted or changed, or there is not one classifier; the message says which.
     """
     sums = folder / SUMS
     if not sums.is_file():
         raise BundleError(f"{folder} is no model bundle: {SUMS} is missing")
-    listed: dict[str, str] = {}
-    for line in sums.read_text().splitlines():
-        checksum, separator, name = line.partition("  ")
-        if not separator or Path(name).name != name:
-            raise BundleError(f"{sums}: cannot read the line {line!r}")
-        listed[name] = checksum
+    listed = _read(sums)
     for name in REQUIRED:
         if name not in listed:
             raise BundleError(f"{sums} does not list {name}")
+    if len(listed.keys() & set(CLASSIFIERS)) != 1:
+        raise BundleError(f"{sums} must list one of {', '.join(CLASSIFIERS)}")
+    for path in folder.glob("classifier.*"):
+        if path.name not in listed:
+            raise BundleError(f"{path} is not listed in {SUMS}; remove it")
     for name, checksum in listed.items():
         if not (folder / name).is_file():
             raise BundleError(f"{folder / name} is missing; copy the whole bundle again")
         if digest_of(folder / name) != checksum:
             raise BundleError(f"{folder / name} does not match its checksum in {SUMS}; copy the whole bundle again")
     return digest_of(sums)
+
+
+def _read(sums: Path) -> dict[str, str]:
+    """Checksums by file name."""
+    listed: dict[str, str] = {}
+    for line in sums.read_text().splitlines():
+        checksum, separator, name = line.partition("  ")
+        if not separator or Path(name).name != name:
+            raise BundleError(f"{sums}: cannot read the line {line!r}")
+        listed[name] = checksum
+    return listed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +101,7 @@ class Bundle:
     input_spec: InputSpec
     scale: HeatmapScale
     augmentation: AffineRange
-    classifier: nn.Module
+    classifier: Classifier
     generators: SimilarAdversarial
     description: Mapping[str, Any]
 
@@ -100,16 +116,14 @@ def load(folder: Path) -> Bundle:
     description_path = folder / "bundle.toml"
     try:
         description = tomllib.loads(description_path.read_text())
-        classifier = plugins.load("explain_core.classifiers", description["classifier"]["architecture"])(
-            len(description["classifier"]["outputs"])
-        )
         generator = description["generators"]
         generators = SimilarAdversarial(
             generator["filters"],
-            generator["head_layers"],
-            generator["output"],
-            generator["dropout"],
-            conditioned=generator["conditioned"],
+            kind=generator["kind"],
+            head_layers=generator["head_layers"],
+            output=generator["output"],
+            dropout=generator["dropout"],
+            decisions=generator["decisions"],
         )
         bundle = Bundle(
             identity=ModelIdentity(name=description["name"], version=description["version"], digest=digest),
@@ -120,15 +134,26 @@ def load(folder: Path) -> Bundle:
             ),
             scale=HeatmapScale(**description["heatmap"]),
             augmentation=AffineRange(**description["augmentation"]),
-            classifier=classifier,
+            classifier=_classifier(folder, description),
             generators=generators,
             description=description,
         )
     except (KeyError, TypeError, ValueError, LookupError) as error:
         raise BundleError(f"{description_path}: {type(error).__name__}: {error}") from error
-    _fill(classifier, folder / "classifier.safetensors")
     _fill(generators, folder / "generators.safetensors")
     return bundle
+
+
+def _classifier(folder: Path, description: Mapping[str, Any]) -> Classifier:
+    """The classifier of the description's architecture: filled with weights, or read whole from its own file."""
+    plugin = plugins.load("explain_core.classifiers", description["classifier"]["architecture"])
+    outputs = len(description["classifier"]["outputs"])
+    file_name: str | None = getattr(plugin, "file_name", None)
+    if file_name is not None:
+        return cast("Classifier", plugin(folder / file_name, outputs, description["input"]["size"]))
+    model = plugin(outputs)
+    _fill(model, folder / WEIGHTS)
+    return cast("Classifier", model)
 
 
 def _fill(model: nn.Module, path: Path) -> None:
@@ -155,8 +180,9 @@ class BundleExplainer:
         self.device = choose_device(device)
         self.augmentations = augmentations
         self.seed = seed
-        self._classifier = for_inference(bundle.classifier, self.device)
-        self._generators = for_inference(bundle.generators, self.device)
+        classifier = bundle.classifier
+        self._classifier = for_inference(classifier, self.device) if isinstance(classifier, nn.Module) else classifier
+        self._method = SimilarAdversarialMethod(network=for_inference(bundle.generators, self.device))
 
     @property
     def identity(self) -> ModelIdentity:
@@ -172,10 +198,10 @@ class BundleExplainer:
             AttributionError: the map is not finite.
         """
         preprocessing = Preprocessing.of(radiograph.pixels, self.bundle.input_spec)
-        image = torch.from_numpy(preprocessing.apply(radiograph.pixels))[None].to(self.device)
-        probability = self.probabilities(image[None])
+        image = torch.from_numpy(preprocessing.apply(radiograph.pixels))[None, None].to(self.device)
+        probability = self.probabilities(image)
         decision = self.decisions(probability)
-        x_s, x_a = self.counterfactuals(image[None], decision)
+        x_s, x_a = self.counterfactuals(image, decision)
         similar, adversarial = self.probabilities(torch.cat([x_s, x_a])).tolist()
         values, coverage = self.heatmap(image, decision)
         if not bool(torch.isfinite(values).all()):
@@ -185,8 +211,8 @@ class BundleExplainer:
                 label=self.bundle.label, probability=float(probability), threshold=self.bundle.threshold
             ),
             attribution=Attribution(
-                values=preprocessing.restore(values.cpu().numpy()),
-                covered=preprocessing.restore(coverage.cpu().numpy()) > 0,
+                values=preprocessing.restore(values[0, 0].cpu().numpy()),
+                covered=preprocessing.restore(coverage[0, 0].cpu().numpy()) > 0,
                 scale=self.bundle.scale,
             ),
             similar=Counterfactual(role="similar", image=x_s[0, 0].cpu().numpy(), probability=similar),
@@ -204,17 +230,19 @@ class BundleExplainer:
 
     def counterfactuals(self, images: Tensor, decisions: Tensor) -> tuple[Tensor, Tensor]:
         """(x_s, x_a) of grey images in [0, 1], shape (N, 1, S, S), and their decisions; clipped, same shape."""
-        _, x_s, x_a = similar_adversarial(images, decisions, self._generators)
-        return x_s, x_a
+        return self._method.images(images, decisions)
 
-    def heatmap(self, image: Tensor, decision: Tensor) -> tuple[Tensor, Tensor]:
-        """Map and coverage, each (S, S), of one image (1, S, S) and its decision (1,): equation (3) or (11)."""
+    def heatmap(self, images: Tensor, decisions: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps, shape (N, 1, S, S), and coverage, shape (1, 1, S, S), of images: equation (3) or (11).
+
+        The copies of an image are explained under the image's own decision, so that all explain one thing.
+        """
         if self.augmentations == 0:
-            values = similar_adversarial(image[None], decision, self._generators)[0][0, 0]
-            return values, torch.ones_like(values)
+            return self._method.maps(images, decisions), torch.ones_like(images[:1])
+        copied = decisions.repeat_interleave(self.augmentations)
         return registered_average(
-            lambda copies: similar_adversarial(copies, decision.expand(len(copies)), self._generators)[0],
-            image,
+            lambda copies: self._method.maps(copies, copied),
+            images,
             self.bundle.augmentation,
             self.augmentations,
             self.seed,
@@ -227,15 +255,17 @@ class BundleExplainer:
             parameters |= {
                 "seed": self.seed,
                 "degrees": ranges.degrees,
-                "shift": round(ranges.shift, 4),
+                "height_shift": round(ranges.height_shift, 4),
+                "width_shift": round(ranges.width_shift, 4),
                 "zoom": ranges.zoom,
                 "horizontal_flip": ranges.horizontal_flip,
+                "vertical_flip": ranges.vertical_flip,
             }
         return Provenance(
             model=self.identity,
             method="similar_adversarial",
             parameters=parameters,
-            reference=REFERENCE,
+            reference=self._method.reference,
             software_version=metadata.version("dicom-explanation-node"),
         )
 

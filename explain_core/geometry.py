@@ -102,36 +102,44 @@ class AffineRange:
 
     Attributes:
         degrees: rotation is uniform in [-degrees, degrees].
-        shift: shifts are uniform in [-shift, shift] as a fraction of the image side.
+        height_shift: vertical shifts are uniform in [-height_shift, height_shift], a fraction of the image side.
+        width_shift: the same of horizontal shifts.
         zoom: isotropic zoom is uniform in [1 - zoom, 1 + zoom].
         horizontal_flip: probability of mirroring left and right.
+        vertical_flip: probability of turning upside down.
     """
 
     degrees: float = 10.0
-    shift: float = 10 / 224
+    height_shift: float = 10 / 224
+    width_shift: float = 10 / 224
     zoom: float = 0.1
     horizontal_flip: float = 0.5
+    vertical_flip: float = 0.0
 
 
 def draw_affine(ranges: AffineRange, count: int, generator: torch.Generator) -> Tensor:
     """Draw `count` transforms: float32 matrices, shape (count, 3, 3), in normalised coordinates [-1, 1].
 
-    A matrix composes flip, zoom, rotation and shift and maps source coordinates to transformed ones.
+    A matrix composes flips, zoom, rotation and shift, in this order, and maps source coordinates to transformed
+    ones; its inverse undoes them in the reverse order.
     """
 
     def uniform(bound: float) -> Tensor:
         return (torch.rand(count, generator=generator) * 2 - 1) * bound
 
+    def flipped(probability: float) -> Tensor:
+        return torch.where(torch.rand(count, generator=generator) < probability, -1.0, 1.0)
+
     angle = torch.deg2rad(uniform(ranges.degrees))
     zoom = 1 + uniform(ranges.zoom)
-    flip = torch.where(torch.rand(count, generator=generator) < ranges.horizontal_flip, -1.0, 1.0)
+    mirror, overturn = flipped(ranges.horizontal_flip), flipped(ranges.vertical_flip)
     matrices = torch.zeros(count, 3, 3)
-    matrices[:, 0, 0] = zoom * torch.cos(angle) * flip
-    matrices[:, 0, 1] = -zoom * torch.sin(angle)
-    matrices[:, 1, 0] = zoom * torch.sin(angle) * flip
-    matrices[:, 1, 1] = zoom * torch.cos(angle)
-    matrices[:, 0, 2] = uniform(2 * ranges.shift)
-    matrices[:, 1, 2] = uniform(2 * ranges.shift)
+    matrices[:, 0, 0] = zoom * torch.cos(angle) * mirror
+    matrices[:, 0, 1] = -zoom * torch.sin(angle) * overturn
+    matrices[:, 1, 0] = zoom * torch.sin(angle) * mirror
+    matrices[:, 1, 1] = zoom * torch.cos(angle) * overturn
+    matrices[:, 0, 2] = uniform(2 * ranges.width_shift)
+    matrices[:, 1, 2] = uniform(2 * ranges.height_shift)
     matrices[:, 2, 2] = 1
     return matrices
 

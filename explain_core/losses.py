@@ -1,4 +1,4 @@
-"""Equations (6) to (9) of arXiv:2012.07332, each a pure function of tensors; images are in [0, 1]."""
+"""Equations (6) to (10) of arXiv:2012.07332, each a pure function of tensors; images are in [0, 1]."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ class LossWeights:
         adversarial: D(x, x_a) in equation (6).
         between: D(x_s, x_a) in equation (6).
         squared: the squared part of D beside its absolute part.
-        decision_similar: BCE(f(x_s), y(x)) in equation (7).
-        decision_adversarial: BCE(f(x_a), 1 - y(x)) in equation (7).
+        decision_similar: BCE(f(x_s), y(x)) in equation (7), or the margin of x_s in equation (10).
+        decision_adversarial: BCE(f(x_a), 1 - y(x)) in equation (7), or the margin of x_a in equation (10).
+        margin: kappa of equation (10), in logits; not used by equation (7).
         generators: squared distance of the paired parameters, equation (8).
         total_variation: total variation of x_s - x_a, equation (9).
     """
@@ -29,6 +30,7 @@ class LossWeights:
     squared: float = 1.0
     decision_similar: float = 0.001
     decision_adversarial: float = 0.001
+    margin: float = 1.0
     generators: float = 0.2
     total_variation: float = 0.2
 
@@ -62,9 +64,30 @@ def decision(logit_s: Tensor, logit_a: Tensor, y: Tensor, weights: LossWeights) 
     return weights.decision_similar * keep + weights.decision_adversarial * change
 
 
+def class_margin(logits: Tensor, classes: Tensor) -> Tensor:
+    """max_{k != c} f_k - f_c, shape (N,): below 0 where class c of logits, shape (N, outputs), is the argmax."""
+    own = logits.gather(1, classes[:, None])[:, 0]
+    others = logits.scatter(1, classes[:, None], -torch.inf).amax(dim=1)
+    return others - own
+
+
+def exclusive_decision(logits_s: Tensor, logits_a: Tensor, c: Tensor, weights: LossWeights) -> Tensor:
+    """L_cls of exclusive classes, equation (10): Carlini and Wagner's margins, keep c and leave c.
+
+    Args:
+        logits_s: classifier logits of x_s, shape (N, outputs), at least two outputs.
+        logits_a: classifier logits of x_a, same shape.
+        c: the classifier's own class of x, its argmax, shape (N,).
+        weights: decision_similar, decision_adversarial and margin are used.
+    """
+    keep = class_margin(logits_s, c).clamp(min=-weights.margin).mean()
+    change = (-class_margin(logits_a, c)).clamp(min=-weights.margin).mean()
+    return weights.decision_similar * keep + weights.decision_adversarial * change
+
+
 def generator_distance(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """L_g without its weight, equation (8): the sum of squares over paired parameters."""
-    return torch.stack([(a - b).square().sum() for a, b in pairs]).sum()
+    """L_g without its weight, equation (8): the sum of squares over paired parameters; 0 without pairs."""
+    return sum(((a - b).square().sum() for a, b in pairs), torch.zeros(()))
 
 
 def total_variation(difference: Tensor) -> Tensor:

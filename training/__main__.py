@@ -1,7 +1,9 @@
-"""`python -m training evaluate | controls | export`: numbers and bundles. Runs are in `python -m training.runs.*`."""
+"""`python -m training evaluate | benchmark | controls | export`. Training runs are in `python -m training.runs.*`."""
 
 import argparse
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,62 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--name", required=True)
     export.add_argument("--version", required=True)
     export.add_argument("--out", type=Path, required=True)
-    for command in (evaluate, controls, export):
+    benchmark = _benchmark_parser(commands)
+    for command in (evaluate, controls, export, benchmark):
         command.add_argument("--json", type=Path, help="write the figures to this file")
     return parser
 
 
+def _benchmark_parser(commands: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "benchmark", help="every method with and without augmentation, the paper's tables beside ours"
+    )
+    parser.add_argument("--data", required=True, help="phantom, or reader:folder, e.g. nih:../shared/data/...")
+    parser.add_argument("--quick", action="store_true", help="minutes instead of hours: that everything runs")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="where everything is kept; resumes")
+    parser.add_argument("--html", type=Path, help="write the report to this file")
+    parser.add_argument("--markdown", type=Path, help="write the tables to this file")
+    parser.add_argument("--size", type=int, help="rows and columns of the input grid")
+    parser.add_argument("--steps", type=int, help="training steps of generators and mask generator")
+    parser.add_argument("--filters", type=int, nargs="+", help="channels of the generators per level")
+    parser.add_argument("--architecture", help="a module of explain_core/classifiers")
+    parser.add_argument("--attack", type=float, help="largest pixel change in the classifier's adversarial training")
+    parser.add_argument("--bundle", type=Path, help="explain this bundle's classifier, train none")
+    parser.add_argument("--classifier", type=Path, help="explain the classifier of this earlier run, train none")
+    parser.add_argument("--rows", nargs="+", default=(), help="only these methods or presets")
+    parser.add_argument("--plugins", type=Path, help="folder with further methods, one per file")
+    parser.add_argument("--device", default="auto")
+    return parser
+
+
+def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
+    from training.benchmark import report  # noqa: PLC0415 - torch, and the extra "benchmark"
+    from training.benchmark.run import Request, benchmark  # noqa: PLC0415
+
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    names = ("data", "out", "size", "steps", "architecture", "attack", "bundle", "classifier", "rows", "plugins")
+    figures = benchmark(
+        Request(
+            **{name: getattr(arguments, name) for name in names},
+            filters=tuple(arguments.filters) if arguments.filters else None,
+            profile="quick" if arguments.quick else "full",
+            device=arguments.device,
+            command=f"python -m training {shlex.join(sys.argv[1:])}",
+        )
+    )
+    html = arguments.html or arguments.out / "report.html"
+    html.write_text(report.html(figures, arguments.out))
+    if arguments.markdown:
+        arguments.markdown.write_text(report.markdown(figures | {"figures": []}))
+    print(html)
+    return figures
+
+
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.command == "benchmark":
+        return _benchmark(arguments)
     if arguments.command == "controls":
-        from training.controls import controls  # noqa: PLC0415 - needs no torch
+        from training.controls import controls  # noqa: PLC0415 - start quickly
 
         return controls(arguments.folder)
     from training.report import markdown  # noqa: PLC0415

@@ -5,8 +5,6 @@ README: boxes in the 1024-pixel grid cut to whole pixels at 224 pixels, the tie 
 explain_core/quality/localisation.py, positive test patients of the paper's split.
 """
 
-import csv
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,39 +13,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from explain_core.quality.localisation import PERCENTILES, centre_map, iou_at_percentiles, location_prior
+from training.datasets import Collector, DatasetError, union_mask
+from training.datasets.rsna import SPLIT, annotations
 
-ORIGINAL_SIZE, SIZE = 1024, 224
+SIZE = 224
 
 
-def box_masks(folder: Path) -> dict[str, dict[str, NDArray[np.bool_]]]:
-    """Union masks of the positive patients, shape (224, 224), by split and patient.
+def box_masks(folder: Path) -> dict[str, list[NDArray[np.bool_]]]:
+    """Union masks of the positive patients, shape (224, 224), by split.
 
     Raises:
-        SystemExit: the folder lacks stage_2_train_labels.csv or paper_split.csv.
+        DatasetError: the folder lacks stage_2_train_labels.csv or paper_split.csv, or one is malformed.
     """
-    for name in ("stage_2_train_labels.csv", "paper_split.csv"):
-        if not (folder / name).is_file():
-            raise SystemExit(f"{folder}: {name} is missing; give the folder of RSNA's annotations")
-    with (folder / "paper_split.csv").open(newline="") as file:
-        split = {row["patientId"]: row["split"] for row in csv.DictReader(file)}
-    masks: dict[str, dict[str, NDArray[np.bool_]]] = defaultdict(dict)
-    with (folder / "stage_2_train_labels.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            patient = row["patientId"]
-            if row["Target"] != "1" or patient not in split:
-                continue
-            mask = masks[split[patient]].setdefault(patient, np.zeros((SIZE, SIZE), np.bool_))
-            scale = SIZE / ORIGINAL_SIZE
-            x, y, width, height = (float(row[key]) for key in ("x", "y", "width", "height"))
-            mask[int(y * scale) : int((y + height) * scale), int(x * scale) : int((x + width) * scale)] = True
+    collector = Collector()
+    masks: dict[str, list[NDArray[np.bool_]]] = {"train": [], "validation": [], "test": []}
+    for patient in annotations(folder, collector):
+        if patient.boxes:
+            masks[patient.split].append(union_mask(patient.boxes, SIZE))
+    if not (folder / SPLIT).is_file():
+        raise DatasetError(f"{folder}: {SPLIT} is missing; give the folder of RSNA's annotations")
     return masks
 
 
 def controls(folder: Path) -> dict[str, Any]:
     """IoU at percentiles 80 to 98 of every control, averaged over the positive test patients."""
     masks = box_masks(folder)
-    truths = list(masks["test"].values())
-    prior = location_prior(list(masks["train"].values()))
+    truths = masks["test"]
+    prior = location_prior(masks["train"])
     random = np.random.default_rng(0)
     maps: dict[str, Callable[[NDArray[np.bool_]], NDArray[np.float64]]] = {
         "location_prior": lambda _: prior,

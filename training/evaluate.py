@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from explain_core.bundle import BundleExplainer, open_bundle
+from explain_core.quality.controls import blurred, matched_sigma
 from explain_core.quality.localisation import (
     PERCENTILES,
     bootstrap_interval,
@@ -148,31 +148,8 @@ def explain_all(
             decision = explainer.decisions(explainer.probabilities(x[None]))
             x_s, x_a = explainer.counterfactuals(x[None], decision)
             plain.append((x_s - x_a).abs()[0, 0].numpy())
-            averaged.append(explainer.heatmap(x, decision)[0].numpy())
+            averaged.append(explainer.heatmap(x[None], decision)[0][0, 0].numpy())
     return plain, averaged
-
-
-def blurred(heatmap: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """The map under a Gaussian of `sigma` pixels: the control for averaging being a low-pass filter."""
-    image: NDArray[np.float32] = ndimage.gaussian_filter(heatmap, sigma)
-    return image
-
-
-def roughness(maps: Sequence[NDArray[np.float32]]) -> float:
-    """Mean total variation over mean value: what equal bandwidth is matched by."""
-    ratios = []
-    for heatmap in maps:
-        steps = np.abs(np.diff(heatmap, axis=0)).mean() + np.abs(np.diff(heatmap, axis=1)).mean()
-        ratios.append(steps / max(float(heatmap.mean()), 1e-9))
-    return float(np.mean(ratios))
-
-
-def matched_sigma(plain: Sequence[NDArray[np.float32]], averaged: Sequence[NDArray[np.float32]]) -> float:
-    """The Gaussian width in pixels at which blurred plain maps are as rough as the averaged ones."""
-    wanted = roughness(averaged)
-    widths = np.arange(0.5, 20.5, 0.5)
-    gaps = [abs(roughness([blurred(heatmap, float(width)) for heatmap in plain]) - wanted) for width in widths]
-    return float(widths[int(np.argmin(gaps))])
 
 
 def localisation(

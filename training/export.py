@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from explain_core.bundle import REQUIRED, SUMS, BundleExplainer, digest_of, load
+from explain_core.bundle import REQUIRED, SUMS, WEIGHTS, BundleExplainer, digest_of, load
 from explain_core.geometry import AffineRange, InputSpec
 from training import datasets
 from training.datasets.nih import FINDINGS
@@ -36,7 +36,7 @@ heatmap (Charachon et al., arXiv:2012.07332).
 
 - Classifier: {architecture}, input {size} x {size} pixels, decision threshold {threshold}.
 - Generators: one trunk with filters {filters}, heads of {head_layers} layers (Single_{head_layers} (W,TV)), output
-  variant "{output}", adversarial head per decision: {conditioned}.
+  kind "{kind}", variant "{output}", adversarial heads: {decisions}.
 
 ## Training data, licences and attribution
 - NIH ChestX-ray14 (a subset, 512-pixel copies): provided by the NIH Clinical Center, no restriction on use;
@@ -106,11 +106,11 @@ def description(name: str, version: str, classifier: Path, generators: Path) -> 
         "name": name,
         "version": version,
         "label": "Lung opacity",
-        "threshold": run["threshold"],
+        "threshold": run["rule"]["threshold"],
         "use": "RESEARCH USE ONLY - NOT FOR DIAGNOSIS",
         "training_data": "NIH ChestX-ray14 subset with RSNA labels; Kermany paediatric images; see model_card.md",
         "classifier": {"architecture": "efficientnet_lite0", "outputs": ["Lung opacity", *FINDINGS]},
-        "generators": {key: run[key] for key in ("filters", "head_layers", "output", "dropout", "conditioned")},
+        "generators": {key: run[key] for key in ("filters", "kind", "head_layers", "output", "dropout", "decisions")},
         "input": asdict(InputSpec()),
         "augmentation": asdict(AffineRange()),
         "heatmap": {"full_scale": 1.0, "salient": 0.5, "unit": UNIT},
@@ -132,7 +132,7 @@ def export(classifier: Path, generators: Path, data: str, name: str, version: st
     """Write the bundle to `out` and return the figures of its model card."""
     out.mkdir(parents=True, exist_ok=True)
     weights = torch.load(classifier / "classifier.pt", weights_only=True, map_location="cpu")
-    save_file(_half(weights), out / "classifier.safetensors")
+    save_file(_half(weights), out / WEIGHTS)
     state = torch.load(generators / "checkpoint.pt", weights_only=True, map_location="cpu")
     save_file(_half(state["generators"]), out / "generators.safetensors")
     table = description(name, version, classifier, generators)
@@ -157,13 +157,14 @@ def export(classifier: Path, generators: Path, data: str, name: str, version: st
             filters=table["generators"]["filters"],
             head_layers=table["generators"]["head_layers"],
             output=table["generators"]["output"],
-            conditioned="yes" if table["generators"]["conditioned"] else "no",
+            kind=table["generators"]["kind"],
+            decisions=table["generators"]["decisions"],
             numbers=markdown(figures),
             settings=json.dumps(settings, indent=1),
             history=(generators / "history.jsonl").read_text().strip(),
         )
     )
     write_sums(out)
-    if {path.name for path in out.iterdir()} != {*REQUIRED, SUMS}:
+    if {path.name for path in out.iterdir()} != {*REQUIRED, WEIGHTS, SUMS}:
         raise SystemExit(f"{out} holds files that are not the bundle's; export to an empty folder")
     return figures

@@ -1,29 +1,46 @@
 """Explanation by similar and adversarial generators: equation (3) of arXiv:2012.07332, E(x) = |x_s - x_a|."""
 
-from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-REFERENCE = "Charachon et al., Combining Similarity and Adversarial Learning, arXiv:2012.07332"
+from explain_core.classifier import Classifier, DecisionRule
+from explain_core.generators.similar_adversarial import SimilarAdversarial
 
-Generators = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimilarAdversarialMethod:
+    """The map |x_s - x_a|; the classifier is asked only where the generators need its decision.
 
-def similar_adversarial(images: Tensor, decisions: Tensor, generators: Generators) -> tuple[Tensor, Tensor, Tensor]:
-    """Explain a batch of grey images in [0, 1], shape (N, 1, S, S).
-
-    Args:
-        images: what to explain.
-        decisions: the classifier's decisions about them, 0 or 1, shape (N,).
-        generators: images and decisions -> (x_s, x_a), unclipped.
-
-    Returns:
-        The maps |x_s - x_a|, the similar images x_s and the adversarial images x_a, clipped to [0, 1]; all of the
-        images' shape.
+    Attributes:
+        network: the trained generators, in eval mode.
+        rule: how the classifier's logits become a decision.
     """
-    raw_s, raw_a = generators(images, decisions)
-    x_s, x_a = raw_s.clamp(0, 1), raw_a.clamp(0, 1)
-    return (x_s - x_a).abs(), x_s, x_a
+
+    reference: ClassVar[str] = "Charachon et al., Combining Similarity and Adversarial Learning, arXiv:2012.07332"
+    needs_gradients: ClassVar[bool] = False
+    trained_by: ClassVar[str | None] = "generators"
+
+    network: SimilarAdversarial
+    rule: DecisionRule = field(default_factory=DecisionRule)
+
+    @torch.no_grad()
+    def __call__(self, classifier: Classifier, images: Tensor, classes: Tensor) -> Tensor:
+        """Maps of a batch; see `explain_core.method.Method`."""
+        decisions = self.rule.decide(classifier(images), classes) if self.network.conditioned else classes
+        return self.maps(images, decisions)
+
+    def maps(self, images: Tensor, decisions: Tensor) -> Tensor:
+        """|x_s - x_a|, shape (N, 1, S, S), of grey images of that shape and their decisions, shape (N,)."""
+        x_s, x_a = self.images(images, decisions)
+        return (x_s - x_a).abs()
+
+    def images(self, images: Tensor, decisions: Tensor) -> tuple[Tensor, Tensor]:
+        """(x_s, x_a), clipped to [0, 1], of grey images, shape (N, 1, S, S), and their decisions, shape (N,)."""
+        x_s, x_a = self.network(images, decisions)
+        return x_s.clamp(0, 1), x_a.clamp(0, 1)
 
 
-PLUGIN = similar_adversarial
+PLUGIN = SimilarAdversarialMethod

@@ -38,20 +38,23 @@ def sample(image, matrix, *, border):
 
 def test_the_batched_average_equals_the_slow_one():
     image = torch.rand(1, 24, 24, generator=torch.Generator().manual_seed(3))
-    ranges = AffineRange(degrees=15, shift=0.1, zoom=0.1)
+    ranges = AffineRange(degrees=15, height_shift=0.1, width_shift=0.05, zoom=0.1, vertical_flip=0.5)
 
     def explain(batch):
         return (batch - 0.3).abs()
 
-    fast, coverage = registered_average(explain, image, ranges, 4, seed=5)
-    slow, slow_coverage = naive_average(explain, image, ranges, 4, seed=5)
-    np.testing.assert_allclose(coverage.numpy(), slow_coverage, atol=1e-4)
-    inside = slow_coverage > 0.05
-    np.testing.assert_allclose(fast.numpy()[inside], slow[inside], atol=1e-3)
+    other = torch.rand(1, 24, 24, generator=torch.Generator().manual_seed(4))
+    fast, coverage = registered_average(explain, torch.stack([image, other]), ranges, 4, seed=5)
+    for single, result in zip((image, other), fast, strict=True):
+        slow, slow_coverage = naive_average(explain, single, ranges, 4, seed=5)
+        np.testing.assert_allclose(coverage[0, 0].numpy(), slow_coverage, atol=1e-4)
+        inside = slow_coverage > 0.05
+        np.testing.assert_allclose(result[0].numpy()[inside], slow[inside], atol=1e-3)
 
 
 def test_coverage_keeps_borders_from_darkening():
-    flat, coverage = registered_average(torch.ones_like, torch.rand(1, 32, 32), AffineRange(shift=0.2), 10, seed=0)
+    ranges = AffineRange(height_shift=0.2, width_shift=0.2)
+    flat, coverage = registered_average(torch.ones_like, torch.rand(1, 1, 32, 32), ranges, 10, seed=0)
     assert float(coverage.min()) < 0.9
     seen = coverage > 0
     assert torch.allclose(flat[seen], torch.ones_like(flat[seen]), atol=1e-5)
@@ -64,5 +67,5 @@ def test_all_copies_run_in_one_batch():
         sizes.append(len(batch))
         return batch
 
-    registered_average(explain, torch.rand(1, 16, 16), AffineRange(), 10, seed=0)
-    assert sizes == [10]
+    registered_average(explain, torch.rand(3, 1, 16, 16), AffineRange(), 10, seed=0)
+    assert sizes == [30]

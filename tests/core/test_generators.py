@@ -3,16 +3,20 @@ import math
 import pytest
 import torch
 
+from explain_core.classifier import DecisionRule
 from explain_core.generators.similar_adversarial import SimilarAdversarial
 from explain_core.losses import (
     LossWeights,
+    class_margin,
     decision,
     distance,
+    exclusive_decision,
     generator_distance,
     similarity,
     total_variation,
 )
-from explain_core.methods.similar_adversarial import similar_adversarial
+from explain_core.methods.adversarial import Adversarial
+from explain_core.methods.similar_adversarial import SimilarAdversarialMethod
 
 DECISIONS = torch.tensor([0, 1])
 
@@ -38,12 +42,46 @@ def test_heads_start_equal_and_the_identity_variant_starts_at_the_image():
         SimilarAdversarial([4, 8], output="other")
 
 
+class Fixed(SimilarAdversarial):
+    """Generators whose images are known."""
+
+    def forward(self, x, decisions):
+        return x + 0.7, x - 0.1 - 0.1 * decisions.view(-1, 1, 1, 1)
+
+
+def logits(images):
+    return torch.stack([images.mean((1, 2, 3)) * 0 - 1, images.mean((1, 2, 3)) * 0 + 1], dim=1)
+
+
 def test_the_explanation_is_the_absolute_difference_of_the_clipped_images():
-    x = torch.tensor([[[[0.5, 0.2]]]])
-    values, x_s, x_a = similar_adversarial(x, DECISIONS, lambda images, _: (images + 0.7, images - 0.1))
-    assert x_s.flatten().tolist() == pytest.approx([1.0, 0.9])
-    assert x_a.flatten().tolist() == pytest.approx([0.4, 0.1])
+    x, first = torch.tensor([[[[0.5, 0.2]]]]), torch.zeros(1, dtype=torch.long)
+    values = SimilarAdversarialMethod(network=Fixed([4, 8]))(logits, x, first)
     assert values.flatten().tolist() == pytest.approx([0.6, 0.8])
+    assert Adversarial(network=Fixed([4, 8]))(logits, x, first).flatten().tolist() == pytest.approx([0.1, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [(DecisionRule(), 0.2), (DecisionRule(threshold=0.9), 0.1), (DecisionRule(exclusive=True), 0.2)],
+)
+def test_conditioned_generators_are_asked_with_the_classifiers_decision(rule, expected):
+    x, second = torch.full((1, 1, 4, 4), 0.5), torch.ones(1, dtype=torch.long)
+    values = Adversarial(network=Fixed([4, 8], decisions=2), rule=rule)(logits, x, second)
+    assert float(values.mean()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("kind", "heads", "trunks"), [("single", 2, 1), ("duo", 2, 2), ("naive", 1, 1)])
+def test_what_the_kinds_share(kind, heads, trunks):
+    model = SimilarAdversarial([4, 8], kind=kind, head_layers=1).eval()
+    trunk = sum(p.numel() for p in model.trunk.parameters())
+    head = sum(p.numel() for p in model.adversarial.parameters())
+    assert sum(p.numel() for p in model.parameters()) == trunks * trunk + heads * head
+    paired = sum(a.numel() for a, _ in model.paired_parameters())
+    assert paired == {"single": head, "duo": trunk + head, "naive": 0}[kind]
+    assert float(generator_distance(model.paired_parameters()).detach()) == 0
+    x = torch.rand(2, 1, 16, 16)
+    x_s, x_a = model(x, DECISIONS)
+    assert torch.equal(x_s, x if kind == "naive" else x_a)
 
 
 def naive_losses(x, x_s, x_a, w):
@@ -82,6 +120,21 @@ def test_losses_agree_with_their_equations():
     assert float(generator_distance(pairs)) == pytest.approx(5)
 
 
+def test_the_margin_loss_agrees_with_its_equation():
+    """Equation (10), one image and one class at a time."""
+    torch.manual_seed(0)
+    logits_s, logits_a = torch.randn(2, 6, 3) * 2
+    classes = torch.tensor([0, 1, 2, 0, 1, 2])
+    w = LossWeights(decision_similar=0.3, decision_adversarial=0.7, margin=0.5)
+    total = 0.0
+    for s, a, c in zip(logits_s.tolist(), logits_a.tolist(), classes.tolist(), strict=True):
+        others_s = max(v for k, v in enumerate(s) if k != c)
+        others_a = max(v for k, v in enumerate(a) if k != c)
+        total += 0.3 * max(others_s - s[c], -0.5) + 0.7 * max(a[c] - others_a, -0.5)
+    assert float(exclusive_decision(logits_s, logits_a, classes, w)) == pytest.approx(total / 6, rel=1e-5)
+    assert (class_margin(logits_s, logits_s.argmax(1)) <= 0).all()
+
+
 def test_a_gradient_step_separates_the_generators():
     torch.manual_seed(0)
     model = SimilarAdversarial([4, 8], output="identity")
@@ -96,7 +149,7 @@ def test_a_gradient_step_separates_the_generators():
 
 def test_the_conditioned_variant_lets_the_decision_choose_the_head():
     torch.manual_seed(0)
-    model = SimilarAdversarial([4, 8], output="identity", conditioned=True).eval()
+    model = SimilarAdversarial([4, 8], output="identity", decisions=2).eval()
     torch.nn.init.constant_(model.adversarial[1][-1].bias, 0.5)
     x = torch.rand(3, 1, 16, 16)
     _, x_a = model(x, torch.tensor([0, 1, 0]))

@@ -22,7 +22,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     torch.save(EfficientNetLite0(1 + len(FINDINGS)).state_dict(), folder / "classifier.pt")
     (folder / "classifier.json").write_text(json.dumps({"settings": {"seed": 0}, "history": []}))
-    generators = SimilarAdversarial([4, 8], output="identity", conditioned=True)
+    generators = SimilarAdversarial([4, 8], output="identity", decisions=2)
     for head in (generators.similar, *generators.adversarial):
         torch.nn.init.normal_(head[-1].weight, std=0.05)
     torch.save({"generators": generators.state_dict()}, folder / "checkpoint.pt")

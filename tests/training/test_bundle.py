@@ -2,9 +2,11 @@ import json
 import shutil
 
 import numpy as np
+import onnx
 import pytest
+import torch
 
-from explain_core.bundle import load, open_bundle, verify
+from explain_core.bundle import SUMS, digest_of, load, open_bundle, verify
 from explain_core.errors import BundleError
 from explain_core.radiograph import Radiograph
 from training.__main__ import main
@@ -44,6 +46,69 @@ def test_one_changed_byte_is_refused_with_the_files_name(bundle, tmp_path, name)
     (copy / name).unlink()
     with pytest.raises(BundleError, match=f"{name} is missing"):
         verify(copy)
+
+
+class Constant(torch.nn.Module):
+    """The same logits for any image, given by TorchScript."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = torch.nn.Parameter(logits)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.logits + 0 * images.mean(dim=(1, 2, 3))[:, None]
+
+
+def constant_graph(logits, path):
+    """The same logits for any image, given by ONNX."""
+    nodes = [
+        onnx.helper.make_node("GlobalAveragePool", ["x"], ["mean"]),
+        onnx.helper.make_node("Flatten", ["mean"], ["flat"]),
+        onnx.helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"]),
+    ]
+    values = {"weight": np.zeros((1, len(logits)), np.float32), "bias": logits.numpy()}
+    graph = onnx.helper.make_graph(
+        nodes,
+        "constant",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 1, 224, 224])],
+        [onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", len(logits)])],
+        [onnx.numpy_helper.from_array(value, name) for name, value in values.items()],
+    )
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
+
+
+def sign(folder):
+    listed = sorted(path for path in folder.iterdir() if path.name != SUMS)
+    (folder / SUMS).write_text("".join(f"{digest_of(path)}  {path.name}\n" for path in listed))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+@pytest.mark.parametrize(("kind", "file_name"), [("onnx", "classifier.onnx"), ("torchscript", "classifier.pt")])
+def test_a_classifier_may_be_one_file_without_gradients(bundle, tmp_path, kind, file_name):
+    folder = tmp_path / kind
+    shutil.copytree(bundle, folder)
+    weights = (folder / "classifier.safetensors").rename(tmp_path / "classifier.safetensors")
+    logits = torch.linspace(1.5, -1.5, len(load(bundle).description["classifier"]["outputs"]))
+    if kind == "onnx":
+        constant_graph(logits, folder / file_name)
+    else:
+        torch.jit.save(torch.jit.script(Constant(logits)), folder / file_name)
+    description = (folder / "bundle.toml").read_text()
+    (folder / "bundle.toml").write_text(description.replace('"efficientnet_lite0"', f'"{kind}"'))
+    sign(folder)
+    explanation = open_bundle(folder, device="cpu", augmentations=2).explain(radiograph())
+    assert explanation.prediction.probability == pytest.approx(1 / (1 + np.exp(-1.5)), abs=1e-6)
+    assert explanation.attribution.values.max() > 0
+    shutil.copy(weights, folder)
+    with pytest.raises(BundleError, match=r"classifier\.safetensors is not listed in SHA256SUMS; remove it"):
+        open_bundle(folder)
+    sign(folder)
+    with pytest.raises(BundleError, match=r"must list one of classifier\.safetensors, classifier\.onnx, "):
+        open_bundle(folder)
+    (folder / file_name).unlink()
+    sign(folder)
+    with pytest.raises(BundleError, match=f"{file_name} cannot be read as"):
+        open_bundle(folder)
 
 
 def test_the_explanation_is_on_the_sources_grid_and_repeats(bundle):

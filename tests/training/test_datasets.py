@@ -19,7 +19,11 @@ def test_the_nih_subset_reads_as_its_readme_says(shared_data):
     samples = datasets.read(f"nih:{shared_data / 'nih_cxr14_subset'}")
     assert len(samples) == 1957
     assert sum(bool(sample.boxes) for sample in samples) == 206
+    assert sum(bool(sample.finding_boxes) for sample in samples) == 688
+    assert len({finding for sample in samples for finding in sample.finding_boxes}) == 8
     assert {sample.target for sample in samples} == {0, 1, None}
+    assert samples.problems == ()
+    assert {sample.shape for sample in samples} == {(512, 512)}
     assert all(0 <= v <= 1 for sample in samples for box in sample.boxes for v in box)
 
 
@@ -27,6 +31,14 @@ def test_kermany_reads_as_its_readme_says(shared_data):
     samples = datasets.read(f"kermany:{shared_data / 'kermany224'}")
     assert len(samples) == 5856
     assert {"bacteria", "virus"} <= {f.lower() for s in samples for f in s.findings}
+    assert np.bincount([s.target for s in samples]).tolist() == [1583, 2780, 1493]
+    # the official split has 170 groups on both sides
+    assert samples.problem_counts == {datasets.Kind.PATIENT_IN_TWO_SPLITS: 170}
+    splits = {}
+    for sample in samples:
+        splits.setdefault(sample.patient_id, set()).add(sample.split)
+    assert all(len(where) == 1 for where in splits.values())
+    assert len(samples.part("test")) > 624
 
 
 def test_boxes_land_on_the_model_grid(nih_folder):

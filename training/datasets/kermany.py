@@ -1,33 +1,60 @@
-"""Kermany paediatric chest radiographs: labels.csv and images; pneumonia against normal."""
+"""Kermany paediatric chest radiographs: labels.csv and images; normal, bacterial and viral pneumonia.
 
-import csv
+labels.csv has the columns file, official_split (train, val, test), label (NORMAL, PNEUMONIA), pathogen (none,
+bacteria, virus) and group (the patient, by file name). Kermany et al., Mendeley Data 2018, doi:10.17632/rscbjbr9sj.2.
+Groups whose number occurs in two parts of the official split are moved as a whole to the more held-out part.
+"""
+
 from pathlib import Path
 
-from training.datasets import Sample
+from training.datasets import SPLITS, Collector, Dataset, Kind, Sample
+from training.datasets._tables import Row, table
+
+CLASSES = ("normal", "bacterial", "viral")
+_TARGETS = {("NORMAL", "none"): 0, ("PNEUMONIA", "bacteria"): 1, ("PNEUMONIA", "virus"): 2}
+_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
-def read(folder: Path) -> list[Sample]:
-    """Read the whole set; the official test part has fold 0, the rest fold 1.
+def read(folder: Path) -> Dataset:
+    """Read the whole set; the test part has fold 0, the rest fold 1.
 
     Raises:
-        SystemExit: labels.csv is missing.
+        DatasetError: labels.csv is missing or malformed.
     """
-    labels = folder / "labels.csv"
-    if not labels.is_file():
-        raise SystemExit(f"{folder}: labels.csv is missing")
-    with labels.open(newline="") as file:
-        return [
-            Sample(
-                path=folder / row["file"],
-                patient_id=row["group"],
-                fold=0 if row["official_split"] == "test" else 1,
-                view="AP",
-                target=int(row["label"] != "NORMAL"),
-                target_source="kermany",
-                findings=frozenset() if row["pathogen"] == "none" else frozenset({row["pathogen"]}),
-            )
-            for row in csv.DictReader(file)
-        ]
+    collector = Collector()
+    rows: dict[str, Row] = {}
+    for row in table(folder / "labels.csv", ("file", "official_split", "label", "pathogen", "group")):
+        if row.text("file") in rows:
+            collector.note(Kind.DUPLICATE_ROW, row.where, row.text("file"))
+        else:
+            rows[row.text("file")] = row
+    headers = collector.headers(folder / name for name in rows)
+    samples = []
+    for name, row in rows.items():
+        if folder / name in headers:
+            samples.append(_sample(folder / name, headers[folder / name].shape, row, collector))
+    return collector.dataset(samples, CLASSES, exclusive=True)
+
+
+def _sample(path: Path, shape: tuple[int, int], row: Row, collector: Collector) -> Sample:
+    label, pathogen = row.text("label"), row.text("pathogen")
+    target = _TARGETS.get((label, pathogen))
+    if target is None:
+        collector.note(Kind.LABEL_UNKNOWN, row.where, f"label={label} pathogen={pathogen}")
+    split = _SPLITS.get(row.text("official_split"), "")
+    if split not in SPLITS:
+        collector.note(Kind.SPLIT_UNKNOWN, row.where, f"official_split={row.text('official_split')}")
+    return Sample(
+        path=path,
+        patient_id=row.text("group"),
+        fold=-1 if not split else 0 if split == "test" else 1,
+        split=split,
+        view="AP",
+        target=target,
+        target_source="kermany",
+        findings=frozenset() if pathogen == "none" else frozenset({pathogen}),
+        shape=shape,
+    )
 
 
 PLUGIN = read

@@ -1,12 +1,18 @@
-"""NIH ChestX-ray14 subset: images/, labels.csv, boxes_rsna.csv; boxes are in the original 1024-pixel grid."""
+"""NIH ChestX-ray14 subset: images/, labels.csv, boxes_rsna.csv and boxes_nih.csv.
 
-import csv
+labels.csv has the columns file, nih_image, patient_id, view, nih_labels (joined by |), y_opacity (1, 0 or blank),
+y_source and patient_fold. Both box files have the columns image, finding, x, y, w, h in pixels of the original
+1024 x 1024 image: boxes_rsna.csv holds the radiologists' opacity boxes, boxes_nih.csv boxes of eight findings.
+"""
+
 from collections import defaultdict
 from pathlib import Path
 
-from training.datasets import Sample
+from training.datasets import Box, Collector, Dataset, Kind, Sample, split_of_fold
+from training.datasets._tables import Row, table
 
 ORIGINAL_SIZE = 1024
+CLASSES = ("normal", "opacity")
 FINDINGS = (
     "Atelectasis",
     "Cardiomegaly",
@@ -23,41 +29,85 @@ FINDINGS = (
     "Pneumonia",
     "Pneumothorax",
 )
+OPACITY = "Lung Opacity"
+_ALIASES = {"Infiltrate": "Infiltration"}  # the box file's own word for the label
+_TARGETS = {"": None, "0": 0, "0.0": 0, "1": 1, "1.0": 1}
+_LABEL_COLUMNS = ("file", "nih_image", "patient_id", "view", "nih_labels", "y_opacity", "y_source", "patient_fold")
+
+Boxes = dict[str, dict[str, list[Box]]]
 
 
-def read(folder: Path) -> list[Sample]:
-    """Read the subset; blank `y_opacity` becomes target None.
+def read(folder: Path) -> Dataset:
+    """Read the subset; blank `y_opacity` becomes target None, folds become splits by `training.splits`.
 
     Raises:
-        SystemExit: labels.csv is missing.
+        DatasetError: labels.csv is missing, or a table is malformed.
     """
-    labels = folder / "labels.csv"
-    if not labels.is_file():
-        raise SystemExit(f"{folder}: labels.csv is missing; give a folder with images/, labels.csv and boxes_rsna.csv")
-    boxes = _boxes(folder / "boxes_rsna.csv")
-    with labels.open(newline="") as file:
-        return [
-            Sample(
-                path=folder / "images" / row["file"],
-                patient_id=row["patient_id"],
-                fold=int(row["patient_fold"]),
-                view=row["view"],
-                target=int(float(row["y_opacity"])) if row["y_opacity"] else None,
-                target_source=row["y_source"],
-                findings=frozenset(row["nih_labels"].split("|")) & frozenset(FINDINGS),
-                boxes=tuple(boxes.get(row["nih_image"], ())),
-            )
-            for row in csv.DictReader(file)
-        ]
+    collector = Collector()
+    hint = "give a folder with images/, labels.csv and boxes_rsna.csv"
+    rows: dict[str, Row] = {}
+    for row in table(folder / "labels.csv", _LABEL_COLUMNS, hint):
+        if row.text("nih_image") in rows:
+            collector.note(Kind.DUPLICATE_ROW, row.where, row.text("nih_image"))
+        else:
+            rows[row.text("nih_image")] = row
+    opacities = _boxes(folder / "boxes_rsna.csv", rows, (OPACITY,), collector)
+    others = _boxes(folder / "boxes_nih.csv", rows, FINDINGS, collector)
+    headers = collector.headers(folder / "images" / row.text("file") for row in rows.values())
+    samples = []
+    for name, row in rows.items():
+        path = folder / "images" / row.text("file")
+        if path in headers:
+            samples.append(_sample(path, headers[path].shape, row, opacities[name], others[name], collector))
+    return collector.dataset(samples, CLASSES)
 
 
-def _boxes(path: Path) -> dict[str, list[tuple[float, float, float, float]]]:
-    boxes: dict[str, list[tuple[float, float, float, float]]] = defaultdict(list)
-    if path.is_file():
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                x, y, width, height = (float(row[key]) / ORIGINAL_SIZE for key in ("x", "y", "w", "h"))
-                boxes[row["image"]].append((x, y, width, height))
+def _sample(
+    path: Path,
+    shape: tuple[int, int],
+    row: Row,
+    opacities: dict[str, list[Box]],
+    others: dict[str, list[Box]],
+    collector: Collector,
+) -> Sample:
+    if row.text("y_opacity") not in _TARGETS:
+        collector.note(Kind.LABEL_UNKNOWN, row.where, f"y_opacity={row.text('y_opacity')}")
+    findings = frozenset(row.text("nih_labels").split("|"))
+    for finding in sorted(findings - {*FINDINGS, "No Finding", ""}):
+        collector.note(Kind.LABEL_UNKNOWN, row.where, f"nih_labels has {finding}")
+    fold = row.integer("patient_fold")
+    return Sample(
+        path=path,
+        patient_id=row.text("patient_id"),
+        fold=fold,
+        split=split_of_fold(fold),
+        view=row.text("view"),
+        target=_TARGETS.get(row.text("y_opacity")),
+        target_source=row.text("y_source"),
+        findings=findings & frozenset(FINDINGS),
+        boxes=tuple(opacities.get(OPACITY, ())),
+        finding_boxes={finding: tuple(boxes) for finding, boxes in others.items()},
+        shape=shape,
+    )
+
+
+def _boxes(path: Path, images: dict[str, Row], known: tuple[str, ...], collector: Collector) -> Boxes:
+    """Boxes by image and finding; a file that is absent holds none."""
+    boxes: Boxes = defaultdict(lambda: defaultdict(list))
+    seen = set()
+    for row in table(path, ("image", "finding", "x", "y", "w", "h")) if path.is_file() else ():
+        image, finding = row.text("image"), _ALIASES.get(row.text("finding"), row.text("finding"))
+        corners = (row.number("x"), row.number("y"), row.number("w"), row.number("h"))
+        if (image, finding, corners) in seen:
+            collector.note(Kind.DUPLICATE_ROW, row.where, f"{finding} of {image}")
+            continue
+        seen.add((image, finding, corners))
+        if image not in images:
+            collector.note(Kind.BOX_UNMATCHED, row.where, image)
+        elif finding not in known:
+            collector.note(Kind.LABEL_UNKNOWN, row.where, f"finding={finding}")
+        elif (box := collector.box(row.where, corners, ORIGINAL_SIZE, ORIGINAL_SIZE)) is not None:
+            boxes[image][finding].append(box)
     return boxes
 
 

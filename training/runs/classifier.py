@@ -82,7 +82,7 @@ def arrays(samples: list[Sample], spec: InputSpec, textmined_weight: float) -> A
     weight = {"expert": 1.0, "kermany": 1.0}
     return Arrays(
         datasets.load_inputs(samples, spec),
-        torch.tensor([float(s.target or 0) for s in samples]),
+        torch.tensor([float(bool(s.target)) for s in samples]),
         torch.tensor([0.0 if s.target is None else weight.get(s.target_source, textmined_weight) for s in samples]),
         torch.tensor([[float(f in s.findings) for f in FINDINGS] for s in samples]),
         samples,
@@ -93,7 +93,11 @@ def augment(images: Tensor, noise: float, generator: torch.Generator) -> Tensor:
     """Random affine, gamma, gain and noise: uint8 (N, 1, S, S) -> float in [0, 1]."""
     x = images.float() / 255
     count = len(x)
-    x = warp(x, draw_affine(AffineRange(degrees=12, shift=0.06, zoom=0.15), count, generator), padding="border")
+    x = warp(
+        x,
+        draw_affine(AffineRange(degrees=12, height_shift=0.06, width_shift=0.06, zoom=0.15), count, generator),
+        padding="border",
+    )
     gamma = torch.exp(torch.randn(count, 1, 1, 1, generator=generator) * 0.2)
     x = x.clamp(1e-4, 1) ** gamma
     return (x + torch.randn(x.shape, generator=generator) * noise).clamp_(0, 1)
@@ -136,7 +140,7 @@ def train(settings: ClassifierSettings, nih: str, kermany: str, imagenet: Path |
     elif imagenet is not None:
         load_imagenet(model, torch.load(imagenet, weights_only=True, map_location="cpu"))
     if settings.paediatric_epochs:
-        children = arrays([s for s in datasets.read(kermany) if s.fold == 1], spec, 1.0)
+        children = arrays([s for s in datasets.read(kermany) if s.split != "test"], spec, 1.0)
         smooth = children.targets * (1 - 2 * settings.label_smoothing) + settings.label_smoothing
         fit(model, children, smooth, children.weights, settings, generator, settings.paediatric_epochs, 0.0)
         nn.init.zeros_(model.output.weight)

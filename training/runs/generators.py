@@ -1,12 +1,13 @@
 """Train the generators of similar and adversarial images against a frozen classifier.
 
-One flat script: equations (5) to (9) of arXiv:2012.07332 with every weight a named setting. One optimiser step moves
-both generators. The best state by flip rate and distance on the validation fold is kept; the run resumes from its
-checkpoint. Test folds are never opened here.
+Equations (5) to (10) of arXiv:2012.07332 with every weight a named setting. One optimiser step moves both generators.
+The run resumes from its checkpoint and keeps its last state; the learning rate has decayed to nothing by then. Test
+patients are never opened here.
 """
 
 import argparse
 import json
+import math
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,13 +15,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from explain_core.classifier import DecisionRule, score
 from explain_core.classifiers.efficientnet_lite0 import EfficientNetLite0
 from explain_core.engine import choose_device, for_inference
-from explain_core.generators.similar_adversarial import SimilarAdversarial
+from explain_core.generators.similar_adversarial import Kind, Output, SimilarAdversarial
 from explain_core.geometry import AffineRange, InputSpec, draw_affine, warp
-from explain_core.losses import LossWeights, decision, generator_distance, similarity, total_variation
-from training import datasets
+from explain_core.losses import (
+    LossWeights,
+    decision,
+    exclusive_decision,
+    generator_distance,
+    similarity,
+    total_variation,
+)
+from training import datasets, presets
 from training.datasets.nih import FINDINGS
+from training.errors import TrainingError
 from training.splits import TEST_FOLDS, VALIDATION_FOLDS
 
 
@@ -29,45 +39,65 @@ class GeneratorSettings:
     """Settings of the generators' training, all recorded in the model card.
 
     Attributes:
-        filters, head_layers, output, conditioned, dropout: the architecture; see `SimilarAdversarial`.
-        weights: the loss weights of equations (6) to (9).
+        filters, kind, head_layers, output, decisions, dropout: the architecture; see `SimilarAdversarial`.
+        weights: the loss weights of equations (6) to (10).
+        objective: "bce" for equation (7), "margin" for equation (10); exclusive classes always take the margin.
+        target: the classifier's output that is explained; not used for exclusive classes.
+        rule: how the classifier's logits become its decision.
         steps, batch, learning_rate: Adam with a linear warm-up and a cosine decay over `steps`.
+        reconstruction_steps: so many of the steps come first without the decision's term: a plain output must learn
+            to draw the image before an attack can pay.
         decision_noise: standard deviation of the Gaussian noise that the classifier sees on x_s and x_a in training,
             so that a decision must change by more than a fragile pattern.
         decision_jitter: largest shift in pixels of what the classifier sees, for the same reason.
-        threshold: decision threshold of the classifier; y(x) = f(x) >= threshold.
         report_every: steps between validations and checkpoints.
         device: "auto", "cpu" or "cuda[:n]"; precision is bfloat16 where that is safe.
     """
 
     seed: int = 0
     filters: tuple[int, ...] = (16, 32, 64, 128)
+    kind: Kind = "single"
     head_layers: int = 2
-    output: str = "identity"
-    conditioned: bool = True
+    output: Output = "identity"
+    decisions: int = 2
     dropout: float = 0.0
     weights: LossWeights = field(default_factory=LossWeights)
+    objective: str = "bce"
+    target: int = 0
+    rule: DecisionRule = field(default_factory=DecisionRule)
     steps: int = 3000
+    reconstruction_steps: int = 0
     batch: int = 8
     learning_rate: float = 1e-3
     decision_noise: float = 0.01
     decision_jitter: int = 4
-    threshold: float = 0.5
     report_every: int = 200
     device: str = "auto"
 
+    def network(self) -> SimilarAdversarial:
+        """Untrained generators of this architecture."""
+        return SimilarAdversarial(
+            self.filters,
+            kind=self.kind,
+            head_layers=self.head_layers,
+            output=self.output,
+            dropout=self.dropout,
+            decisions=self.decisions,
+        )
 
-def load_classifier(path: Path) -> EfficientNetLite0:
-    """The classifier of an earlier run."""
-    model = EfficientNetLite0(1 + len(FINDINGS))
-    model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-    return model
+    def decide(self, logits: Tensor) -> Tensor:
+        """y(x), int64, shape (N,), of logits, shape (N, outputs)."""
+        return self.rule.decide(logits, torch.full((len(logits),), self.target, device=logits.device))
 
 
-def opacity(model: nn.Module, images: Tensor) -> Tensor:
-    """Opacity logits, shape (N,), of grey images in [0, 1]."""
-    logits: Tensor = model(images)[:, 0]
-    return logits.float()
+def from_preset(settings: GeneratorSettings, name: str) -> GeneratorSettings:
+    """`settings` with the architecture and the loss weights of a row of Table I.
+
+    Raises:
+        LookupError: no such preset.
+    """
+    preset = presets.load(name)
+    return replace(settings, kind=preset.kind, head_layers=preset.head_layers, weights=preset.weights)
 
 
 def perturbed(images: Tensor, settings: GeneratorSettings, generator: torch.Generator) -> Tensor:
@@ -77,55 +107,77 @@ def perturbed(images: Tensor, settings: GeneratorSettings, generator: torch.Gene
         shift = [int(v) for v in torch.randint(-jitter, jitter + 1, (2,), generator=generator)]
         images = torch.roll(images, shift, dims=(-2, -1))
     noise = torch.randn(images.shape, generator=generator) * settings.decision_noise
-    return images + noise.to(images.device)
+    return (images + noise.to(images.device)).contiguous(memory_format=torch.channels_last)
 
 
-def loss_of(
+def decision_loss(logits_s: Tensor, logits_a: Tensor, y: Tensor, settings: GeneratorSettings) -> Tensor:
+    """L_cls: equation (10) over exclusive classes, else (7) or (10) on the one output that is explained.
+
+    Equation (10) on one output takes its logit above the threshold and 0 as the two classes' logits.
+
+    Args:
+        logits_s: of x_s, shape (N, outputs).
+        logits_a: of x_a, shape (N, outputs).
+        y: the decisions about x, int64, shape (N,).
+        settings: target, rule, objective and weights are used.
+    """
+    if settings.rule.exclusive:
+        return exclusive_decision(logits_s, logits_a, y, settings.weights)
+    above = math.log(settings.rule.threshold / (1 - settings.rule.threshold))
+    target = torch.full_like(y, settings.target)
+    z_s, z_a = score(logits_s, target) - above, score(logits_a, target) - above
+    if settings.objective == "margin":
+        pair_s, pair_a = (torch.stack([torch.zeros_like(z), z], dim=1) for z in (z_s, z_a))
+        return exclusive_decision(pair_s, pair_a, y, settings.weights)
+    return decision(z_s, z_a, y.float(), settings.weights)
+
+
+def loss_terms(
     x: Tensor,
-    generators: SimilarAdversarial,
+    network: SimilarAdversarial,
     classifier: nn.Module,
     settings: GeneratorSettings,
     generator: torch.Generator,
-) -> Tensor:
-    """L of equation (5) for a batch, shape (N, 1, S, S)."""
+) -> dict[str, Tensor]:
+    """The four weighted terms of equation (5) for a batch, shape (N, 1, S, S)."""
     with torch.no_grad():
-        y = (torch.sigmoid(opacity(classifier, x)) >= settings.threshold).float()
-    raw_s, raw_a = generators(x, y)
+        y = settings.decide(classifier(x).float())
+    raw_s, raw_a = network(x, y)
     x_s, x_a = raw_s.float().clamp(0, 1), raw_a.float().clamp(0, 1)
-    seen = perturbed(torch.cat([x_s, x_a]), settings, generator)
-    logit_s, logit_a = opacity(classifier, seen.contiguous(memory_format=torch.channels_last)).chunk(2)
     weights = settings.weights
-    return (
-        similarity(x, x_s, x_a, weights)
-        + decision(logit_s, logit_a, y, weights)
-        + weights.generators * generator_distance(generators.paired_parameters())
-        + weights.total_variation * total_variation(x_s - x_a)
-    )
+    seen = perturbed(torch.cat([x_s, x_a]), settings, generator)
+    logits_s, logits_a = classifier(seen).float().chunk(2)
+    return {
+        "similarity (6)": similarity(x, x_s, x_a, weights),
+        "decision (7, 10)": decision_loss(logits_s, logits_a, y, settings),
+        "generators (8)": weights.generators * generator_distance(network.paired_parameters()),
+        "total variation (9)": weights.total_variation * total_variation(x_s - x_a),
+    }
 
 
 @torch.no_grad()
 def validate(
-    images: Tensor, generators: SimilarAdversarial, classifier: nn.Module, threshold: float
+    images: Tensor, network: SimilarAdversarial, classifier: nn.Module, settings: GeneratorSettings
 ) -> dict[str, float]:
     """Flip rate, kept decisions and PSNR in dB over uint8 validation images."""
-    generators.eval()
-    device = next(generators.parameters()).device
+    network.eval()
+    device = next(network.parameters()).device
     kept, flipped, flipped_positive, positive, error_s, error_a, size = 0, 0, 0, 0, 0.0, 0.0, 0.0
     for chunk in images.split(32):
         x = chunk.to(device).float() / 255
-        y = torch.sigmoid(opacity(classifier, x)) >= threshold
+        y = settings.decide(classifier(x))
         with torch.autocast(device.type, torch.bfloat16):
-            raw_s, raw_a = generators(x, y.long())
+            raw_s, raw_a = network(x, y)
         x_s, x_a = raw_s.float().clamp(0, 1), raw_a.float().clamp(0, 1)
-        y_s, y_a = (torch.sigmoid(opacity(classifier, v)) >= threshold for v in (x_s, x_a))
-        flipped_positive += int((y_a != y)[y].sum())
-        positive += int(y.sum())
+        y_s, y_a = (settings.decide(classifier(v)) for v in (x_s, x_a))
+        flipped_positive += int((y_a != y)[y > 0].sum())
+        positive += int((y > 0).sum())
         kept += int((y_s == y).sum())
         flipped += int((y_a != y).sum())
         error_s += float((x - x_s).square().mean(dim=(1, 2, 3)).clamp(min=1e-10).log10().sum())
         error_a += float((x - x_a).square().mean(dim=(1, 2, 3)).clamp(min=1e-10).log10().sum())
         size += float((x_s - x_a).abs().mean(dim=(1, 2, 3)).sum())
-    generators.train()
+    network.train()
     count = len(images)
     return {
         "kept": kept / count,
@@ -138,85 +190,112 @@ def validate(
 
 
 @torch.no_grad()
-def balanced_odds(images: Tensor, classifier: nn.Module, threshold: float) -> Tensor:
-    """Sampling odds, shape (N,), with which both decisions of the classifier are equally frequent."""
+def balanced_odds(images: Tensor, classifier: nn.Module, settings: GeneratorSettings) -> Tensor:
+    """Sampling odds, shape (N,), with which all decisions of the classifier are equally frequent."""
     device = next(classifier.parameters()).device
-    decided = torch.cat(
-        [
-            torch.sigmoid(opacity(classifier, chunk.to(device).float() / 255)).cpu() >= threshold
-            for chunk in images.split(64)
-        ]
-    )
-    share = decided.float().mean().clamp(0.05, 0.95)
-    return torch.where(decided, 1 / share, 1 / (1 - share))
+    decided = torch.cat([settings.decide(classifier(c.to(device).float() / 255)).cpu() for c in images.split(64)])
+    shares = torch.bincount(decided).float() / len(decided)
+    return 1 / shares.clamp(min=0.05)[decided]
 
 
-def train(settings: GeneratorSettings, nih: str, classifier_path: Path, out: Path, initial: Path | None = None) -> None:
-    """Train to `settings.steps`, resuming from `out`/checkpoint.pt, or starting from the weights in `initial`."""
+def train(
+    settings: GeneratorSettings,
+    training: Tensor,
+    validation: Tensor,
+    classifier: nn.Module,
+    out: Path,
+    initial: Path | None = None,
+) -> SimilarAdversarial:
+    """Train to `settings.steps`, resuming from `out`/checkpoint.pt, or starting from the weights in `initial`.
+
+    Args:
+        settings: of the run.
+        training: uint8 images, shape (N, 1, S, S).
+        validation: others of that kind, for the report.
+        classifier: frozen, in eval mode.
+        out: an existing folder for generators.json, history.jsonl and checkpoint.pt.
+        initial: checkpoint.pt of another run.
+
+    Raises:
+        TrainingError: a term of the loss is not finite; the message names the step and the term.
+    """
     torch.manual_seed(settings.seed)
     (out / "generators.json").write_text(json.dumps(asdict(settings), indent=1))
-    adults = datasets.read(nih)
-    spec = InputSpec()
-    training = datasets.load_inputs([s for s in adults if s.fold not in TEST_FOLDS | VALIDATION_FOLDS], spec)
-    validation = datasets.load_inputs([s for s in adults if s.fold in VALIDATION_FOLDS], spec)
     device = choose_device(settings.device)
-    classifier = for_inference(load_classifier(classifier_path), device)
-    generators = (
-        SimilarAdversarial(
-            settings.filters, settings.head_layers, settings.output, settings.dropout, conditioned=settings.conditioned
-        )
-        .to(device)
-        .to(memory_format=torch.channels_last)
-    )
-    optimiser = torch.optim.Adam(generators.parameters(), settings.learning_rate, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.SequentialLR(
-        optimiser,
-        [
-            torch.optim.lr_scheduler.LinearLR(optimiser, 0.1, total_iters=100),
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(settings.steps - 100, 1), 1e-5),
-        ],
-        [100],
-    )
+    classifier = classifier.to(device)
+    network = settings.network().to(device).to(memory_format=torch.channels_last)
+    optimiser = torch.optim.Adam(network.parameters(), settings.learning_rate, betas=(0.9, 0.99))
     start, checkpoint = 0, out / "checkpoint.pt"
     if initial is not None and not checkpoint.is_file():
-        generators.load_state_dict(torch.load(initial, weights_only=True)["generators"])
+        network.load_state_dict(torch.load(initial, weights_only=True)["generators"])
     if checkpoint.is_file():
         state = torch.load(checkpoint, weights_only=True, map_location=device)
-        generators.load_state_dict(state["generators"])
+        network.load_state_dict(state["generators"])
         optimiser.load_state_dict(state["optimiser"])
         start = state["step"]
-        for _ in range(start):
-            schedule.step()
         print(f"resuming at step {start}", flush=True)
-    odds = balanced_odds(training, classifier, settings.threshold)
+    odds = balanced_odds(training, classifier, settings)
     generator = torch.Generator().manual_seed(settings.seed + start)
     began = time.monotonic()
     for step in range(start, settings.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = settings.learning_rate * _schedule(step, settings.steps)
         index = torch.multinomial(odds, settings.batch, generator=generator)
         x = training[index].to(device).float() / 255
         x = warp(x, draw_affine(AffineRange(), len(x), generator), padding="border").clamp_(0, 1)
         with torch.autocast(device.type, torch.bfloat16):
-            loss = loss_of(x.contiguous(memory_format=torch.channels_last), generators, classifier, settings, generator)
+            terms = loss_terms(
+                x.contiguous(memory_format=torch.channels_last), network, classifier, settings, generator
+            )
+        if step < settings.reconstruction_steps:
+            terms["decision (7, 10)"] = terms["decision (7, 10)"] * 0
+        loss = sum_finite(terms, step + 1)
         optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(generators.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
-        schedule.step()
         if (step + 1) % settings.report_every == 0 or step + 1 == settings.steps:
             rate = (step + 1 - start) * settings.batch / (time.monotonic() - began)
             row = {"step": step + 1, "loss": float(loss.detach()), "images_per_second": round(rate, 1)}
-            row |= validate(validation, generators, classifier, settings.threshold)
+            row |= validate(validation, network, classifier, settings)
             print(json.dumps(row), flush=True)
             with (out / "history.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            torch.save(
-                {
-                    "generators": generators.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "step": step + 1,
-                },
-                checkpoint,
-            )
+            state = {"generators": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
+            torch.save(state, checkpoint.with_suffix(".new"))
+            checkpoint.with_suffix(".new").replace(checkpoint)
+    return network.eval()
+
+
+def _schedule(step: int, steps: int, warm_up: int = 100) -> float:
+    """Factor of the learning rate: linear warm-up, then a cosine to a hundredth."""
+    if step < warm_up:
+        return (step + 1) / warm_up
+    done = (step - warm_up) / max(steps - warm_up, 1)
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2
+
+
+def sum_finite(terms: dict[str, Tensor], step: int) -> Tensor:
+    """The sum of a loss's terms.
+
+    Raises:
+        TrainingError: a term is not finite; the message names the step and the term.
+    """
+    total = torch.stack(list(terms.values())).sum()
+    if not bool(torch.isfinite(total)):
+        wrong = [name for name, value in terms.items() if not bool(torch.isfinite(value))]
+        raise TrainingError(
+            f"step {step}: the loss term {', '.join(wrong) or 'sum'} is not finite; lower the learning rate or its "
+            "weight, and look at the classifier's logits"
+        )
+    return total
+
+
+def load_classifier(path: Path) -> EfficientNetLite0:
+    """The classifier of an earlier run of training.runs.classifier."""
+    model = EfficientNetLite0(1 + len(FINDINGS))
+    model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    return model
 
 
 def main() -> None:
@@ -226,35 +305,46 @@ def main() -> None:
     parser.add_argument("--nih", default="nih:../shared/data/nih_cxr14_subset")
     parser.add_argument("--classifier", type=Path, required=True, help="classifier.pt of an earlier run")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--preset", choices=presets.available(), default="single_2_w_tv")
     parser.add_argument("--steps", type=int, default=defaults.steps)
     parser.add_argument("--batch", type=int, default=defaults.batch)
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--filters", type=int, nargs="+", default=list(defaults.filters))
     parser.add_argument("--device", default=defaults.device)
     parser.add_argument("--unconditioned", action="store_true", help="one adversarial head for both decisions")
+    parser.add_argument("--objective", choices=("bce", "margin"), default=defaults.objective)
+    parser.add_argument("--target", type=int, default=defaults.target, help="the classifier's output to explain")
     parser.add_argument("--start", type=Path, help="checkpoint.pt whose weights to start from")
     parser.add_argument("--output", choices=("identity", "plain"), default=defaults.output)
-    parser.add_argument("--threshold", type=float, default=defaults.threshold)
+    parser.add_argument("--threshold", type=float, default=defaults.rule.threshold)
     parser.add_argument("--decision-noise", type=float, default=defaults.decision_noise)
-    for name, value in asdict(defaults.weights).items():
-        parser.add_argument(f"--weight-{name.replace('_', '-')}", type=float, default=value)
+    for name in asdict(defaults.weights):
+        parser.add_argument(f"--weight-{name.replace('_', '-')}", type=float, help="instead of the preset's")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    weights = LossWeights(**{name: getattr(arguments, f"weight_{name}") for name in asdict(defaults.weights)})
+    settings = from_preset(defaults, arguments.preset)
+    given = {name: getattr(arguments, f"weight_{name}") for name in asdict(defaults.weights)}
     settings = replace(
-        defaults,
+        settings,
         seed=arguments.seed,
         filters=tuple(arguments.filters),
         output=arguments.output,
-        conditioned=not arguments.unconditioned,
+        decisions=1 if arguments.unconditioned else 2,
         device=arguments.device,
-        weights=weights,
+        weights=replace(settings.weights, **{name: value for name, value in given.items() if value is not None}),
+        objective=arguments.objective,
+        target=arguments.target,
         steps=arguments.steps,
         batch=arguments.batch,
-        threshold=arguments.threshold,
+        rule=DecisionRule(threshold=arguments.threshold),
         decision_noise=arguments.decision_noise,
     )
-    train(settings, arguments.nih, arguments.classifier, arguments.out, arguments.start)
+    adults = datasets.read(arguments.nih)
+    spec = InputSpec()
+    training = datasets.load_inputs([s for s in adults if s.fold not in TEST_FOLDS | VALIDATION_FOLDS], spec)
+    validation = datasets.load_inputs([s for s in adults if s.fold in VALIDATION_FOLDS], spec)
+    classifier = for_inference(load_classifier(arguments.classifier), choose_device(settings.device))
+    train(settings, training, validation, classifier, arguments.out, arguments.start)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,110 @@
+"""Table I as files, and the losses that training makes of it."""
+
+import math
+
+import pytest
+import torch
+
+from explain_core.classifier import DecisionRule
+from explain_core.classifiers.resnet20 import ResNet20
+from explain_core.losses import LossWeights
+from training import presets
+from training.errors import TrainingError
+from training.runs import generators
+
+# Table I of arXiv:2012.07332, columns c1 to c7 of ../shared/method.md section 2, reading B
+TABLE_I = {
+    "duo_tv": (1, 1, 1, 0, 0.001, 0, 0.2),
+    "duo_w_tv": (1, 1, 1, 0, 0.001, 0.1, 0.2),
+    "single_1_tv": (1, 1, 1, 0, 0.001, 0, 0.2),
+    "single_1_w": (3, 1, 1, 0.2, 0.001, 0.1, 0),
+    "single_1_w_tv": (1, 1, 1, 0.2, 0.001, 0.1, 0.2),
+    "single_2_w": (3, 1, 1, 0.2, 0.001, 0.2, 0),
+    "single_2_w_tv": (3, 1, 1, 0.2, 0.001, 0.2, 0.2),
+}
+
+
+@pytest.mark.parametrize("name", sorted(TABLE_I))
+def test_the_files_hold_table_i(name):
+    preset = presets.load(name)
+    w = preset.weights
+    assert w.decision_similar == w.decision_adversarial
+    columns = (w.similar, w.adversarial, w.squared, w.between, w.decision_similar, w.generators, w.total_variation)
+    assert columns == TABLE_I[name]
+    kind, *rest = name.split("_")
+    assert preset.kind == kind
+    assert preset.head_layers == (int(rest[0]) if kind == "single" else 1)
+    assert (w.generators > 0) == ("w" in rest)
+    assert (w.total_variation > 0) == ("tv" in rest)
+
+
+def test_the_eighth_preset_is_the_naive_generator():
+    assert set(presets.available()) == {*TABLE_I, "adversarial_tv"}
+    naive = presets.load("adversarial_tv")
+    assert (naive.kind, naive.weights.similar, naive.weights.decision_similar) == ("naive", 0, 0)
+    with pytest.raises(LookupError, match="single_2_w_tv"):
+        presets.load("single_3")
+
+
+def test_the_margin_on_one_output_is_equation_10_of_two_classes():
+    settings = generators.GeneratorSettings(
+        objective="margin",
+        target=1,
+        rule=DecisionRule(threshold=0.8),
+        weights=LossWeights(decision_similar=2.0, decision_adversarial=3.0, margin=0.5),
+    )
+    logits_s, logits_a = torch.tensor([[9.0, 1.5], [9.0, 1.5]]), torch.tensor([[9.0, 1.0], [9.0, 3.0]])
+    above = math.log(0.8 / 0.2)
+    expected = 0.0
+    for z_s, z_a, y in ((1.5 - above, 1.0 - above, 1), (1.5 - above, 3.0 - above, 0)):
+        sign = 1 if y else -1
+        expected += 2 * max(-sign * z_s, -0.5) + 3 * max(sign * z_a, -0.5)
+    loss = generators.decision_loss(logits_s, logits_a, torch.tensor([1, 0]), settings)
+    assert float(loss) == pytest.approx(expected / 2, rel=1e-5)
+
+
+def training_set(size=16):
+    torch.manual_seed(0)
+    return torch.randint(0, 255, (12, 1, size, size), dtype=torch.uint8)
+
+
+def settings(**changes):
+    defaults = {
+        "filters": (4, 8), "steps": 2, "batch": 2, "report_every": 1, "decision_jitter": 1, "decisions": 1,
+        "device": "cpu",
+    }  # fmt: skip
+    return generators.GeneratorSettings(**{**defaults, **changes})
+
+
+@pytest.mark.parametrize("name", ["duo_w_tv", "single_1_w", "adversarial_tv"])
+def test_every_kind_trains_and_resumes(name, tmp_path):
+    classifier = ResNet20(1, width=4).eval().requires_grad_(requires_grad=False)
+    images = training_set()
+    first = generators.from_preset(settings(steps=1, output="plain"), name)
+    before = generators.train(first, images, images[:4], classifier, tmp_path).state_dict()
+    again = generators.train(
+        generators.from_preset(settings(steps=2, output="plain"), name), images, images[:4], classifier, tmp_path
+    )
+    assert (tmp_path / "history.jsonl").read_text().count("\n") == 2
+    assert any(not torch.equal(value, before[key]) for key, value in again.state_dict().items())
+
+
+def test_exclusive_classes_train_by_the_margin_with_a_head_each(tmp_path):
+    torch.manual_seed(1)
+    classifier = ResNet20(3, width=4).eval().requires_grad_(requires_grad=False)
+    images = training_set()
+    network = generators.train(
+        settings(decisions=3, rule=DecisionRule(exclusive=True)), images, images[:4], classifier, tmp_path
+    )
+    assert len(network.adversarial) == 3
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_term(tmp_path):
+    class Broken(ResNet20):
+        def forward(self, x):
+            return super().forward(x) * torch.nan
+
+    classifier = Broken(1, width=4).eval().requires_grad_(requires_grad=False)
+    images = training_set()
+    with pytest.raises(TrainingError, match=r"step 1: the loss term decision \(7, 10\) is not finite"):
+        generators.train(settings(), images, images[:4], classifier, tmp_path)

@@ -1,0 +1,109 @@
+"""How large a benchmark is: `quick` shows in minutes that everything runs, `full` is what numbers come from."""
+
+from dataclasses import dataclass, field, replace
+
+from explain_core.geometry import AffineRange
+from explain_core.losses import LossWeights
+from training import presets
+from training.runs.generators import GeneratorSettings
+from training.runs.image_classifier import ImageClassifierSettings
+from training.runs.mask_generator import MaskSettings
+
+GENERATOR_ROWS = (
+    "duo_tv", "duo_w_tv", "single_1_tv", "single_1_w", "single_1_w_tv", "single_2_w", "single_2_w_tv",
+    "adversarial_tv",
+)  # fmt: skip
+BASELINES = (
+    "gradient", "smooth_gradient", "input_gradient", "integrated_gradients", "grad_cam", "bbmp",
+    "perceptual_perturbation", "mask_generator",
+)  # fmt: skip
+OURS = "single_2_w_tv"
+BUNDLE_ROW = "bundle"
+"""The generators that a bundle brings along, beside those trained here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """Every setting of a benchmark.
+
+    Attributes:
+        name: "quick" or "full".
+        phantom: options of the phantom reader, e.g. "size=64&train=600".
+        size: rows and columns of the input grid in pixels.
+        classifier: of both classifiers; the second, for transfer, has the next seed.
+        generators: of every generator row; architecture and the weights of Table I come from the row's preset.
+        decision_similar, decision_adversarial: weights of equation (7) instead of Table I's 0.001, None to keep it.
+        generator_distance: weight of equation (8) where the preset has one, instead of Table I's; None to keep it.
+        mask_generator: of the mask generator.
+        boxed: test images with boxes at most, the first ones of the test split.
+        slow: settings of methods that search anew for each image, by method.
+        faithfulness: images for deletion, insertion, ROAD, sensitivity and randomisation; 0 leaves them out.
+        cases: figures drawn.
+        augmentations, ranges, seed: of equation (11), Table II.
+        repeats: timed calls per method after one to warm up.
+    """
+
+    name: str
+    phantom: str
+    size: int
+    classifier: ImageClassifierSettings
+    generators: GeneratorSettings
+    decision_similar: float | None = 0.02
+    decision_adversarial: float | None = 0.05
+    generator_distance: float | None = None
+    mask_generator: MaskSettings
+    boxed: int
+    slow: dict[str, dict[str, int]] = field(default_factory=dict)
+    faithfulness: int
+    cases: int
+    augmentations: int = 10
+    ranges: AffineRange = field(default_factory=AffineRange)
+    seed: int = 0
+    repeats: int
+
+    def generator_settings(self, row: str) -> GeneratorSettings:
+        """Settings of one row's generators."""
+        preset = presets.load(row)
+        weights: LossWeights = preset.weights
+        if self.decision_adversarial is not None:
+            weights = replace(weights, decision_adversarial=self.decision_adversarial)
+        if self.decision_similar is not None and preset.kind != "naive":
+            weights = replace(weights, decision_similar=self.decision_similar)
+        if self.generator_distance is not None and weights.generators:
+            weights = replace(weights, generators=self.generator_distance)
+        return replace(self.generators, kind=preset.kind, head_layers=preset.head_layers, weights=weights)
+
+
+QUICK = Profile(
+    name="quick",
+    phantom="size=48&train=800&validation=120&test=120",
+    size=48,
+    classifier=ImageClassifierSettings(epochs=3, attack=0.03),
+    generators=GeneratorSettings(
+        filters=(8, 16), output="plain", steps=120, reconstruction_steps=40, batch=16, report_every=60, decisions=1,
+        decision_jitter=2, decision_noise=0.02,
+    ),
+    mask_generator=MaskSettings(filters=(8, 16), steps=100, batch=16, report_every=50),
+    boxed=24,
+    slow={"bbmp": {"iterations": 30}, "perceptual_perturbation": {"iterations": 10}},
+    faithfulness=4,
+    cases=2,
+    repeats=3,
+)  # fmt: skip
+
+FULL = Profile(
+    name="full",
+    phantom="size=64&train=4000&validation=500&test=600",
+    size=64,
+    classifier=ImageClassifierSettings(epochs=12, attack=0.03),
+    generators=GeneratorSettings(
+        filters=(16, 32, 64), output="plain", steps=2500, reconstruction_steps=800, batch=16, report_every=250,
+        decisions=1, decision_jitter=2, decision_noise=0.02,
+    ),
+    mask_generator=MaskSettings(filters=(16, 32, 64), steps=2500, batch=16, report_every=250),
+    boxed=1000,
+    faithfulness=32,
+    cases=6,
+    repeats=15,
+)  # fmt: skip
+PROFILES = {profile.name: profile for profile in (QUICK, FULL)}

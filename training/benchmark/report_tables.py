@@ -1,0 +1,182 @@
+"""A benchmark's result as the list of tables that the Markdown and the HTML report both show."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from training.benchmark import paper
+from training.benchmark.report_cells import (
+    Cell,
+    Line,
+    Result,
+    Table,
+    base_of,
+    estimate,
+    finite,
+    get,
+    kind_of,
+    mapping,
+    missing,
+    number,
+    row_name,
+)
+from training.benchmark.report_localisation import localisation_tables
+
+_REFERENCE = "grad_cam"
+_PROBLEMS_SHOWN = 20
+
+
+def tables(result: Result) -> list[Table]:
+    """Every table of the report, in order; no part of the result needs to be there."""
+    return [
+        data_table(result),
+        problems_table(result),
+        classifier_table(result),
+        *generator_tables(result),
+        *localisation_tables(result),
+        faithfulness_table(result),
+        timing_table(result),
+    ]
+
+
+def data_table(result: Result) -> Table:
+    """What the benchmark ran on."""
+    data = mapping(result, "data")
+    if not data:
+        return Table(title="Data", notes=("The result does not say.",))
+    names = {
+        "spec": "source", "size": "grid in pixels", "classes": "classes", "images": "images", "patients": "patients",
+        "boxed": "images with marked lesions", "train": "images for training", "validation": "images for validation",
+        "test": "images for the test",
+    }  # fmt: skip
+    lines = [Line(name, "", (Cell(_words(data[key])),)) for key, name in names.items() if data.get(key) is not None]
+    return Table(title="Data", columns=("value",), lines=tuple(lines))
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def problems_table(result: Result) -> Table:
+    """What was wrong with the data: every kind with its count, then the first cases."""
+    counts = mapping(result, "data", "problem_counts")
+    if not counts:
+        return Table(title="Problems of the data", notes=("None found.",))
+    cases = get(result, "data", "problems") or []
+    lines = tuple(Line(str(kind), "", (Cell(str(count)),)) for kind, count in counts.items())
+    notes = [
+        f"{get(case, 0)} - {get(case, 1)}: {get(case, 2)}"
+        for case in cases[:_PROBLEMS_SHOWN]
+        if get(case, 0) is not None
+    ]
+    more = sum(int(count) for count in counts.values() if finite(count)) - len(notes)
+    if more > 0:
+        notes.append(f"and {more} more")
+    return Table(title="Problems of the data", columns=("count",), lines=lines, notes=tuple(notes))
+
+
+def classifier_table(result: Result) -> Table:
+    """The classifier that is explained."""
+    entry = mapping(result, "classifier")
+    if not entry:
+        return Table(title="Classifier", notes=("The result does not say.",))
+    lines = [Line("ROC AUC on the test images", "", (estimate(entry.get("auc"), entry.get("interval")),))]
+    lines += [
+        Line(str(key).replace("_", " "), "", (Cell(_words(value)),))
+        for key, value in entry.items()
+        if key not in {"auc", "interval"} and not isinstance(value, Mapping) and value is not None
+    ]
+    return Table(title="Classifier", columns=("value",), lines=tuple(lines))
+
+
+def generator_tables(result: Result) -> list[Table]:
+    """Tables IV and V and what else is known of the generated images."""
+    entries = mapping(result, "generators")
+    if not entries:
+        reason = get(result, "absent", "generators") or "no generators were trained or evaluated"
+        return [Table(title="Generated images (Tables IV and V)", notes=(f"Left out: {reason}.",))]
+    rows = list(dict.fromkeys([*paper.TABLE_IV, *entries]))
+    notes = missing(result, rows, entries)
+    auc, quality, decisions = [], [], []
+    for row in rows:
+        entry, printed = entries.get(row), paper.TABLE_IV.get(row, (None, None))
+        cells = tuple(
+            estimate(get(entry, f"{name}_auc"), get(entry, f"{name}_auc_interval"), printed[index])
+            for index, name in enumerate(("similar", "adversarial"))
+        )
+        auc.append(Line(row_name(row), kind_of(row), cells))
+        quality.append(Line(row_name(row), kind_of(row), _quality(row, entry)))
+        if row in entries:
+            names = ("kept_rate", "flip_rate", "flip_rate_positive", "transfer")
+            rates = (estimate(get(entry, name), get(entry, f"{name}_interval")) for name in names)
+            cells = (*rates, Cell(number(get(entry, "steps"), "d")))
+            decisions.append(Line(row_name(row), kind_of(row), cells))
+    return [
+        Table(
+            title="Table IV: ROC AUC of the generated images",
+            text="f(x_s) against the decision y(x), f(x_a) against the opposite one.",
+            columns=("similar", "adversarial"), lines=tuple(auc), notes=notes,
+        ),
+        Table(
+            title="Table V: SSIM and PSNR (dB) of the generated images",
+            columns=tuple(f"{m} {pair}" for pair in ("x, x_s", "x, x_a", "x_s, x_a") for m in ("SSIM", "PSNR")),
+            lines=tuple(quality), notes=notes,
+        ),
+        Table(
+            title="Decisions on the generated images",
+            text="Transfer: how many x_a also change the decision of a second, independently trained classifier.",
+            columns=("kept by x_s", "changed by x_a", "changed, positives", "transfer", "training steps"),
+            lines=tuple(decisions),
+        ),
+    ]  # fmt: skip
+
+
+def _quality(row: str, entry: Any) -> tuple[Cell, ...]:
+    cells = []
+    for pair in ("x_s", "x_a", "s_a"):
+        printed = get(paper.TABLE_V, row, pair)
+        cells.append(estimate(get(entry, f"ssim_{pair}"), None, get(printed, 0)))
+        cells.append(estimate(get(entry, f"psnr_{pair}"), None, get(printed, 1), ".2f"))
+    return tuple(cells)
+
+
+def faithfulness_table(result: Result) -> Table:
+    """Measures that need no boxes."""
+    title, entries = "Faithfulness", mapping(result, "faithfulness")
+    if not entries:
+        reason = get(result, "absent", "faithfulness") or "not part of this run"
+        return Table(title=title, notes=(f"Left out: {reason}.",))
+    columns = {
+        "deletion": "deletion AUC (lower is better)",
+        "insertion": "insertion AUC (higher)",
+        "road": "ROAD",
+        "max_sensitivity": "max-sensitivity (lower)",
+        "randomisation": "similarity after model randomisation (lower)",
+    }
+    lines = tuple(
+        Line(row_name(row), kind_of(row), tuple(Cell(number(get(entry, key))) for key in columns))
+        for row, entry in entries.items()
+    )
+    return Table(title=title, columns=tuple(columns.values()), lines=lines)
+
+
+def timing_table(result: Result) -> Table:
+    """Median seconds per image, the ratio to Grad-CAM in the same run, and peak memory."""
+    title, entries = "Time and memory", mapping(result, "timing")
+    if not entries:
+        reason = get(result, "absent", "timing") or "not part of this run"
+        return Table(title=title, notes=(f"Left out: {reason}.",))
+    lines = []
+    for row, entry in entries.items():
+        cells = []
+        for batch in ("batch_1", "batch_16"):
+            seconds, reference = get(entry, batch), get(entries, _REFERENCE, batch)
+            ratio = seconds / reference if finite(seconds) and finite(reference) and reference > 0 else None
+            cells += [Cell(number(seconds, ".3g")), Cell(number(ratio, ".2f"))]
+        peak = get(entry, "peak_bytes")
+        cells.append(Cell(number(peak / 2**20 if finite(peak) else None, ".0f")))
+        lines.append(Line(row_name(row), kind_of(row), tuple(cells)))
+    columns = ("s/image, batch 1", "of GradCAM's", "s/image, batch 16", "of GradCAM's", "peak memory, MiB")
+    notes = () if _REFERENCE in map(base_of, entries) else ("GradCAM was not timed in this run: no ratios.",)
+    return Table(title=title, text="Median of warm calls in one run.", columns=columns, lines=tuple(lines), notes=notes)

@@ -1,0 +1,132 @@
+"""Maps and their scores, one row at a time, kept on disk so that a stopped benchmark goes on with the next row."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from explain_core.augmentation import registered_average
+from explain_core.method import Method
+from explain_core.quality import controls, localisation
+from training.benchmark.stages import Bench, fingerprint, floats
+
+AUGMENTED, BLUR = "+aug", "blur:"
+BATCH = 16
+SIGMA_IMAGES = 32
+
+Columns = dict[str, NDArray[np.float64]]
+Maps = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row's maps and scores over the images with boxes.
+
+    Attributes:
+        maps: shape (N, S, S).
+        columns: per-image scores, see `localisation.columns`.
+    """
+
+    maps: Maps
+    columns: Columns
+
+
+def explain(bench: Bench, method: Method, images: Tensor, *, augmented: bool) -> Maps:
+    """Maps of uint8 images, shape (N, 1, S, S), by equation (11) where `augmented`; shape (N, S, S)."""
+    classes = torch.from_numpy(bench.classes(images)).to(bench.device)
+    batch = BATCH // 4 if augmented else BATCH
+    maps = [
+        explain_batch(bench, method, floats(chunk, bench.device), wanted, augmented=augmented).float().cpu()
+        for chunk, wanted in zip(images.split(batch), classes.split(batch), strict=True)
+    ]
+    return torch.cat(maps)[:, 0].numpy()
+
+
+def explain_batch(bench: Bench, method: Method, x: Tensor, classes: Tensor, *, augmented: bool) -> Tensor:
+    """Maps of one batch of images in [0, 1], shape (N, 1, S, S)."""
+    if not augmented:
+        return method(bench.classifier, x, classes)
+    profile = bench.profile
+
+    def copies(images: Tensor) -> Tensor:
+        return method(bench.classifier, images, classes.repeat_interleave(profile.augmentations))
+
+    return registered_average(copies, x, profile.ranges, profile.augmentations, profile.seed)[0]
+
+
+def method_rows(bench: Bench, name: str, advance: Callable[[str], None]) -> dict[str, Row]:
+    """A method's plain and augmented row, and the plain map blurred to the augmented one's bandwidth."""
+    method = bench.method(name)
+    truths = _truths(bench)
+    parts = [method_fingerprint(bench, method), bench.boxed.images]
+    rows: dict[str, Row] = {}
+    for row in (name, name + AUGMENTED):
+        augmented = row.endswith(AUGMENTED)
+        settings = (bench.profile.augmentations, bench.profile.ranges, bench.profile.seed) if augmented else ()
+        rows[row] = kept(
+            bench.out / "rows" / f"{row}.npz",
+            fingerprint(*parts, *settings),
+            lambda augmented=augmented: score(explain(bench, method, bench.boxed.images, augmented=augmented), truths),  # type: ignore[misc]
+        )
+        advance(row)
+    plain, averaged = rows[name].maps, rows[name + AUGMENTED].maps
+    sigma = controls.matched_sigma(list(plain[:SIGMA_IMAGES]), list(averaged[:SIGMA_IMAGES]))
+    blurred = np.stack([controls.blurred(heatmap, sigma) for heatmap in plain])
+    rows[f"{BLUR}{name}{AUGMENTED}"] = score(blurred, truths)
+    return rows
+
+
+def control_rows(bench: Bench, best: Row) -> dict[str, Row]:
+    """The controls that look at no image, and the best row's maps against other images' boxes."""
+    truths = _truths(bench)
+    trained = [truth for truth in bench.training.truths if truth is not None]
+    rows: dict[str, Row] = {}
+    if trained:
+        prior = localisation.location_prior(trained)
+        for name, maps in controls.control_maps(truths, prior, seed=bench.profile.seed).items():
+            rows[name] = Row(maps=np.zeros((0, 0, 0), np.float32), columns=_columns(maps, truths))
+    if len(truths) > 1:
+        rows["shuffled_boxes"] = score(best.maps, controls.shuffled(truths, bench.profile.seed))
+    return rows
+
+
+def score(maps: Maps, truths: Sequence[localisation.Mask]) -> Row:
+    """Maps, shape (N, S, S), with their scores."""
+    return Row(maps=maps, columns=_columns(list(maps), truths))
+
+
+def _columns(maps: Sequence[localisation.Heatmap], truths: Sequence[localisation.Mask]) -> Columns:
+    return localisation.columns(localisation.score_maps(maps, truths))
+
+
+def kept(path: Path, mark: str, make: Callable[[], Row]) -> Row:
+    """The row in `path` where it was made from the same things (`mark`), else made anew and written there."""
+    if path.is_file():
+        with np.load(path) as file:
+            if str(file["mark"]) == mark:
+                columns = {name.removeprefix("column_"): file[name] for name in file if name.startswith("column_")}
+                return Row(maps=file["maps"].astype(np.float32), columns=columns)
+    row = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = {f"column_{name}": values for name, values in row.columns.items()}
+    new = path.with_suffix(".new.npz")
+    np.savez_compressed(new, mark=np.array(mark), maps=row.maps, **columns)
+    new.replace(path)
+    return row
+
+
+def method_fingerprint(bench: Bench, method: Method) -> str:
+    """Of a method's settings, its network and the classifier that it explains."""
+    settings: dict[str, Any] = {name: getattr(method, name) for name in getattr(method, "__dataclass_fields__", {})}
+    network = settings.pop("network", None)
+    networks = [part for part in (network, bench.classifier) if part is not None]
+    return fingerprint(type(method).__name__, {name: str(value) for name, value in settings.items()}, *networks)
+
+
+def _truths(bench: Bench) -> list[localisation.Mask]:
+    return [truth for truth in bench.boxed.truths if truth is not None]

@@ -1,0 +1,288 @@
+"""`python -m training benchmark`: train what is missing, explain with every method, score, and report.
+
+Every stage keeps what it made under the output folder and goes on from there when started again: classifiers by
+epoch, generators by checkpoint, maps by row, the slower figures by method.
+"""
+
+import json
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from explain_core import plugins
+from explain_core.engine import choose_device
+from explain_core.errors import ExplainError
+from explain_core.methods.adversarial import Adversarial
+from explain_core.methods.similar_adversarial import SimilarAdversarialMethod
+from explain_core.quality.faithfulness import randomised
+from training import cohort, datasets
+from training.benchmark import figures, report
+from training.benchmark.profiles import BASELINES, BUNDLE_ROW, GENERATOR_ROWS, OURS, PROFILES, Profile
+from training.benchmark.rows import AUGMENTED, Row, control_rows, explain, method_fingerprint, method_rows
+from training.benchmark.stages import Bench, fingerprint, floats
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a benchmark was asked for.
+
+    Attributes:
+        data: a dataset, `reader:folder?options`, or "phantom".
+        profile: "quick" or "full".
+        out: folder for everything trained and computed.
+        command: the command line, for the report.
+        size, architecture, steps, attack, filters: instead of the profile's, None to keep them.
+        bundle: explain this bundle's classifier instead of a trained one.
+        classifier: explain the classifier of an earlier run of `image_classifier`.
+        rows: only these methods, empty for all.
+        plugins: a folder with further methods; each of its files is a row.
+        device: "auto", "cpu" or "cuda[:n]".
+    """
+
+    data: str
+    profile: str = "full"
+    out: Path
+    command: str = ""
+    size: int | None = None
+    architecture: str | None = None
+    steps: int | None = None
+    attack: float | None = None
+    filters: tuple[int, ...] | None = None
+    bundle: Path | None = None
+    classifier: Path | None = None
+    rows: Sequence[str] = ()
+    plugins: Path | None = None
+    device: str = "auto"
+
+
+def benchmark(request: Request) -> Figures:
+    """Run it and return the figures; figures of cases lie in `request.out`/figures.
+
+    Raises:
+        ExplainError: the data, a row's name or a bundle is wrong, or a training diverged; the message says what to do.
+    """
+    profile = _profile(request)
+    spec = f"phantom?{profile.phantom}" if request.data == "phantom" else request.data
+    images, problems = cohort.load(datasets.read(spec), profile.size)
+    _check(images, request)
+    console = Console(stderr=True)
+    names = _names(request)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        steps = progress.add_task("benchmark", total=4 * len(names) + 3)
+
+        def say(text: str) -> None:
+            progress.update(steps, description=text)
+            progress.console.print(text)
+
+        bench = Bench(
+            profile, images, request.out, choose_device(request.device), say, request.bundle, request.classifier
+        )
+        result: Figures = {
+            "command": request.command,
+            "profile": profile.name,
+            "commit": _commit(),
+            "settings": json.loads(json.dumps(asdict(profile), default=str)),
+            "data": _data(spec, bench, problems),
+            "classifier": figures.classifier_figures(bench),
+            "absent": {},
+        }
+        progress.advance(steps)
+        result |= _measure(bench, names, result["absent"], lambda: progress.advance(steps))
+        say("drawing cases")
+        result["figures"] = _cases(bench, names)
+        progress.advance(steps, 2)
+        say(f"done: {request.out}")
+    return result
+
+
+def _profile(request: Request) -> Profile:
+    profile = PROFILES[request.profile]
+    if request.size is not None:
+        profile = replace(profile, size=request.size)
+    if request.steps is not None:
+        scale = request.steps / profile.generators.steps
+        profile = replace(
+            profile,
+            generators=replace(
+                profile.generators,
+                steps=request.steps,
+                reconstruction_steps=round(profile.generators.reconstruction_steps * scale),
+            ),
+            mask_generator=replace(profile.mask_generator, steps=request.steps),
+        )
+    if request.filters is not None:
+        profile = replace(
+            profile,
+            generators=replace(profile.generators, filters=request.filters),
+            mask_generator=replace(profile.mask_generator, filters=request.filters),
+        )
+    classifier = profile.classifier
+    if request.architecture is not None:
+        classifier = replace(classifier, architecture=request.architecture)
+    if request.attack is not None:
+        classifier = replace(classifier, attack=request.attack)
+    return replace(profile, classifier=classifier)
+
+
+def _names(request: Request) -> list[str]:
+    """The rows to run: Table I's, the baselines, and a folder's own.
+
+    Raises:
+        ExplainError: no such row.
+    """
+    every = [*GENERATOR_ROWS, *BASELINES] + ([BUNDLE_ROW] if request.bundle is not None else [])
+    if request.plugins is not None:
+        plugins.add_folder("explain_core.methods", request.plugins)
+        every += sorted(path.stem for path in request.plugins.glob("*.py") if not path.stem.startswith("_"))
+    unknown = [name for name in request.rows if name not in every]
+    if unknown:
+        raise ExplainError(f"--rows {' '.join(unknown)}: no such row; there is: {', '.join(every)}")
+    return [name for name in every if not request.rows or name in request.rows]
+
+
+def _check(images: cohort.Cohort, request: Request) -> None:
+    """Refuse data without which nothing can be trained or tested.
+
+    Raises:
+        ExplainError: a split is empty.
+    """
+    for split in (cohort.TRAIN, cohort.VALIDATION, cohort.TEST):
+        if split not in images.splits:
+            raise ExplainError(f"--data {request.data}: no image in the {split} split; every split needs patients")
+
+
+def _data(spec: str, bench: Bench, problems: Sequence[datasets.Problem]) -> Figures:
+    images = bench.cohort
+    counts: dict[str, int] = {}
+    for problem in problems:
+        counts[str(problem.kind)] = counts.get(str(problem.kind), 0) + 1
+    return {
+        "spec": spec,
+        "size": images.size,
+        "images": len(images),
+        "patients": len(set(images.patients)),
+        "boxed": len(bench.boxed),
+        "train": len(bench.training),
+        "validation": len(bench.validation),
+        "test": len(bench.test),
+        "classes": list(images.classes),
+        "problem_counts": counts,
+        "problems": [[str(problem.kind), problem.where, problem.detail] for problem in problems],
+    }
+
+
+def _commit() -> str:
+    """The commit that ran, with "+" where files were changed since; empty outside a repository."""
+    commands = (["git", "rev-parse", "--short", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
+    try:
+        head, changed = (
+            subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+            for command in commands
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head + ("+" if changed else "")
+
+
+def _measure(bench: Bench, names: Sequence[str], absent: dict[str, str], advance: Callable[[], object]) -> Figures:
+    """Every figure of every row; a method that the classifier does not admit is absent, with the reason."""
+    rows: dict[str, Row] = {}
+    result: Figures = {"generators": {}, "localisation": None, "faithfulness": {}, "timing": {}}
+    usable = []
+    for name in names:
+        try:
+            method = bench.method(name)
+            if isinstance(method, SimilarAdversarialMethod | Adversarial):
+                result["generators"][name] = remembered(
+                    bench,
+                    f"generators-{name}",
+                    method_fingerprint(bench, method),
+                    partial(figures.generator_figures, bench, name, method.network),
+                )
+            advance()
+            if len(bench.boxed):
+                rows |= method_rows(bench, name, lambda row: bench.say(f"explained with {row}"))
+            advance()
+            usable.append(name)
+        except ExplainError as error:
+            absent[name] = str(error)
+            bench.say(f"{name} left out: {error}")
+    if rows:
+        best = OURS + AUGMENTED if OURS + AUGMENTED in rows else next(iter(rows))
+        rows |= control_rows(bench, rows[best])
+        bench.say("scoring")
+        result["localisation"] = figures.localisation_figures(bench, rows, best)
+    chance = randomised(bench.classifier, calibration=floats(bench.training.images[:64], bench.device))
+    for name in usable if bench.profile.faithfulness else ():
+        bench.say(f"faithfulness of {name}")
+        result["faithfulness"][name] = remembered(
+            bench,
+            f"faithfulness-{name}",
+            method_fingerprint(bench, bench.method(name)),
+            partial(figures.faithfulness_figures, bench, name, chance),
+        )
+        advance()
+    bench.say("timing")
+    for name in usable:
+        result["timing"] |= figures.timing_figures(bench, [name])
+        advance()
+    return result
+
+
+def remembered(bench: Bench, name: str, mark: str, make: Callable[[], Figures]) -> Figures:
+    """Figures that an earlier start of this benchmark wrote for the same things, else made anew and written."""
+    path = bench.out / "figures-kept" / f"{name}.json"
+    mark = fingerprint(mark, json.dumps(asdict(bench.profile), default=str, sort_keys=True), bench.test.images)
+    if path.is_file():
+        found: Figures = json.loads(path.read_text())
+        if found["mark"] == mark:
+            kept: Figures = found["figures"]
+            return kept
+    made = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"mark": mark, "figures": made}))
+    return made
+
+
+def _cases(bench: Bench, names: Sequence[str]) -> list[Figures]:
+    """Figures like the paper's Figures 2 to 4: original, similar, adversarial, difference and every method's map."""
+    shown = bench.boxed if len(bench.boxed) else bench.test
+    chosen = np.linspace(0, len(shown) - 1, min(bench.profile.cases, len(shown))).astype(int)
+    part = shown.take(chosen)
+    panels: list[list[tuple[str, Any]]] = [[("original", image[0].numpy() / 255)] for image in part.images]
+    if OURS in names:
+        network = bench.method(OURS).network  # type: ignore[attr-defined]
+        decided = bench.decisions(part.images).to(bench.device)
+        x_s, x_a = (
+            image.clamp(0, 1).cpu().numpy()[:, 0] for image in network(floats(part.images, bench.device), decided)
+        )
+        for index, panel in enumerate(panels):
+            panel += [("similar", x_s[index]), ("adversarial", x_a[index]), ("difference", x_s[index] - x_a[index])]
+    for name in names:
+        for suffix in ("", AUGMENTED) if name == OURS else ("",):
+            maps = explain(bench, bench.method(name), part.images, augmented=bool(suffix))
+            for index, panel in enumerate(panels):
+                panel.append((name + suffix, maps[index]))
+    folder = bench.out / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for index, panel in enumerate(panels):
+        truth = part.truths[index]
+        report.draw_case(folder / f"{index}.png", panel, truth if truth is not None else ())
+        drawn.append({"file": f"figures/{index}.png", "caption": f"Test image {part.patients[index]}"})
+    return drawn

@@ -1,0 +1,230 @@
+"""The trained parts of a benchmark, each resumable in a folder of its own: classifiers, generators, mask generator."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from explain_core import plugins
+from explain_core.bundle import load as load_bundle
+from explain_core.classifier import Classifier, DecisionRule, need_gradients
+from explain_core.engine import for_inference
+from explain_core.errors import BundleError
+from explain_core.generators.similar_adversarial import SimilarAdversarial
+from explain_core.method import Method
+from training.benchmark.profiles import BUNDLE_ROW, GENERATOR_ROWS, Profile
+from training.cohort import TEST, TRAIN, VALIDATION, Cohort
+from training.runs import generators, image_classifier, mask_generator
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every stage of one benchmark shares.
+
+    Attributes:
+        profile: the settings.
+        cohort: all images.
+        out: the folder of this benchmark.
+        device: where networks run.
+        bundle: a model bundle whose classifier is explained instead of a trained one; None to train one.
+        classifier_folder: an earlier run of `image_classifier` to explain instead; None to train one.
+        say: told what is being done.
+    """
+
+    profile: Profile
+    cohort: Cohort
+    out: Path
+    device: torch.device
+    say: Say
+    bundle: Path | None = None
+    classifier_folder: Path | None = None
+    _methods: dict[tuple[str, str], Method] = field(default_factory=dict)
+
+    @cached_property
+    def training(self) -> Cohort:
+        """Images for training."""
+        return self.cohort.part(TRAIN)
+
+    @cached_property
+    def validation(self) -> Cohort:
+        """Images that choose."""
+        return self.cohort.part(VALIDATION)
+
+    @cached_property
+    def test(self) -> Cohort:
+        """Images that are reported, and choose nothing."""
+        return self.cohort.part(TEST)
+
+    @cached_property
+    def boxed(self) -> Cohort:
+        """Test images whose lesions are marked, whatever the classifier says of them; at most `profile.boxed`."""
+        marked = np.flatnonzero([truth is not None for truth in self.test.truths])
+        return self.test.take(marked[: self.profile.boxed])
+
+    @cached_property
+    def rule(self) -> DecisionRule:
+        """How the classifier's logits become a decision."""
+        threshold = load_bundle(self.bundle).threshold if self.bundle else 0.5
+        return DecisionRule(exclusive=self.cohort.exclusive, threshold=threshold)
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The classifier that is explained, ready for inference."""
+        if self.bundle is not None:
+            classifier = load_bundle(self.bundle).classifier
+            return _ready(classifier, self.device) if isinstance(classifier, nn.Module) else classifier
+        return self._trained_classifier("classifier", self.profile.classifier, self.classifier_folder)
+
+    @cached_property
+    def second(self) -> Classifier:
+        """Another classifier of the same data from another seed, for transfer."""
+        settings = replace(self.profile.classifier, seed=self.profile.classifier.seed + 1)
+        return self._trained_classifier("second_classifier", settings, None)
+
+    def _trained_classifier(
+        self, name: str, settings: image_classifier.ImageClassifierSettings, folder: Path | None
+    ) -> Classifier:
+        out = folder or self.out / name
+        out.mkdir(parents=True, exist_ok=True)
+        if folder is not None:
+            settings = replace(
+                settings, architecture=json.loads((out / "classifier.json").read_text())["settings"]["architecture"]
+            )
+        if not (out / "classifier.json").is_file():
+            self.say(f"training {name.replace('_', ' ')} ({settings.architecture}, {settings.epochs} epochs)")
+            image_classifier.train(settings, self.training.labelled(), self.validation.labelled(), out)
+        model = image_classifier.build(settings.architecture, self.cohort.outputs)
+        model.load_state_dict(torch.load(out / "classifier.pt", weights_only=True, map_location="cpu"))
+        return _ready(model, self.device)
+
+    def generators(self, row: str, classifier: Classifier, suffix: str = "") -> SimilarAdversarial:
+        """The generators of a row of Table I, trained against `classifier`."""
+        settings = self.profile.generator_settings(row)
+        if self.rule.exclusive and settings.decisions > 1:
+            settings = replace(settings, decisions=self.cohort.outputs)
+        settings = replace(settings, rule=self.rule, device=str(self.device))
+        out = self.out / f"generators{suffix}" / row
+        out.mkdir(parents=True, exist_ok=True)
+        self.say(f"training generators {row}{suffix} ({settings.steps} steps)")
+        network = generators.train(
+            settings, self.training.images, self.validation.images, _module(classifier, f"training {row}"), out
+        )
+        return for_inference(network, self.device)
+
+    def masks(self, classifier: Classifier, suffix: str = "") -> nn.Module:
+        """The mask generator, trained against `classifier`."""
+        out = self.out / f"mask_generator{suffix}"
+        out.mkdir(parents=True, exist_ok=True)
+        settings = self.profile.mask_generator
+        self.say(f"training mask generator{suffix} ({settings.steps} steps)")
+        network = mask_generator.train(
+            settings,
+            self.training.images,
+            self.validation.images,
+            _module(classifier, "training mask_generator"),
+            self.rule,
+            min(1, self.cohort.outputs - 1),
+            out,
+        )
+        return for_inference(network, self.device)
+
+    def method(self, row: str, classifier: Classifier | None = None, suffix: str = "") -> Method:
+        """The method of a row, its networks trained where it has any; `suffix` names another classifier's.
+
+        Raises:
+            GradientsNeeded: the row's networks cannot be trained on a classifier without gradients.
+        """
+        if (row, suffix) not in self._methods:
+            self._methods[row, suffix] = self._make(row, classifier or self.classifier, suffix)
+        return self._methods[row, suffix]
+
+    def _make(self, row: str, classifier: Classifier, suffix: str) -> Method:
+        if row in (*GENERATOR_ROWS, BUNDLE_ROW):
+            name = "adversarial" if row == "adversarial_tv" else "similar_adversarial"
+            plugin = plugins.load("explain_core.methods", name)
+            network = self._bundled() if row == BUNDLE_ROW else self.generators(row, classifier, suffix)
+            return _method(plugin, network=network, rule=self.rule)
+        plugin = plugins.load("explain_core.methods", row)
+        options: dict[str, Any] = dict(self.profile.slow.get(row, {}))
+        if plugin.trained_by == "mask_generator":
+            options["network"] = self.masks(classifier, suffix)
+        if "rule" in plugin.__dataclass_fields__:
+            options["rule"] = self.rule
+        return _method(plugin, **options)
+
+    def _bundled(self) -> SimilarAdversarial:
+        if self.bundle is None:
+            raise BundleError(f"the row {BUNDLE_ROW} needs --bundle")
+        return for_inference(load_bundle(self.bundle).generators, self.device)
+
+    def decisions(self, images: Tensor) -> Tensor:
+        """y(x) of uint8 or float images, int64, shape (N,), on the CPU."""
+        classes = torch.zeros(len(images), dtype=torch.long)
+        return self.rule.decide(torch.from_numpy(self.logits(images)), classes)
+
+    def logits(self, images: Tensor, classifier: Classifier | None = None) -> NDArray[np.float64]:
+        """Logits of uint8 or float images in [0, 1], shape (N, outputs)."""
+        network = classifier or self.classifier
+        chunks = images.split(32)
+        with torch.no_grad():
+            return torch.cat([network(floats(chunk, self.device)).double().cpu() for chunk in chunks]).numpy()
+
+    def classes(self, images: Tensor) -> NDArray[np.int64]:
+        """The output explained for each image, shape (N,): the finding's, or the class decided for."""
+        if not self.rule.exclusive:
+            return np.zeros(len(images), np.int64)
+        return np.asarray(self.logits(images).argmax(axis=1), np.int64)
+
+
+def floats(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 images (0 to 255) or float images in [0, 1] as float32 in [0, 1], channels last, on `device`."""
+    x = images.to(device)
+    x = x.float() / 255 if x.dtype == torch.uint8 else x
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def fingerprint(*parts: Any) -> str:
+    """SHA-256 over settings (dataclasses, mappings, text), arrays and the weights of networks."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, nn.Module):
+            for name, value in part.state_dict().items():
+                digest.update(name.encode())
+                digest.update(value.cpu().contiguous().numpy().tobytes())
+        elif isinstance(part, np.ndarray):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        elif isinstance(part, Tensor):
+            digest.update(part.cpu().contiguous().numpy().tobytes())
+        else:
+            digest.update(json.dumps(_plain(part), sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def _plain(part: Any) -> Any:
+    return asdict(part) if hasattr(part, "__dataclass_fields__") else part
+
+
+def _method(plugin: Any, **options: Any) -> Method:
+    method: Method = plugin(**options)
+    return method
+
+
+def _module(classifier: Classifier, what: str) -> nn.Module:
+    need_gradients(classifier, what)
+    assert isinstance(classifier, nn.Module)  # noqa: S101 - what has gradients is a module
+    return classifier
+
+
+def _ready(model: nn.Module, device: torch.device) -> Classifier:
+    ready: Any = for_inference(model, device)
+    return ready  # type: ignore[no-any-return]

@@ -1,0 +1,106 @@
+"""Labelled images in memory, split by patient: what training runs and the benchmark work on."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from explain_core.geometry import InputSpec
+from training import datasets
+from training.datasets import Dataset, Problem
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cohort:
+    """Images on a model's grid with what is known of them.
+
+    Attributes:
+        images: uint8 (0 to 255), shape (N, 1, S, S).
+        targets: class index, -1 where none is known, int64, shape (N,).
+        truths: union mask of the lesions, shape (S, S), or None where nobody marked any.
+        boxes: how many lesions were marked, shape (N,).
+        views: "PA", "AP" or "".
+        patients: who was imaged.
+        splits: TRAIN, VALIDATION or TEST for each image; one patient is in one split.
+        classes: names of the classes.
+        exclusive: whether exactly one class holds (softmax) or the one output is a finding (sigmoid).
+    """
+
+    images: Tensor
+    targets: NDArray[np.int64]
+    truths: tuple[Mask | None, ...]
+    boxes: NDArray[np.int64]
+    views: tuple[str, ...]
+    patients: tuple[str, ...]
+    splits: tuple[str, ...]
+    classes: tuple[str, ...]
+    exclusive: bool = False
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def size(self) -> int:
+        """Rows and columns of the images in pixels."""
+        return int(self.images.shape[-1])
+
+    @property
+    def outputs(self) -> int:
+        """Logits that a classifier of these classes has: one for a finding, else one a class."""
+        return len(self.classes) if self.exclusive else 1
+
+    def take(self, index: NDArray[np.integer]) -> "Cohort":
+        """The images at `index`, shape (M,), in that order."""
+        chosen = index.tolist()
+        return replace(
+            self,
+            images=self.images[torch.from_numpy(np.asarray(index, np.int64))],
+            targets=self.targets[index],
+            truths=tuple(self.truths[i] for i in chosen),
+            boxes=self.boxes[index],
+            views=tuple(self.views[i] for i in chosen),
+            patients=tuple(self.patients[i] for i in chosen),
+            splits=tuple(self.splits[i] for i in chosen),
+        )
+
+    def part(self, split: str) -> "Cohort":
+        """The images of one split."""
+        return self.take(np.flatnonzero(np.array(self.splits) == split))
+
+    def labelled(self) -> "Cohort":
+        """The images whose class is known."""
+        return self.take(np.flatnonzero(self.targets >= 0))
+
+
+def load(dataset: Dataset, size: int) -> tuple[Cohort, tuple[Problem, ...]]:
+    """Decode every image of a dataset.
+
+    Args:
+        dataset: what a reader returned.
+        size: rows and columns of the model's grid.
+
+    Returns:
+        the images that belong to a split, and every problem of the dataset, with those that decoding found.
+    """
+    usable, images = datasets.load_all(dataset, InputSpec(size=size))
+    kept = [index for index, sample in enumerate(usable.samples) if sample.split]
+    samples = [usable.samples[index] for index in kept]
+    truths = [datasets.truth_mask(sample, size) for sample in samples]
+    cohort = Cohort(
+        images=images[kept],
+        targets=np.array([-1 if sample.target is None else sample.target for sample in samples], np.int64),
+        truths=tuple(truth if truth.any() else None for truth in truths),
+        boxes=np.array([len(sample.boxes) for sample in samples], np.int64),
+        views=tuple(sample.view for sample in samples),
+        patients=tuple(sample.patient_id for sample in samples),
+        splits=tuple(sample.split for sample in samples),
+        classes=usable.classes,
+        exclusive=usable.exclusive,
+    )
+    return cohort, usable.problems
