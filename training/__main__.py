@@ -48,6 +48,7 @@ def _benchmark_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, help="training steps of generators and mask generator")
     parser.add_argument("--filters", type=int, nargs="+", help="channels of the generators per level")
     parser.add_argument("--architecture", help="a module of explain_core/classifiers")
+    parser.add_argument("--epochs", type=int, help="of the classifiers")
     parser.add_argument("--attack", type=float, help="largest pixel change in the classifier's adversarial training")
     parser.add_argument("--bundle", type=Path, help="explain this bundle's classifier, train none")
     parser.add_argument("--classifier", type=Path, help="explain the classifier of this earlier run, train none")
@@ -62,7 +63,19 @@ def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     from training.benchmark.run import Request, benchmark  # noqa: PLC0415
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    names = ("data", "out", "size", "steps", "architecture", "attack", "bundle", "classifier", "rows", "plugins")
+    names = (
+        "data",
+        "out",
+        "size",
+        "epochs",
+        "steps",
+        "architecture",
+        "attack",
+        "bundle",
+        "classifier",
+        "rows",
+        "plugins",
+    )
     figures = benchmark(
         Request(
             **{name: getattr(arguments, name) for name in names},

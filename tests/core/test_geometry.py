@@ -45,7 +45,11 @@ def test_an_image_without_content_is_refused(bad):
 
 
 def test_the_inverse_of_a_random_affine_is_true():
-    matrices = draw_affine(AffineRange(degrees=20, height_shift=0.1, width_shift=0.1, zoom=0.2, vertical_flip=0.5), 8, torch.Generator().manual_seed(1))
+    matrices = draw_affine(
+        AffineRange(degrees=20, height_shift=0.1, width_shift=0.1, zoom=0.2, vertical_flip=0.5),
+        8,
+        torch.Generator().manual_seed(1),
+    )
     image = torch.from_numpy(blob(96, 96, 40, 55, 6))[None, None].expand(8, -1, -1, -1)
     back = warp(warp(image, matrices), torch.linalg.inv(matrices))
     for restored in back:

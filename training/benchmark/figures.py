@@ -157,12 +157,12 @@ def faithfulness_figures(bench: Bench, name: str, chance: Classifier) -> Figures
     figures["road"] = faithfulness.road(bench.classifier, x, classes, maps, rule=bench.rule)
     few = slice(0, max(1, bench.profile.faithfulness // 4))
     figures["max_sensitivity"] = faithfulness.max_sensitivity(method, bench.classifier, x[few], classes[few], samples=5)
-    other = bench.method(name, chance, "_random_classifier")
-    random_maps = torch.cat(
-        [other(chance, part, wanted) for part, wanted in zip(x.split(16), classes.split(16), strict=True)]
-    )
-    similar = faithfulness.randomisation_similarity(maps, random_maps)
-    figures |= {"randomisation": similar["spearman"], "randomisation_ssim": similar["ssim"]}
+    if method.trained_by is None or name in bench.profile.randomised_rows:
+        other = bench.method(name, chance, "_random_classifier")
+        parts = zip(x.split(16), classes.split(16), strict=True)
+        random_maps = torch.cat([other(chance, part, wanted) for part, wanted in parts])
+        similar = faithfulness.randomisation_similarity(maps, random_maps)
+        figures |= {"randomisation": similar["spearman"], "randomisation_ssim": similar["ssim"]}
     return {key: float(np.mean(values)) for key, values in figures.items()}
 
 

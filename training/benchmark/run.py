@@ -40,7 +40,7 @@ class Request:
         profile: "quick" or "full".
         out: folder for everything trained and computed.
         command: the command line, for the report.
-        size, architecture, steps, attack, filters: instead of the profile's, None to keep them.
+        size, architecture, epochs, steps, attack, filters: instead of the profile's, None to keep them.
         bundle: explain this bundle's classifier instead of a trained one.
         classifier: explain the classifier of an earlier run of `image_classifier`.
         rows: only these methods, empty for all.
@@ -54,6 +54,7 @@ class Request:
     command: str = ""
     size: int | None = None
     architecture: str | None = None
+    epochs: int | None = None
     steps: int | None = None
     attack: float | None = None
     filters: tuple[int, ...] | None = None
@@ -134,6 +135,8 @@ def _profile(request: Request) -> Profile:
     classifier = profile.classifier
     if request.architecture is not None:
         classifier = replace(classifier, architecture=request.architecture)
+    if request.epochs is not None:
+        classifier = replace(classifier, epochs=request.epochs)
     if request.attack is not None:
         classifier = replace(classifier, attack=request.attack)
     return replace(profile, classifier=classifier)

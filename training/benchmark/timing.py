@@ -15,12 +15,13 @@ STATM = Path("/proc/self/statm")
 
 
 def timed(call: Callable[[Tensor], Any], images: Tensor, repeats: int) -> dict[str, float]:
-    """Median seconds per image of `call` at batch 1 and at batch 16, after one call to warm up.
+    """Median seconds per image of `call` at batch 1 and at batch 16.
 
     Args:
         call: explains a batch, shape (B, 1, S, S).
         images: at least 16, on the device.
-        repeats: timed calls at each batch size.
+        repeats: timed calls at each batch size, after one to warm up; 1 for methods that take seconds, which are
+            called once without.
 
     Returns:
         batch_1 and batch_16 in seconds per image; peak_bytes, the most memory that a call at batch 16 took above what
@@ -30,17 +31,21 @@ def timed(call: Callable[[Tensor], Any], images: Tensor, repeats: int) -> dict[s
     figures: dict[str, float] = {}
     for batch in (1, 16):
         part = images[:batch]
-        call(part)
-        seconds = []
-        for _ in range(repeats):
-            _wait(images)
-            start = time.perf_counter()
+        if repeats > 1:
             call(part)
-            _wait(images)
-            seconds.append(time.perf_counter() - start)
-        figures[f"batch_{batch}"] = statistics.median(seconds) / batch
-    figures["peak_bytes"] = _peak(call, images[:16])
+        seconds = [_seconds(call, part) for _ in range(repeats - 1)]
+        last, peak = _with_peak(lambda part=part: _seconds(call, part), part)  # type: ignore[misc]
+        figures[f"batch_{batch}"] = statistics.median([*seconds, last]) / batch
+    figures["peak_bytes"] = peak
     return figures
+
+
+def _seconds(call: Callable[[Tensor], Any], images: Tensor) -> float:
+    _wait(images)
+    start = time.perf_counter()
+    call(images)
+    _wait(images)
+    return time.perf_counter() - start
 
 
 def _wait(images: Tensor) -> None:
@@ -48,12 +53,13 @@ def _wait(images: Tensor) -> None:
         torch.cuda.synchronize(images.device)
 
 
-def _peak(call: Callable[[Tensor], Any], images: Tensor) -> int:
+def _with_peak(call: Callable[[], float], images: Tensor) -> tuple[float, int]:
+    """What `call` returns, and the most memory it took."""
     if images.is_cuda:
         torch.cuda.reset_peak_memory_stats(images.device)
         before = torch.cuda.memory_allocated(images.device)
-        call(images)
-        return int(torch.cuda.max_memory_allocated(images.device) - before)
+        result = call()
+        return result, int(torch.cuda.max_memory_allocated(images.device) - before)
     done, highest, before = threading.Event(), [0], _resident()
 
     def watch() -> None:
@@ -62,10 +68,12 @@ def _peak(call: Callable[[Tensor], Any], images: Tensor) -> int:
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    call(images)
-    done.set()
-    watcher.join()
-    return max(highest[0] - before, 0)
+    try:
+        result = call()
+    finally:
+        done.set()
+        watcher.join()
+    return result, max(highest[0] - before, 0)
 
 
 def _resident() -> int:

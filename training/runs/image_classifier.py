@@ -44,7 +44,7 @@ class ImageClassifierSettings:
     architecture: str = "resnet20"
     epochs: int = 10
     batch: int = 32
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 0.02
     label_smoothing: float = 0.03
     noise: float = 0.02

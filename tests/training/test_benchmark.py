@@ -1,0 +1,168 @@
+"""The benchmark for real on small data: trains, explains, scores, reports, and goes on where it stopped."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from explain_core.errors import ExplainError
+from training.benchmark import profiles, report, run
+from training.benchmark.run import Request, benchmark
+from training.datasets import DatasetError
+
+ROWS = ("single_2_w_tv", "gradient", "mask_generator")
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """The quick profile made smaller still."""
+    quick = profiles.QUICK
+    small = replace(
+        quick,
+        phantom="size=32&train=48&validation=24&test=24",
+        size=32,
+        classifier=replace(quick.classifier, epochs=1, batch=16),
+        generators=replace(quick.generators, filters=(4, 8), steps=4, reconstruction_steps=1, batch=4, report_every=2),
+        mask_generator=replace(quick.mask_generator, filters=(4, 8), steps=4, batch=4, report_every=2),
+        boxed=8,
+        faithfulness=2,
+        cases=1,
+        repeats=1,
+        augmentations=3,
+        randomised_rows=("single_2_w_tv", "mask_generator"),
+    )
+    monkeypatch.setitem(profiles.PROFILES, "quick", small)
+
+
+def request(out, **changes):
+    return Request(**{"data": "phantom", "profile": "quick", "out": out, "rows": ROWS, "device": "cpu", **changes})
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory):
+    return {}
+
+
+def test_every_table_has_its_figures_and_a_second_start_makes_nothing_anew(tmp_path, capfd):
+    first = benchmark(request(tmp_path, command="python -m training benchmark ..."))
+    said = capfd.readouterr()
+    assert "training classifier" in said.err
+    assert first["absent"] == {}
+    rows = first["localisation"]["parts"]["all"]["rows"]
+    expected = {name + suffix for name in ROWS for suffix in ("", "+aug")} | {f"blur:{name}+aug" for name in ROWS}
+    assert set(rows) == expected | {"location_prior", "centre", "random", "perfect_mask", "shuffled_boxes"}
+    assert rows["perfect_mask"]["iou"][2] == max(row["iou"][2] for row in rows.values())
+    assert rows["location_prior"]["gain_over_prior"] is None
+    assert first["localisation"]["best"] == "single_2_w_tv+aug"
+    assert set(first["localisation"]["ahead"]) == set(rows) - {"single_2_w_tv+aug"}
+    assert {"kept_rate", "flip_rate", "psnr_x_s", "ssim_s_a", "transfer"} <= set(first["generators"]["single_2_w_tv"])
+    assert set(first["faithfulness"]) == set(ROWS)
+    assert {"deletion", "insertion", "road", "max_sensitivity", "randomisation"} <= set(
+        first["faithfulness"]["gradient"]
+    )
+    for name in ROWS:
+        assert first["timing"][name]["batch_1"] > 0
+        assert first["timing"][f"{name}+aug"]["batch_16"] > 0
+    assert (tmp_path / "figures" / "0.png").stat().st_size > 1000
+    json.dumps(first)
+    assert "Table VI" in report.markdown(first)
+    assert "data:image/png" in report.html(first, tmp_path)
+
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
+    second = benchmark(request(tmp_path))
+    assert "training classifier" not in capfd.readouterr().err
+    assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
+    assert second["localisation"] == first["localisation"]
+
+
+def test_other_settings_are_not_answered_from_what_was_kept(tmp_path):
+    first = benchmark(request(tmp_path, rows=("gradient",)))
+    other = benchmark(request(tmp_path, rows=("gradient",), data="phantom?size=32&train=48&validation=24&test=30"))
+    assert other["data"]["test"] != first["data"]["test"]
+    assert other["localisation"]["parts"]["all"]["images"] >= first["localisation"]["parts"]["all"]["images"]
+
+
+def images_without_boxes(folder):
+    (folder / "images").mkdir()
+    generator = np.random.default_rng(0)
+    with (folder / "labels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "patient_id", "target", "split"])
+        for index in range(48):
+            pixels = generator.integers(0, 120, (40, 40)) + 100 * (index % 2) * (np.arange(40) > 20)
+            name = f"images/{index}.png"
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name)
+            split = ("train", "train", "validation", "test")[index // 2 % 4]
+            writer.writerow([name, index, index % 2, split])
+        (folder / "images" / "broken.png").write_bytes(b"not an image")
+        writer.writerow(["images/broken.png", 99, 1, "train"])
+        writer.writerow(["images/gone.png", 98, 1, "train"])
+    return folder
+
+
+def test_without_boxes_the_localisation_is_absent_and_bad_input_is_named(tmp_path):
+    folder = images_without_boxes(tmp_path)
+    found = benchmark(request(tmp_path / "out", data=f"folder:{folder}", rows=("single_2_w_tv", "gradient")))
+    assert found["localisation"] is None
+    assert found["generators"]["single_2_w_tv"]["flip_rate"] >= 0
+    assert found["faithfulness"]["gradient"]["deletion"] >= 0
+    assert sum(found["data"]["problem_counts"].values()) == 2
+    named = {where.rsplit("/", 1)[-1] for _, where, _ in found["data"]["problems"]}
+    assert named == {"broken.png", "gone.png"}
+    page = report.markdown(found)
+    assert "broken.png" in page
+    assert "Table VI" not in page or "no image with boxes" in page.lower() or "-" in page
+
+
+def test_a_method_from_a_folder_is_a_row(tmp_path):
+    methods = tmp_path / "methods"
+    methods.mkdir()
+    (methods / "brightness_row.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from typing import ClassVar\n\n\n"
+        "@dataclass(frozen=True, slots=True, kw_only=True)\n"
+        "class Brightness:\n"
+        "    reference: ClassVar[str] = 'none'\n"
+        "    needs_gradients: ClassVar[bool] = False\n"
+        "    trained_by: ClassVar[str | None] = None\n\n"
+        "    def __call__(self, classifier, images, classes):\n"
+        "        return images.clone()\n\n\n"
+        "PLUGIN = Brightness\n"
+    )
+    import explain_core.methods
+
+    before = list(explain_core.methods.__path__)
+    try:
+        found = benchmark(request(tmp_path / "out", rows=("brightness_row",), plugins=methods))
+    finally:
+        explain_core.methods.__path__[:] = before
+    assert "brightness_row+aug" in found["localisation"]["parts"]["all"]["rows"]
+
+
+def test_wrong_requests_are_refused_in_one_line(tmp_path):
+    with pytest.raises(ExplainError, match="--rows grdient: no such row; there is: duo_tv, .*grad_cam"):
+        benchmark(request(tmp_path, rows=("grdient",)))
+    with pytest.raises(ExplainError, match="no image in the validation split"):
+        benchmark(request(tmp_path, data="folder:" + str(only_training(tmp_path))))
+    with pytest.raises(DatasetError, match="reader:folder"):
+        benchmark(request(tmp_path, data="nowhere:x"))
+
+
+def only_training(tmp_path):
+    folder = tmp_path / "few"
+    folder.mkdir()
+    Image.fromarray(np.arange(1600, dtype=np.uint8).reshape(40, 40)).save(folder / "a.png")
+    (folder / "labels.csv").write_text("file,patient_id,target,split\na.png,1,1,train\n")
+    return folder
+
+
+def test_the_profiles_take_their_rows_from_table_i():
+    for name in profiles.GENERATOR_ROWS:
+        settings = profiles.FULL.generator_settings(name)
+        assert settings.output == "plain"
+        assert settings.decisions == 1
+        assert (settings.weights.generators > 0) == ("_w" in name)
+    assert run.BASELINES == profiles.BASELINES
