@@ -41,11 +41,6 @@ def request(out, **changes):
     return Request(**{"data": "phantom", "profile": "quick", "out": out, "rows": ROWS, "device": "cpu", **changes})
 
 
-@pytest.fixture(scope="module")
-def figures(tmp_path_factory):
-    return {}
-
-
 def test_every_table_has_its_figures_and_a_second_start_makes_nothing_anew(tmp_path, capfd):
     first = benchmark(request(tmp_path, command="python -m training benchmark ..."))
     said = capfd.readouterr()
@@ -143,7 +138,7 @@ def test_a_method_from_a_folder_is_a_row(tmp_path):
 
 
 def test_wrong_requests_are_refused_in_one_line(tmp_path):
-    with pytest.raises(ExplainError, match="--rows grdient: no such row; there is: duo_tv, .*grad_cam"):
+    with pytest.raises(ExplainError, match=r"--rows grdient: no such row; there is: duo_tv, .*grad_cam"):
         benchmark(request(tmp_path, rows=("grdient",)))
     with pytest.raises(ExplainError, match="no image in the validation split"):
         benchmark(request(tmp_path, data="folder:" + str(only_training(tmp_path))))

@@ -108,3 +108,13 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_term(tmp_path):
     images = training_set()
     with pytest.raises(TrainingError, match=r"step 1: the loss term decision \(7, 10\) is not finite"):
         generators.train(settings(), images, images[:4], classifier, tmp_path)
+
+
+def test_an_output_below_zero_everywhere_finds_back_into_the_image():
+    """A hard clip has no gradient outside [0, 1]."""
+    raw = torch.full((1, 1, 4, 4), -0.3, requires_grad=True)
+    clipped = generators.leaky_clip(raw)
+    assert float(clipped.detach().max()) == pytest.approx(-0.003)
+    (clipped - 0.5).abs().mean().backward()
+    assert float(raw.grad.max()) < 0
+    assert torch.equal(generators.leaky_clip(torch.tensor([0.0, 0.4, 1.0])), torch.tensor([0.0, 0.4, 1.0]))

@@ -85,14 +85,14 @@ class Profile:
 
 QUICK = Profile(
     name="quick",
-    phantom="size=48&train=800&validation=120&test=120",
+    phantom="size=48&train=1200&validation=120&test=120",
     size=48,
-    classifier=ImageClassifierSettings(epochs=3, attack=0.03),
+    classifier=ImageClassifierSettings(epochs=4, attack=0.01),
     generators=GeneratorSettings(
-        filters=(8, 16), output="plain", steps=120, reconstruction_steps=40, batch=16, report_every=60, decisions=1,
-        decision_jitter=2, decision_noise=0.02,
+        filters=(8, 16), output="plain", steps=300, reconstruction_steps=100, batch=8, learning_rate=4e-3,
+        report_every=100, decisions=1, decision_jitter=2, decision_noise=0.02,
     ),
-    mask_generator=MaskSettings(filters=(8, 16), steps=100, batch=16, report_every=50),
+    mask_generator=MaskSettings(filters=(8, 16), steps=200, batch=8, report_every=100),
     boxed=24,
     slow={"bbmp": {"iterations": 30}, "perceptual_perturbation": {"iterations": 10}},
     faithfulness=4,

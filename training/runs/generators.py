@@ -100,6 +100,15 @@ def from_preset(settings: GeneratorSettings, name: str) -> GeneratorSettings:
     return replace(settings, kind=preset.kind, head_layers=preset.head_layers, weights=preset.weights)
 
 
+def leaky_clip(images: Tensor, slope: float = 0.01) -> Tensor:
+    """Images clipped to [0, 1] but for a small slope outside.
+
+    A clip has no gradient there: a plain output that starts below 0 everywhere would stay there for ever.
+    """
+    inside = images.clamp(0, 1)
+    return inside + slope * (images - inside)
+
+
 def perturbed(images: Tensor, settings: GeneratorSettings, generator: torch.Generator) -> Tensor:
     """What the classifier sees of generated images in training: shifted and with noise."""
     jitter = settings.decision_jitter
@@ -143,7 +152,7 @@ def loss_terms(
     with torch.no_grad():
         y = settings.decide(classifier(x).float())
     raw_s, raw_a = network(x, y)
-    x_s, x_a = raw_s.float().clamp(0, 1), raw_a.float().clamp(0, 1)
+    x_s, x_a = leaky_clip(raw_s.float()), leaky_clip(raw_a.float())
     weights = settings.weights
     seen = perturbed(torch.cat([x_s, x_a]), settings, generator)
     logits_s, logits_a = classifier(seen).float().chunk(2)
