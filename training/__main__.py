@@ -1,4 +1,4 @@
-"""`python -m training evaluate | benchmark | controls | export`. Training runs are in `python -m training.runs.*`."""
+"""`python -m training evaluate | benchmark | speed | controls | export`; runs are `python -m training.runs.*`."""
 
 import argparse
 import json
@@ -30,7 +30,14 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--version", required=True)
     export.add_argument("--out", type=Path, required=True)
     benchmark = _benchmark_parser(commands)
-    for command in (evaluate, controls, export, benchmark):
+    speed = commands.add_parser("speed", help="generators against grad-cam's GradCAM on one classifier")
+    speed.add_argument("--bundle", type=Path, help="whose networks run; without it, untrained ones")
+    speed.add_argument("--architecture", default="resnet50", help="a module of explain_core/classifiers")
+    speed.add_argument("--filters", type=int, nargs="+", default=[16, 32, 64, 128])
+    speed.add_argument("--size", type=int, default=224)
+    speed.add_argument("--repeats", type=int, default=15)
+    speed.add_argument("--device", default="auto")
+    for command in (evaluate, controls, export, benchmark, speed):
         command.add_argument("--json", type=Path, help="write the figures to this file")
     return parser
 
@@ -47,6 +54,7 @@ def _benchmark_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, help="rows and columns of the input grid")
     parser.add_argument("--steps", type=int, help="training steps of generators and mask generator")
     parser.add_argument("--filters", type=int, nargs="+", help="channels of the generators per level")
+    parser.add_argument("--decisions", type=int, help="adversarial heads: 2 for one per decision, a named variant")
     parser.add_argument("--architecture", help="a module of explain_core/classifiers")
     parser.add_argument("--epochs", type=int, help="of the classifiers")
     parser.add_argument("--attack", type=float, help="largest pixel change in the classifier's adversarial training")
@@ -69,6 +77,7 @@ def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
         "size",
         "epochs",
         "steps",
+        "decisions",
         "architecture",
         "attack",
         "bundle",
@@ -93,9 +102,26 @@ def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
+def _speed(arguments: argparse.Namespace) -> dict[str, Any]:
+    from training.benchmark.speed import speed, table  # noqa: PLC0415 - torch, and the extra "benchmark"
+
+    figures = speed(
+        bundle=arguments.bundle,
+        architecture=arguments.architecture,
+        filters=tuple(arguments.filters),
+        size=arguments.size,
+        device=arguments.device,
+        repeats=arguments.repeats,
+    )
+    print(table(figures))
+    return figures
+
+
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.command == "benchmark":
         return _benchmark(arguments)
+    if arguments.command == "speed":
+        return _speed(arguments)
     if arguments.command == "controls":
         from training.controls import controls  # noqa: PLC0415 - start quickly
 

@@ -40,7 +40,7 @@ class Request:
         profile: "quick" or "full".
         out: folder for everything trained and computed.
         command: the command line, for the report.
-        size, architecture, epochs, steps, attack, filters: instead of the profile's, None to keep them.
+        size, architecture, epochs, steps, decisions, attack, filters: instead of the profile's, None to keep them.
         bundle: explain this bundle's classifier instead of a trained one.
         classifier: explain the classifier of an earlier run of `image_classifier`.
         rows: only these methods, empty for all.
@@ -56,6 +56,7 @@ class Request:
     architecture: str | None = None
     epochs: int | None = None
     steps: int | None = None
+    decisions: int | None = None
     attack: float | None = None
     filters: tuple[int, ...] | None = None
     bundle: Path | None = None
@@ -126,6 +127,8 @@ def _profile(request: Request) -> Profile:
             ),
             mask_generator=replace(profile.mask_generator, steps=request.steps),
         )
+    if request.decisions is not None:
+        profile = replace(profile, generators=replace(profile.generators, decisions=request.decisions))
     if request.filters is not None:
         profile = replace(
             profile,

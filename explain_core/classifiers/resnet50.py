@@ -1,0 +1,45 @@
+"""ResNet-50 for grey images (He et al. 2015, arXiv:1512.03385), torchvision's; the classifier of arXiv:2012.07332.
+
+The published experiments use its pre-activation form; the stem takes one channel, which equals three identical
+channels with summed weights.
+"""
+
+from torch import Tensor, nn
+from torchvision.models import resnet50
+from torchvision.models.resnet import Bottleneck
+
+
+class ResNet50(nn.Module):
+    """Grey images, float in [0, 1], shape (N, 1, S, S) -> logits, shape (N, outputs).
+
+    Args:
+        outputs: number of logits.
+    """
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.network = resnet50(weights=None, num_classes=outputs)
+        self.network.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+
+    @property
+    def differentiable(self) -> bool:
+        """Gradients flow."""
+        return True
+
+    @property
+    def perceptual_layers(self) -> tuple[nn.Module, ...]:
+        """The first batch statistics of each of the 16 blocks: torchvision's blocks share one activation."""
+        return tuple(block.bn1 for block in self.network.modules() if isinstance(block, Bottleneck))
+
+    @property
+    def cam_layer(self) -> nn.Module:
+        """The last block, shape (N, 2048, S/32, S/32): where Grad-CAM looks."""
+        last: nn.Module = self.network.layer4[-1]
+        return last
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network((x - 0.5) * 4)
+        return logits
+
+
+PLUGIN = ResNet50
