@@ -198,7 +198,8 @@ def test_the_anchor_is_recall_0_at_the_precision_of_the_highest_pixel():
 
 @pytest.fixture(scope="module")
 def rsna_prior(shared_data):
-    controls = pytest.importorskip("training.controls")
+    from training import controls
+
     folder = shared_data / "rsna_annotations"
     if not folder.is_dir():
         pytest.skip("RSNA's annotations (../shared/data/rsna_annotations) are not beside the repository")
