@@ -45,6 +45,8 @@ def test_every_table_has_its_figures_and_a_second_start_makes_nothing_anew(tmp_p
     first = benchmark(request(tmp_path, command="python -m training benchmark ..."))
     said = capfd.readouterr()
     assert "training classifier" in said.err
+    assert "validation_auc" in said.out
+    assert '"step": 4' in said.out
     assert first["absent"] == {}
     rows = first["localisation"]["parts"]["all"]["rows"]
     expected = {name + suffix for name in ROWS for suffix in ("", "+aug")} | {f"blur:{name}+aug" for name in ROWS}
@@ -68,7 +70,9 @@ def test_every_table_has_its_figures_and_a_second_start_makes_nothing_anew(tmp_p
 
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
     second = benchmark(request(tmp_path))
-    assert "training classifier" not in capfd.readouterr().err
+    again = capfd.readouterr().out
+    assert "validation_auc" not in again
+    assert '"step"' not in again
     assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
     assert second["localisation"] == first["localisation"]
 

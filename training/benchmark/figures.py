@@ -143,7 +143,7 @@ def _gain(row: Row, other: Row, use: NDArray[np.bool_], boxed: Cohort) -> Figure
     return figures
 
 
-def faithfulness_figures(bench: Bench, name: str, chance: Classifier) -> Figures:
+def faithfulness_figures(bench: Bench, name: str, chance: Classifier | None) -> Figures:
     """Deletion, insertion, ROAD, max-sensitivity and what is left of the maps when the classifier is random.
 
     Trained methods are trained anew on the random classifier; on a few test images, those with lesions first.
@@ -157,7 +157,7 @@ def faithfulness_figures(bench: Bench, name: str, chance: Classifier) -> Figures
     figures["road"] = faithfulness.road(bench.classifier, x, classes, maps, rule=bench.rule)
     few = slice(0, max(1, bench.profile.faithfulness // 4))
     figures["max_sensitivity"] = faithfulness.max_sensitivity(method, bench.classifier, x[few], classes[few], samples=5)
-    if method.trained_by is None or name in bench.profile.randomised_rows:
+    if chance is not None and (method.trained_by is None or name in bench.profile.randomised_rows):
         other = bench.method(name, chance, "_random_classifier")
         parts = zip(x.split(16), classes.split(16), strict=True)
         random_maps = torch.cat([other(chance, part, wanted) for part, wanted in parts])

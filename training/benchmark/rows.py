@@ -13,7 +13,8 @@ from torch import Tensor
 from explain_core.augmentation import registered_average
 from explain_core.method import Method
 from explain_core.quality import controls, localisation
-from training.benchmark.stages import Bench, fingerprint, floats
+from training.benchmark.stages import Bench, floats
+from training.checkpoints import fingerprint
 
 AUGMENTED, BLUR = "+aug", "blur:"
 BATCH = 16
@@ -63,7 +64,7 @@ def method_rows(bench: Bench, name: str, advance: Callable[[str], None]) -> dict
     """A method's plain and augmented row, and the plain map blurred to the augmented one's bandwidth."""
     method = bench.method(name)
     truths = _truths(bench)
-    parts = [method_fingerprint(bench, method), bench.boxed.images]
+    parts = [method_fingerprint(bench, method), bench.boxed.images, np.stack(truths)]
     rows: dict[str, Row] = {}
     for row in (name, name + AUGMENTED):
         augmented = row.endswith(AUGMENTED)

@@ -26,7 +26,8 @@ from training import cohort, datasets
 from training.benchmark import figures, report
 from training.benchmark.profiles import BASELINES, BUNDLE_ROW, GENERATOR_ROWS, OURS, PROFILES, Profile
 from training.benchmark.rows import AUGMENTED, Row, control_rows, explain, method_fingerprint, method_rows
-from training.benchmark.stages import Bench, fingerprint, floats
+from training.benchmark.stages import Bench, floats
+from training.checkpoints import fingerprint, write
 
 Figures = dict[str, Any]
 
@@ -233,7 +234,8 @@ def _measure(bench: Bench, names: Sequence[str], absent: dict[str, str], advance
         rows |= control_rows(bench, rows[best])
         bench.say("scoring")
         result["localisation"] = figures.localisation_figures(bench, rows, best)
-    chance = randomised(bench.classifier, calibration=floats(bench.training.images[:64], bench.device))
+    calibration = floats(bench.training.images[:64], bench.device)
+    chance = randomised(bench.classifier, calibration=calibration) if bench.classifier.differentiable else None
     for name in usable if bench.profile.faithfulness else ():
         bench.say(f"faithfulness of {name}")
         result["faithfulness"][name] = remembered(
@@ -261,7 +263,7 @@ def remembered(bench: Bench, name: str, mark: str, make: Callable[[], Figures]) 
             return kept
     made = make()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"mark": mark, "figures": made}))
+    write(path, json.dumps({"mark": mark, "figures": made}))
     return made
 
 

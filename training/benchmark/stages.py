@@ -1,9 +1,8 @@
 """The trained parts of a benchmark, each resumable in a folder of its own: classifiers, generators, mask generator."""
 
-import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -95,12 +94,11 @@ class Bench:
         self, name: str, settings: image_classifier.ImageClassifierSettings, folder: Path | None
     ) -> Classifier:
         out = folder or self.out / name
-        out.mkdir(parents=True, exist_ok=True)
         if folder is not None:
-            settings = replace(
-                settings, architecture=json.loads((out / "classifier.json").read_text())["settings"]["architecture"]
-            )
-        if not (out / "classifier.json").is_file():
+            made = json.loads((out / "classifier.json").read_text())["settings"]
+            settings = replace(settings, architecture=made["architecture"])
+        else:
+            out.mkdir(parents=True, exist_ok=True)
             self.say(f"training {name.replace('_', ' ')} ({settings.architecture}, {settings.epochs} epochs)")
             image_classifier.train(settings, self.training.labelled(), self.validation.labelled(), out)
         model = image_classifier.build(settings.architecture, self.cohort.outputs)
@@ -191,27 +189,6 @@ def floats(images: Tensor, device: torch.device) -> Tensor:
     x = images.to(device)
     x = x.float() / 255 if x.dtype == torch.uint8 else x
     return x.contiguous(memory_format=torch.channels_last)
-
-
-def fingerprint(*parts: Any) -> str:
-    """SHA-256 over settings (dataclasses, mappings, text), arrays and the weights of networks."""
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, nn.Module):
-            for name, value in part.state_dict().items():
-                digest.update(name.encode())
-                digest.update(value.cpu().contiguous().numpy().tobytes())
-        elif isinstance(part, np.ndarray):
-            digest.update(np.ascontiguousarray(part).tobytes())
-        elif isinstance(part, Tensor):
-            digest.update(part.cpu().contiguous().numpy().tobytes())
-        else:
-            digest.update(json.dumps(_plain(part), sort_keys=True, default=str).encode())
-    return digest.hexdigest()
-
-
-def _plain(part: Any) -> Any:
-    return asdict(part) if hasattr(part, "__dataclass_fields__") else part
 
 
 def _method(plugin: Any, **options: Any) -> Method:

@@ -28,7 +28,7 @@ from explain_core.losses import (
     similarity,
     total_variation,
 )
-from training import datasets, presets
+from training import checkpoints, datasets, presets
 from training.datasets.nih import FINDINGS
 from training.errors import TrainingError
 from training.splits import TEST_FOLDS, VALIDATION_FOLDS
@@ -226,7 +226,8 @@ def train(
         initial: checkpoint.pt of another run.
 
     Raises:
-        TrainingError: a term of the loss is not finite; the message names the step and the term.
+        TrainingError: a term of the loss is not finite (the message names the step and the term), or the checkpoint
+            is another run's.
     """
     torch.manual_seed(settings.seed)
     (out / "generators.json").write_text(json.dumps(asdict(settings), indent=1))
@@ -235,10 +236,12 @@ def train(
     network = settings.network().to(device).to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(network.parameters(), settings.learning_rate, betas=(0.9, 0.99))
     start, checkpoint = 0, out / "checkpoint.pt"
-    if initial is not None and not checkpoint.is_file():
+    ways = replace(settings, steps=0, report_every=0, device="")  # what may differ when a run goes on
+    mark = checkpoints.fingerprint(ways, classifier, training)
+    state = checkpoints.load(checkpoint, mark, device)
+    if initial is not None and state is None:
         network.load_state_dict(torch.load(initial, weights_only=True)["generators"])
-    if checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
+    if state is not None:
         network.load_state_dict(state["generators"])
         optimiser.load_state_dict(state["optimiser"])
         start = state["step"]
@@ -271,8 +274,7 @@ def train(
             with (out / "history.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
             state = {"generators": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
-            torch.save(state, checkpoint.with_suffix(".new"))
-            checkpoint.with_suffix(".new").replace(checkpoint)
+            checkpoints.save(checkpoint, state, mark)
     return network.eval()
 
 

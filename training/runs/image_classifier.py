@@ -8,7 +8,7 @@ larger than a fragile pattern. The best epoch by validation AUC is kept; the run
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from explain_core import plugins
 from explain_core.classifier import DecisionRule
 from explain_core.engine import choose_device
 from explain_core.geometry import AffineRange, draw_affine, warp
+from training import checkpoints
 from training.cohort import Cohort
 from training.errors import TrainingError
 
@@ -116,11 +117,14 @@ def train(
         initial: weights to start from.
 
     Raises:
-        TrainingError: a split holds one class only, or a loss is not finite.
+        TrainingError: a split lacks a class or is smaller than a batch, a loss is not finite, or the checkpoint is
+            another run's.
     """
     for name, images in (("training", training), ("validation", validation)):
         if len(np.unique(images.targets)) < len(images.classes):
             raise TrainingError(f"the {name} split of {len(images)} images lacks a class; give more patients")
+    if len(training) < settings.batch:
+        raise TrainingError(f"{len(training)} training images are fewer than one batch of {settings.batch}")
     torch.manual_seed(settings.seed)
     device = choose_device(settings.device)
     model = build(settings.architecture, training.outputs).to(device).to(memory_format=torch.channels_last)
@@ -128,10 +132,11 @@ def train(
         model.load_state_dict(torch.load(initial, weights_only=True, map_location="cpu"))
     optimiser = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     steps = settings.epochs * (len(training) // settings.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, steps, pct_start=0.2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, max(steps, 10), pct_start=0.2)
     checkpoint, history = out / "checkpoint.pt", []
-    if checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
+    mark = checkpoints.fingerprint(replace(settings, device=""), training.images, training.targets)
+    state = checkpoints.load(checkpoint, mark, device)
+    if state is not None:
         parts: tuple[Any, ...] = (model, optimiser, schedule)
         for part, saved in zip(parts, state["parts"], strict=True):
             part.load_state_dict(saved)
@@ -150,7 +155,7 @@ def train(
         history.append(row)
         print(json.dumps(row), flush=True)
         states = [part.state_dict() for part in (model, optimiser, schedule)]
-        torch.save({"parts": states, "history": history}, checkpoint)
+        checkpoints.save(checkpoint, {"parts": states, "history": history}, mark)
     (out / "classifier.json").write_text(json.dumps({"settings": asdict(settings), "history": history}, indent=1))
     model.load_state_dict(torch.load(out / "classifier.pt", weights_only=True, map_location=device))
     return model.eval()

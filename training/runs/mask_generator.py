@@ -11,7 +11,6 @@ import math
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from explain_core.engine import choose_device, for_inference
 from explain_core.generators.mask_generator import MaskGenerator, MaskWeights, blend, terms
 from explain_core.geometry import AffineRange, InputSpec, draw_affine, warp
 from explain_core.methods.perceptual_perturbation import margins
-from training import datasets
+from training import checkpoints, datasets
 from training.errors import TrainingError
 from training.splits import TEST_FOLDS, VALIDATION_FOLDS
 
@@ -173,13 +172,6 @@ def weights_at(step: int, settings: MaskSettings) -> MaskWeights:
     return replace(settings.weights, area=grown * settings.weights.area)
 
 
-def save(state: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint whole or not at all."""
-    fresh = path.with_suffix(".new")
-    torch.save(state, fresh)
-    fresh.replace(path)
-
-
 @dataclass(slots=True)
 class Run:
     """A training run as its checkpoint holds it: weights, optimiser, random numbers and what was measured."""
@@ -189,6 +181,7 @@ class Run:
     generator: torch.Generator
     settings: MaskSettings
     out: Path
+    mark: str
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -201,13 +194,11 @@ class Run:
         """Continue from the checkpoint, if there is one.
 
         Raises:
-            TrainingError: it was made with other settings.
+            TrainingError: it was made with other settings, data or classifier.
         """
-        if not self.checkpoint.is_file():
+        state = checkpoints.load(self.checkpoint, self.mark, torch.device("cpu"))
+        if state is None:
             return
-        state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
-        if state["settings"] != json.dumps(asdict(self.settings)):
-            raise TrainingError(f"{self.checkpoint} was made with other settings; use another folder, or remove it")
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"])
@@ -220,27 +211,26 @@ class Run:
         self.history.append(row)
         print(json.dumps(row), flush=True)
         if row["validation_loss"] < best:
-            save(self.network.state_dict(), self.out / "mask_generator.pt")
+            checkpoints.save(self.out / "mask_generator.pt", {"network": self.network.state_dict()}, self.mark)
         (self.out / "history.jsonl").write_text("".join(json.dumps(past) + "\n" for past in self.history))
         state = {
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
-            "settings": json.dumps(asdict(self.settings)),
             "step": self.step,
             "history": self.history,
         }
-        save(state, self.checkpoint)
+        checkpoints.save(self.checkpoint, state, self.mark)
 
 
-def start(settings: MaskSettings, device: torch.device, out: Path) -> Run:
+def start(settings: MaskSettings, device: torch.device, out: Path, mark: str) -> Run:
     """A run at step 0; the global random state is left as it is."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = MaskGenerator(settings.filters)
     network = network.to(device).to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(network.parameters(), settings.learning_rate)
-    return Run(network, optimiser, torch.Generator().manual_seed(settings.seed), settings, out)
+    return Run(network, optimiser, torch.Generator().manual_seed(settings.seed), settings, out, mark)
 
 
 def train(
@@ -273,7 +263,7 @@ def train(
     if not len(training) or not len(validation):
         raise TrainingError(f"{len(training)} training and {len(validation)} validation images: both are needed")
     task = Task(classifier, rule, output)
-    run = start(settings, task.device, out)
+    run = start(settings, task.device, out, checkpoints.fingerprint(settings, rule, output, classifier, training))
     run.resume()
     (out / "mask_generator.json").write_text(json.dumps(asdict(settings) | {"explained": output}, indent=1))
     odds = balanced_odds(training, task)
@@ -284,7 +274,8 @@ def train(
             speed = (run.step - first) * settings.batch / (time.monotonic() - began)
             row = {"step": run.step, "loss": float(sum(losses.values())), "images_per_second": round(speed, 1)}
             run.report(row | validate(run.network, validation, task, settings, run.step))
-    run.network.load_state_dict(torch.load(out / "mask_generator.pt", weights_only=True, map_location=task.device))
+    best = torch.load(out / "mask_generator.pt", weights_only=True, map_location=task.device)
+    run.network.load_state_dict(best["network"])
     return run.network.eval().requires_grad_(requires_grad=False)
 
 
@@ -314,7 +305,8 @@ def improve(run: Run, training: Tensor, odds: Tensor, task: Task) -> dict[str, f
 def load_classifier(folder: Path) -> nn.Module:
     """The classifier that an earlier run left in `folder`: classifier.pt, and classifier.json beside it."""
     record = json.loads((folder / "classifier.json").read_text())
-    architecture = plugins.load("explain_core.classifiers", record.get("architecture", "efficientnet_lite0"))
+    name = record.get("settings", {}).get("architecture", "efficientnet_lite0")
+    architecture = plugins.load("explain_core.classifiers", name)
     state = torch.load(folder / "classifier.pt", weights_only=True, map_location="cpu")
     model: nn.Module = architecture(len(state["output.bias"]))
     model.load_state_dict(state)

@@ -1,16 +1,18 @@
 """Table I as files, and the losses that training makes of it."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from explain_core.classifier import DecisionRule
 from explain_core.classifiers.resnet20 import ResNet20
 from explain_core.losses import LossWeights
-from training import presets
+from training import cohort, datasets, presets
 from training.errors import TrainingError
-from training.runs import generators
+from training.runs import generators, image_classifier
 
 # Table I of arXiv:2012.07332, columns c1 to c7 of ../shared/method.md section 2, reading B
 TABLE_I = {
@@ -118,3 +120,44 @@ def test_an_output_below_zero_everywhere_finds_back_into_the_image():
     (clipped - 0.5).abs().mean().backward()
     assert float(raw.grad.max()) < 0
     assert torch.equal(generators.leaky_clip(torch.tensor([0.0, 0.4, 1.0])), torch.tensor([0.0, 0.4, 1.0]))
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    classifier = ResNet20(1, width=4).eval().requires_grad_(requires_grad=False)
+    images = training_set()
+    generators.train(settings(steps=1), images, images[:4], classifier, tmp_path)
+    torch.manual_seed(7)
+    other = ResNet20(1, width=4).eval().requires_grad_(requires_grad=False)
+    for changed, network, pictures in (
+        (settings(steps=1, learning_rate=0.5), classifier, images),
+        (settings(steps=1), other, images),
+        (settings(steps=1), classifier, images + 1),
+    ):
+        with pytest.raises(TrainingError, match="made with other settings, data or classifier"):
+            generators.train(changed, pictures, images[:4], network, tmp_path)
+
+
+def test_the_plain_classifier_trains_resumes_and_refuses_one_class(tmp_path):
+    images, _ = cohort.load(datasets.read("phantom?size=32&train=40&validation=20&test=1"), 32)
+    training, validation = images.part("train"), images.part("validation")
+    plain = image_classifier.ImageClassifierSettings(epochs=1, batch=8, attack=0.02, device="cpu")
+    model = image_classifier.train(plain, training, validation, tmp_path)
+    again = image_classifier.train(plain, training, validation, tmp_path)
+    for one, other in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(TrainingError, match="other settings"):
+        image_classifier.train(replace(plain, attack=0.0), training, validation, tmp_path)
+    normal = training.take(np.flatnonzero(training.targets == 0))
+    with pytest.raises(TrainingError, match=r"the training split of .* images lacks a class"):
+        image_classifier.train(plain, normal, validation, tmp_path / "new")
+    with pytest.raises(TrainingError, match="40 training images are fewer than one batch of 64"):
+        image_classifier.train(replace(plain, batch=64), training, validation, tmp_path / "new")
+
+
+def test_the_attack_moves_pixels_by_at_most_its_size_and_raises_the_loss():
+    torch.manual_seed(0)
+    weights = torch.randn(1, 1, 8, 8)
+    x = torch.full((4, 1, 8, 8), 0.5)
+    moved = image_classifier.attacked(x, weights.expand_as, 0.1)
+    assert float((moved - x).abs().max()) <= 0.1 + 1e-6
+    assert float(((moved - x) * weights).sum()) > 0
