@@ -55,6 +55,7 @@ def _benchmark_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, help="training steps of generators and mask generator")
     parser.add_argument("--filters", type=int, nargs="+", help="channels of the generators per level")
     parser.add_argument("--decisions", type=int, help="adversarial heads: 2 for one per decision, a named variant")
+    parser.add_argument("--boxed", type=int, help="test images with boxes at most, 0 for all")
     parser.add_argument("--architecture", help="a module of explain_core/classifiers")
     parser.add_argument("--epochs", type=int, help="of the classifiers")
     parser.add_argument("--attack", type=float, help="largest pixel change in the classifier's adversarial training")
@@ -78,6 +79,7 @@ def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
         "epochs",
         "steps",
         "decisions",
+        "boxed",
         "architecture",
         "attack",
         "bundle",

@@ -78,20 +78,20 @@ class Cohort:
         return self.take(np.flatnonzero(self.targets >= 0))
 
 
-def load(dataset: Dataset, size: int) -> tuple[Cohort, tuple[Problem, ...]]:
+def load(dataset: Dataset, spec: InputSpec) -> tuple[Cohort, tuple[Problem, ...]]:
     """Decode every image of a dataset.
 
     Args:
         dataset: what a reader returned.
-        size: rows and columns of the model's grid.
+        spec: the model's grid.
 
     Returns:
         the images that belong to a split, and every problem of the dataset, with those that decoding found.
     """
-    usable, images = datasets.load_all(dataset, InputSpec(size=size))
+    usable, images = datasets.load_all(dataset, spec)
     kept = [index for index, sample in enumerate(usable.samples) if sample.split]
     samples = [usable.samples[index] for index in kept]
-    truths = [datasets.truth_mask(sample, size) for sample in samples]
+    truths = [datasets.truth_mask(sample, spec.size) for sample in samples]
     cohort = Cohort(
         images=images[kept],
         targets=np.array([-1 if sample.target is None else sample.target for sample in samples], np.int64),

@@ -99,7 +99,7 @@ class SimilarAdversarial(nn.Module):
         features = self.trunk(x)
         base = x if self.output == "identity" else torch.zeros_like(x)
         if self.conditioned:
-            adversarial = torch.empty_like(x, dtype=features.dtype)
+            adversarial = torch.zeros_like(x, dtype=features.dtype)
             for decision, head in enumerate(self.adversarial):
                 rows = decisions == decision
                 if rows.any():

@@ -5,13 +5,17 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
 from explain_core.errors import ExplainError
+from explain_core.generators.similar_adversarial import SimilarAdversarial
 from training.benchmark import profiles, report, run
 from training.benchmark.run import Request, benchmark
 from training.datasets import DatasetError
+from training.export import write_sums
 
 ROWS = ("single_2_w_tv", "gradient", "mask_generator")
 
@@ -22,7 +26,7 @@ def tiny(monkeypatch):
     quick = profiles.QUICK
     small = replace(
         quick,
-        phantom="size=32&train=48&validation=24&test=24",
+        phantom="train=48&validation=24&test=24",
         size=32,
         classifier=replace(quick.classifier, epochs=1, batch=16),
         generators=replace(quick.generators, filters=(4, 8), steps=4, reconstruction_steps=1, batch=4, report_every=2),
@@ -35,6 +39,42 @@ def tiny(monkeypatch):
         randomised_rows=("single_2_w_tv", "mask_generator"),
     )
     monkeypatch.setitem(profiles.PROFILES, "quick", small)
+
+
+@pytest.fixture
+def onnx_bundle(tmp_path):
+    """A bundle for 32 pixels whose classifier, an ONNX graph, tells bright images from dark ones."""
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    nodes = [
+        onnx.helper.make_node("GlobalAveragePool", ["x"], ["mean"]),
+        onnx.helper.make_node("Flatten", ["mean"], ["flat"]),
+        onnx.helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"]),
+    ]
+    values = {"weight": np.full((1, 1), 40, np.float32), "bias": np.full(1, -16, np.float32)}
+    graph = onnx.helper.make_graph(
+        nodes,
+        "brightness",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 1, 32, 32])],
+        [onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", 1])],
+        [onnx.numpy_helper.from_array(value, name) for name, value in values.items()],
+    )
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), folder / "classifier.onnx")
+    network = SimilarAdversarial([4, 8], output="identity")
+    save_file(network.state_dict(), folder / "generators.safetensors")
+    (folder / "model_card.md").write_text("for tests\n")
+    (folder / "bundle.toml").write_text(
+        'name = "bright"\nversion = "1"\nlabel = "Brightness"\nthreshold = 0.5\n'
+        '[classifier]\narchitecture = "onnx"\noutputs = ["Brightness"]\n'
+        '[generators]\nkind = "single"\nfilters = [4, 8]\nhead_layers = 2\noutput = "identity"\ndropout = 0.0\n'
+        "decisions = 1\n"
+        "[input]\nsize = 32\npercentiles = [0.5, 99.5]\n"
+        "[augmentation]\ndegrees = 5.0\n"
+        '[heatmap]\nfull_scale = 0.1\nsalient = 0.05\nunit = "none"\n'
+    )
+    write_sums(folder)
+    return folder
 
 
 def request(out, **changes):
@@ -156,6 +196,35 @@ def only_training(tmp_path):
     Image.fromarray(np.arange(1600, dtype=np.uint8).reshape(40, 40)).save(folder / "a.png")
     (folder / "labels.csv").write_text("file,patient_id,target,split\na.png,1,1,train\n")
     return folder
+
+
+def test_a_bundle_without_gradients_leaves_out_what_needs_them_and_ends(tmp_path, onnx_bundle):
+    found = benchmark(
+        request(tmp_path / "out", bundle=onnx_bundle, rows=("bundle", "gradient", "single_2_w_tv"), profile="quick")
+    )
+    assert set(found["absent"]) == {"gradient", "single_2_w_tv"}
+    assert "gradient needs gradients" in found["absent"]["gradient"]
+    assert found["data"]["size"] == 32
+    assert "bundle+aug" in found["localisation"]["parts"]["all"]["rows"]
+    assert found["generators"]["bundle"]["steps"] is None
+    with pytest.raises(ExplainError, match="--size 64: the bundle's input has 32 pixels"):
+        benchmark(request(tmp_path / "out", bundle=onnx_bundle, size=64))
+
+
+def test_a_classifier_of_other_images_is_refused(tmp_path):
+    benchmark(request(tmp_path / "a", rows=("gradient",)))
+    again = benchmark(request(tmp_path / "b", rows=("gradient",), classifier=tmp_path / "a" / "classifier"))
+    assert again["classifier"]["auc"] is not None
+    data = "phantom?size=32&train=50&validation=24&test=24"
+    with pytest.raises(ExplainError, match="trained on other images"):
+        benchmark(request(tmp_path / "c", rows=("gradient",), data=data, classifier=tmp_path / "a" / "classifier"))
+    with pytest.raises(ExplainError, match=r"no classifier.json"):
+        benchmark(request(tmp_path / "d", rows=("gradient",), classifier=tmp_path / "nowhere"))
+
+
+def test_conditioned_generators_explain_copies_under_the_images_own_decision(tmp_path):
+    found = benchmark(request(tmp_path, rows=("single_2_w_tv",), decisions=2))
+    assert found["generators"]["single_2_w_tv"]["heads"] == 2
 
 
 def test_the_profiles_take_their_rows_from_table_i():

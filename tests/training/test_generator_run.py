@@ -9,6 +9,7 @@ import torch
 
 from explain_core.classifier import DecisionRule
 from explain_core.classifiers.resnet20 import ResNet20
+from explain_core.geometry import InputSpec
 from explain_core.losses import LossWeights
 from training import cohort, datasets, presets
 from training.errors import TrainingError
@@ -138,7 +139,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 
 
 def test_the_plain_classifier_trains_resumes_and_refuses_one_class(tmp_path):
-    images, _ = cohort.load(datasets.read("phantom?size=32&train=40&validation=20&test=1"), 32)
+    images, _ = cohort.load(datasets.read("phantom?size=32&train=40&validation=20&test=1"), InputSpec(size=32))
     training, validation = images.part("train"), images.part("validation")
     plain = image_classifier.ImageClassifierSettings(epochs=1, batch=8, attack=0.02, device="cpu")
     model = image_classifier.train(plain, training, validation, tmp_path)

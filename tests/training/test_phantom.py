@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from explain_core.geometry import InputSpec
 from training import cohort, datasets
 from training.datasets import phantom
 
@@ -48,7 +49,7 @@ def test_boxes_follow_those_of_the_rsna_patients(shared_data):
 def test_the_reader_splits_by_image_and_refuses_nonsense():
     data = datasets.read("phantom?size=32&train=6&validation=2&test=3")
     assert [sample.split for sample in data] == ["train"] * 6 + ["validation"] * 2 + ["test"] * 3
-    images, problems = cohort.load(data, 32)
+    images, problems = cohort.load(data, InputSpec(size=32))
     assert problems == ()
     assert images.images.shape == (11, 1, 32, 32)
     for target, truth, boxes in zip(images.targets, images.truths, images.boxes, strict=True):

@@ -13,7 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 
 from explain_core.geometry import InputSpec
 from training import datasets
-from training.datasets import Kind, Sample
+from training.datasets import Kind, Sample, fold_of_split
 from training.splits import TEST_FOLDS, VALIDATION_FOLDS
 
 
@@ -512,8 +512,18 @@ def test_kermany_has_three_classes_and_no_group_in_two_splits(tmp_path):
     assert dataset.exclusive
     assert [s.target for s in dataset] == [0, 1, 2, 1, None]
     assert [s.split for s in dataset] == ["train", "validation", "test", "test", "train"]
-    assert [s.fold for s in dataset] == [1, 1, 0, 0, 1]
+    assert [s.fold for s in dataset] == [fold_of_split(s.split) for s in dataset]
     assert dataset.problem_counts == {Kind.LABEL_UNKNOWN: 1, Kind.PATIENT_IN_TWO_SPLITS: 1}
+
+
+def test_a_tenth_of_kermanys_training_groups_validates(shared_data):
+    """The official validation part has no virus at all."""
+    dataset = datasets.read(f"kermany:{shared_data / 'kermany224'}")
+    targets = {split: {s.target for s in dataset if s.split == split} for split in ("train", "validation", "test")}
+    assert all(found == {0, 1, 2} for found in targets.values())
+    groups = {split: {s.patient_id for s in dataset if s.split == split} for split in targets}
+    assert not groups["train"] & groups["validation"]
+    assert not groups["train"] & groups["test"]
 
 
 # masks

@@ -1,6 +1,7 @@
 """The figures of a benchmark: from rows and networks to the JSON that the report shows."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from explain_core.classifier import Classifier
 from explain_core.generators.similar_adversarial import SimilarAdversarial
+from explain_core.method import Method
 from explain_core.quality import controls, faithfulness
 from explain_core.quality.counterfactuals import Resampling, counterfactual_figures, distances, transfer_rate
 from explain_core.quality.localisation import PERCENTILES, Convention, Part, pr_auc
@@ -23,12 +25,14 @@ from explain_core.quality.resampling import (
     roc_auc,
 )
 from explain_core.quality.similarity import psnr, ssim
+from training.benchmark.profiles import GENERATOR_ROWS
 from training.benchmark.rows import AUGMENTED, Row, explain, explain_batch
 from training.benchmark.stages import Bench, floats
 from training.benchmark.timing import timed
 from training.cohort import Cohort
 
 Figures = dict[str, Any]
+SEARCHING = ("bbmp", "perceptual_perturbation")
 CONVENTIONS: tuple[Convention, ...] = ("mean", "per_image", "mean_anchored", "per_image_anchored")
 PARTS: tuple[Part, ...] = ("total", "partial")
 AT_90 = PERCENTILES.index(90)
@@ -67,8 +71,12 @@ def generator_figures(bench: Bench, row: str, network: SimilarAdversarial) -> Fi
     estimates = counterfactual_figures(
         logits, bench.logits(x_a), None if naive else bench.logits(x_s), rule=bench.rule, resampling=how
     )
-    trained = bench.profile.generators
-    figures: Figures = {"steps": trained.steps, "filters": list(trained.filters), "output": trained.output}
+    figures: Figures = {
+        "steps": bench.profile.generators.steps if row in GENERATOR_ROWS else None,
+        "weights": sum(parameter.numel() for parameter in network.parameters()),
+        "output": network.output,
+        "heads": len(network.adversarial),
+    }
     figures |= {name: estimate.value for name, estimate in estimates.items()}
     figures |= {f"{name}_interval": [estimate.low, estimate.high] for name, estimate in estimates.items()}
     pairs = {"x_a": (x, x_a)} if naive else {"x_s": (x, x_s), "x_a": (x, x_a), "s_a": (x_s, x_a)}
@@ -166,20 +174,17 @@ def faithfulness_figures(bench: Bench, name: str, chance: Classifier | None) -> 
     return {key: float(np.mean(values)) for key, values in figures.items()}
 
 
-def timing_figures(bench: Bench, names: list[str]) -> Figures:
-    """Seconds per image of every method, plain and augmented, and grad-cam's own call, in this run."""
+def timing_figures(bench: Bench, name: str) -> Figures:
+    """Seconds per image of a method, plain and augmented, in this run; methods that search are called once, cold."""
     source = bench.test.images
     images = floats(source.repeat(-(-16 // len(source)), 1, 1, 1)[:16], bench.device)
     classes = torch.from_numpy(bench.classes(source)).to(bench.device).repeat(-(-16 // len(source)))[:16]
     figures: Figures = {}
-    for name in names:
-        method = bench.method(name)
-        for suffix in ("", AUGMENTED):
-            slow = name in bench.profile.slow or (suffix and name in {"bbmp", "perceptual_perturbation"})
-            repeats = 1 if slow else bench.profile.repeats
-
-            def call(x: torch.Tensor, method: Any = method, suffix: str = suffix) -> torch.Tensor:
-                return explain_batch(bench, method, x, classes[: len(x)], augmented=bool(suffix))
-
-            figures[name + suffix] = timed(call, images, repeats)
+    for suffix in ("", AUGMENTED):
+        call = partial(_timed_call, bench, bench.method(name), classes, bool(suffix))
+        figures[name + suffix] = timed(call, images, 1 if name in SEARCHING else bench.profile.repeats)
     return figures
+
+
+def _timed_call(bench: Bench, method: Method, classes: torch.Tensor, augmented: bool, x: torch.Tensor) -> torch.Tensor:  # noqa: FBT001 - bound before the images
+    return explain_batch(bench, method, x, classes[: len(x)], augmented=augmented)

@@ -32,14 +32,14 @@ class Profile:
 
     Attributes:
         name: "quick" or "full".
-        phantom: options of the phantom reader, e.g. "size=64&train=600".
+        phantom: options of the phantom reader, e.g. "train=600".
         size: rows and columns of the input grid in pixels.
         classifier: of both classifiers; the second, for transfer, has the next seed.
         generators: of every generator row; architecture and the weights of Table I come from the row's preset.
         decision_similar, decision_adversarial: weights of equation (7) instead of Table I's 0.001, None to keep it.
         generator_distance: weight of equation (8) where the preset has one, instead of Table I's; None to keep it.
         mask_generator: of the mask generator.
-        boxed: test images with boxes at most, the first ones of the test split.
+        boxed: test images with boxes at most, the first ones of the test split; 0 for all.
         slow: settings of methods that search anew for each image, by method.
         faithfulness: images for deletion, insertion, ROAD, sensitivity and randomisation; 0 leaves them out.
         randomised_rows: trained methods that are trained anew on a random classifier for the randomisation check; the
@@ -85,7 +85,7 @@ class Profile:
 
 QUICK = Profile(
     name="quick",
-    phantom="size=48&train=1200&validation=120&test=120",
+    phantom="train=1200&validation=120&test=120",
     size=48,
     classifier=ImageClassifierSettings(epochs=4, attack=0.01),
     generators=GeneratorSettings(
@@ -102,7 +102,7 @@ QUICK = Profile(
 
 FULL = Profile(
     name="full",
-    phantom="size=64&train=4000&validation=500&test=600",
+    phantom="train=4000&validation=500&test=600",
     size=64,
     classifier=ImageClassifierSettings(epochs=6, attack=0.03),
     generators=GeneratorSettings(

@@ -108,7 +108,7 @@ def generator_tables(result: Result) -> list[Table]:
         auc.append(Line(row_name(row), kind_of(row), cells))
         quality.append(Line(row_name(row), kind_of(row), _quality(row, entry)))
         if row in entries:
-            names = ("kept_rate", "flip_rate", "flip_rate_positive", "transfer")
+            names = ("kept_rate", "flip_rate", "flip_rate_positive", "flip_rate_negative", "transfer")
             rates = (estimate(get(entry, name), get(entry, f"{name}_interval")) for name in names)
             cells = (*rates, Cell(number(get(entry, "steps"), "d")))
             decisions.append(Line(row_name(row), kind_of(row), cells))
@@ -116,20 +116,30 @@ def generator_tables(result: Result) -> list[Table]:
         Table(
             title="Table IV: ROC AUC of the generated images",
             text="f(x_s) against the decision y(x), f(x_a) against the opposite one.",
-            columns=("similar", "adversarial"), lines=tuple(auc), notes=notes,
+            columns=("similar", "adversarial"),
+            lines=tuple(auc),
+            notes=notes,
         ),
         Table(
             title="Table V: SSIM and PSNR (dB) of the generated images",
             columns=tuple(f"{m} {pair}" for pair in ("x, x_s", "x, x_a", "x_s, x_a") for m in ("SSIM", "PSNR")),
-            lines=tuple(quality), notes=notes,
+            lines=tuple(quality),
+            notes=notes,
         ),
         Table(
             title="Decisions on the generated images",
             text="Transfer: how many x_a also change the decision of a second, independently trained classifier.",
-            columns=("kept by x_s", "changed by x_a", "changed, positives", "transfer", "training steps"),
+            columns=(
+                "kept by x_s",
+                "changed by x_a",
+                "changed, positives",
+                "changed, negatives",
+                "transfer",
+                "training steps",
+            ),
             lines=tuple(decisions),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _quality(row: str, entry: Any) -> tuple[Cell, ...]:

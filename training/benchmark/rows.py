@@ -1,5 +1,6 @@
 """Maps and their scores, one row at a time, kept on disk so that a stopped benchmark goes on with the next row."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from explain_core.augmentation import registered_average
 from explain_core.method import Method
+from explain_core.methods.similar_adversarial import SimilarAdversarialMethod
 from explain_core.quality import controls, localisation
 from training.benchmark.stages import Bench, floats
 from training.checkpoints import fingerprint
@@ -49,12 +51,21 @@ def explain(bench: Bench, method: Method, images: Tensor, *, augmented: bool) ->
 
 
 def explain_batch(bench: Bench, method: Method, x: Tensor, classes: Tensor, *, augmented: bool) -> Tensor:
-    """Maps of one batch of images in [0, 1], shape (N, 1, S, S)."""
+    """Maps of one batch of images in [0, 1], shape (N, 1, S, S).
+
+    Conditioned generators explain the copies of an image under the image's own decision, as a bundle does.
+    """
     if not augmented:
         return method(bench.classifier, x, classes)
     profile = bench.profile
 
+    decided: Tensor | None = None
+    if isinstance(method, SimilarAdversarialMethod) and method.network.conditioned:
+        decided = bench.decisions(x).to(x.device)
+
     def copies(images: Tensor) -> Tensor:
+        if decided is not None and isinstance(method, SimilarAdversarialMethod):
+            return method.maps(images, decided.repeat_interleave(profile.augmentations)).detach()
         return method(bench.classifier, images, classes.repeat_interleave(profile.augmentations))
 
     return registered_average(copies, x, profile.ranges, profile.augmentations, profile.seed)[0]
@@ -87,9 +98,9 @@ def control_rows(bench: Bench, best: Row) -> dict[str, Row]:
     truths = _truths(bench)
     trained = [truth for truth in bench.training.truths if truth is not None]
     rows: dict[str, Row] = {}
-    if trained:
-        prior = localisation.location_prior(trained)
-        for name, maps in controls.control_maps(truths, prior, seed=bench.profile.seed).items():
+    prior = localisation.location_prior(trained) if trained else np.zeros_like(truths[0], np.float64)
+    for name, maps in controls.control_maps(truths, prior, seed=bench.profile.seed).items():
+        if trained or name != "location_prior":
             rows[name] = Row(maps=np.zeros((0, 0, 0), np.float32), columns=_columns(maps, truths))
     if len(truths) > 1:
         rows["shuffled_boxes"] = score(best.maps, controls.shuffled(truths, bench.profile.seed))
@@ -122,11 +133,12 @@ def kept(path: Path, mark: str, make: Callable[[], Row]) -> Row:
 
 
 def method_fingerprint(bench: Bench, method: Method) -> str:
-    """Of a method's settings, its network and the classifier that it explains."""
+    """Of a method's file, settings and network, and the classifier that it explains."""
     settings: dict[str, Any] = {name: getattr(method, name) for name in getattr(method, "__dataclass_fields__", {})}
     network = settings.pop("network", None)
-    networks = [part for part in (network, bench.classifier) if part is not None]
-    return fingerprint(type(method).__name__, {name: str(value) for name, value in settings.items()}, *networks)
+    source = inspect.getsource(inspect.getmodule(type(method)) or type(method))
+    networks = [part for part in (network, bench.network_of(bench.classifier)) if part is not None]
+    return fingerprint(source, {name: str(value) for name, value in settings.items()}, *networks)
 
 
 def _truths(bench: Bench) -> list[localisation.Mask]:

@@ -6,7 +6,8 @@ epoch, generators by checkpoint, maps by row, the slower figures by method.
 
 import json
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,11 +18,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from explain_core import plugins
+from explain_core.bundle import load as load_bundle
+from explain_core.classifier import need_gradients
 from explain_core.engine import choose_device
 from explain_core.errors import ExplainError
+from explain_core.geometry import InputSpec
 from explain_core.methods.adversarial import Adversarial
 from explain_core.methods.similar_adversarial import SimilarAdversarialMethod
-from explain_core.quality.faithfulness import randomised
 from training import cohort, datasets
 from training.benchmark import figures, report
 from training.benchmark.profiles import BASELINES, BUNDLE_ROW, GENERATOR_ROWS, OURS, PROFILES, Profile
@@ -41,7 +44,8 @@ class Request:
         profile: "quick" or "full".
         out: folder for everything trained and computed.
         command: the command line, for the report.
-        size, architecture, epochs, steps, decisions, attack, filters: instead of the profile's, None to keep them.
+        size, architecture, epochs, steps, decisions, attack, filters, boxed: instead of the profile's, None to keep
+            them.
         bundle: explain this bundle's classifier instead of a trained one.
         classifier: explain the classifier of an earlier run of `image_classifier`.
         rows: only these methods, empty for all.
@@ -60,6 +64,7 @@ class Request:
     decisions: int | None = None
     attack: float | None = None
     filters: tuple[int, ...] | None = None
+    boxed: int | None = None
     bundle: Path | None = None
     classifier: Path | None = None
     rows: Sequence[str] = ()
@@ -74,8 +79,8 @@ def benchmark(request: Request) -> Figures:
         ExplainError: the data, a row's name or a bundle is wrong, or a training diverged; the message says what to do.
     """
     profile = _profile(request)
-    spec = f"phantom?{profile.phantom}" if request.data == "phantom" else request.data
-    images, problems = cohort.load(datasets.read(spec), profile.size)
+    spec = f"phantom?{profile.phantom}&size={profile.size}" if request.data == "phantom" else request.data
+    images, problems = cohort.load(datasets.read(spec), _input_spec(request, profile))
     _check(images, request)
     console = Console(stderr=True)
     names = _names(request)
@@ -86,7 +91,7 @@ def benchmark(request: Request) -> Figures:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        steps = progress.add_task("benchmark", total=4 * len(names) + 3)
+        steps = progress.add_task("benchmark", total=3 * len(names) + 3)
 
         def say(text: str) -> None:
             progress.update(steps, description=text)
@@ -105,9 +110,10 @@ def benchmark(request: Request) -> Figures:
             "absent": {},
         }
         progress.advance(steps)
-        result |= _measure(bench, names, result["absent"], lambda: progress.advance(steps))
+        measured, usable = _measure(bench, names, result["absent"], lambda: progress.advance(steps))
+        result |= measured
         say("drawing cases")
-        result["figures"] = _cases(bench, names)
+        result["figures"] = _cases(bench, usable)
         progress.advance(steps, 2)
         say(f"done: {request.out}")
     return result
@@ -130,6 +136,8 @@ def _profile(request: Request) -> Profile:
         )
     if request.decisions is not None:
         profile = replace(profile, generators=replace(profile.generators, decisions=request.decisions))
+    if request.boxed is not None:
+        profile = replace(profile, boxed=request.boxed)
     if request.filters is not None:
         profile = replace(
             profile,
@@ -146,6 +154,21 @@ def _profile(request: Request) -> Profile:
     return replace(profile, classifier=classifier)
 
 
+def _input_spec(request: Request, profile: Profile) -> InputSpec:
+    """The bundle's own input grid where one is explained, else the profile's.
+
+    Raises:
+        ExplainError: the size is not the bundle's, or the generators' levels cannot halve it.
+    """
+    spec = InputSpec(size=profile.size) if request.bundle is None else load_bundle(request.bundle).input_spec
+    if request.size is not None and request.size != spec.size:
+        raise ExplainError(f"--size {request.size}: the bundle's input has {spec.size} pixels a side; leave --size out")
+    levels = len(profile.generators.filters)
+    if spec.size % 2 ** (levels - 1):
+        raise ExplainError(f"--size {spec.size}: {levels} levels of filters need a multiple of {2 ** (levels - 1)}")
+    return spec
+
+
 def _names(request: Request) -> list[str]:
     """The rows to run: Table I's, the baselines, and a folder's own.
 
@@ -154,7 +177,10 @@ def _names(request: Request) -> list[str]:
     """
     every = [*GENERATOR_ROWS, *BASELINES] + ([BUNDLE_ROW] if request.bundle is not None else [])
     if request.plugins is not None:
-        plugins.add_folder("explain_core.methods", request.plugins)
+        try:
+            plugins.add_folder("explain_core.methods", request.plugins)
+        except (NotADirectoryError, ValueError) as error:
+            raise ExplainError(f"--plugins {request.plugins}: {error}") from error
         every += sorted(path.stem for path in request.plugins.glob("*.py") if not path.stem.startswith("_"))
     unknown = [name for name in request.rows if name not in every]
     if unknown:
@@ -183,7 +209,8 @@ def _data(spec: str, bench: Bench, problems: Sequence[datasets.Problem]) -> Figu
         "size": images.size,
         "images": len(images),
         "patients": len(set(images.patients)),
-        "boxed": len(bench.boxed),
+        "boxed": sum(truth is not None for truth in bench.test.truths),
+        "boxed_used": len(bench.boxed),
         "train": len(bench.training),
         "validation": len(bench.validation),
         "test": len(bench.test),
@@ -206,56 +233,67 @@ def _commit() -> str:
     return head + ("+" if changed else "")
 
 
-def _measure(bench: Bench, names: Sequence[str], absent: dict[str, str], advance: Callable[[], object]) -> Figures:
-    """Every figure of every row; a method that the classifier does not admit is absent, with the reason."""
+def _measure(
+    bench: Bench, names: Sequence[str], absent: dict[str, str], advance: Callable[[], object]
+) -> tuple[Figures, list[str]]:
+    """Every figure of every row, and the rows that could be run; of the others `absent` gets the reason."""
     rows: dict[str, Row] = {}
     result: Figures = {"generators": {}, "localisation": None, "faithfulness": {}, "timing": {}}
     usable = []
     for name in names:
-        try:
+        with _or_absent(bench, name, absent):
             method = bench.method(name)
+            if method.needs_gradients:
+                need_gradients(bench.classifier, name)
             if isinstance(method, SimilarAdversarialMethod | Adversarial):
                 result["generators"][name] = remembered(
                     bench,
                     f"generators-{name}",
-                    method_fingerprint(bench, method),
+                    fingerprint(method_fingerprint(bench, method), bench.network_of(bench.second)),
                     partial(figures.generator_figures, bench, name, method.network),
                 )
-            advance()
             if len(bench.boxed):
                 rows |= method_rows(bench, name, lambda row: bench.say(f"explained with {row}"))
-            advance()
             usable.append(name)
-        except ExplainError as error:
-            absent[name] = str(error)
-            bench.say(f"{name} left out: {error}")
+        advance()
     if rows:
-        best = OURS + AUGMENTED if OURS + AUGMENTED in rows else next(iter(rows))
-        rows |= control_rows(bench, rows[best])
+        compared = next(row for row in (OURS + AUGMENTED, *rows) if row in rows)
+        rows |= control_rows(bench, rows[compared])
         bench.say("scoring")
-        result["localisation"] = figures.localisation_figures(bench, rows, best)
-    calibration = floats(bench.training.images[:64], bench.device)
-    chance = randomised(bench.classifier, calibration=calibration) if bench.classifier.differentiable else None
+        result["localisation"] = figures.localisation_figures(bench, rows, compared)
+    chance = bench.random_classifier
     for name in usable if bench.profile.faithfulness else ():
         bench.say(f"faithfulness of {name}")
-        result["faithfulness"][name] = remembered(
-            bench,
-            f"faithfulness-{name}",
-            method_fingerprint(bench, bench.method(name)),
-            partial(figures.faithfulness_figures, bench, name, chance),
-        )
+        with _or_absent(bench, f"faithfulness of {name}", absent):
+            result["faithfulness"][name] = remembered(
+                bench,
+                f"faithfulness-{name}",
+                fingerprint(method_fingerprint(bench, bench.method(name)), bench.network_of(chance)),
+                partial(figures.faithfulness_figures, bench, name, chance),
+            )
         advance()
     bench.say("timing")
     for name in usable:
-        result["timing"] |= figures.timing_figures(bench, [name])
+        result["timing"] |= figures.timing_figures(bench, name)
         advance()
-    return result
+    return result, usable
+
+
+@contextmanager
+def _or_absent(bench: Bench, name: str, absent: dict[str, str]) -> Iterator[None]:
+    """Go on without what a method cannot do, and keep the reason; NaN in a map is a ValueError that names the image."""
+    try:
+        yield
+    except (ExplainError, ValueError) as error:
+        absent[name] = str(error)
+        bench.say(f"{name} left out: {error}")
 
 
 def remembered(bench: Bench, name: str, mark: str, make: Callable[[], Figures]) -> Figures:
     """Figures that an earlier start of this benchmark wrote for the same things, else made anew and written."""
     path = bench.out / "figures-kept" / f"{name}.json"
-    mark = fingerprint(mark, json.dumps(asdict(bench.profile), default=str, sort_keys=True), bench.test.images)
+    profile = json.dumps(asdict(bench.profile), default=str, sort_keys=True)
+    mark = fingerprint(mark, profile, bench.test.images, bench.boxed.images)
     if path.is_file():
         found: Figures = json.loads(path.read_text())
         if found["mark"] == mark:

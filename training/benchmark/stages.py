@@ -1,6 +1,5 @@
 """The trained parts of a benchmark, each resumable in a folder of its own: classifiers, generators, mask generator."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,6 +18,7 @@ from explain_core.engine import for_inference
 from explain_core.errors import BundleError
 from explain_core.generators.similar_adversarial import SimilarAdversarial
 from explain_core.method import Method
+from explain_core.quality.faithfulness import randomised
 from training.benchmark.profiles import BUNDLE_ROW, GENERATOR_ROWS, Profile
 from training.cohort import TEST, TRAIN, VALIDATION, Cohort
 from training.runs import generators, image_classifier, mask_generator
@@ -68,7 +68,7 @@ class Bench:
     def boxed(self) -> Cohort:
         """Test images whose lesions are marked, whatever the classifier says of them; at most `profile.boxed`."""
         marked = np.flatnonzero([truth is not None for truth in self.test.truths])
-        return self.test.take(marked[: self.profile.boxed])
+        return self.test.take(marked[: self.profile.boxed or None])
 
     @cached_property
     def rule(self) -> DecisionRule:
@@ -80,9 +80,26 @@ class Bench:
     def classifier(self) -> Classifier:
         """The classifier that is explained, ready for inference."""
         if self.bundle is not None:
-            classifier = load_bundle(self.bundle).classifier
+            bundle = load_bundle(self.bundle)
+            classifier, outputs = bundle.classifier, len(bundle.description["classifier"]["outputs"])
+            if self.cohort.exclusive and outputs != self.cohort.outputs:
+                names = ", ".join(self.cohort.classes)
+                raise BundleError(f"{self.bundle}: {outputs} outputs, and the data's classes are {names}")
             return _ready(classifier, self.device) if isinstance(classifier, nn.Module) else classifier
         return self._trained_classifier("classifier", self.profile.classifier, self.classifier_folder)
+
+    @cached_property
+    def random_classifier(self) -> Classifier | None:
+        """The classifier with all its parameters drawn anew, None where they are hidden."""
+        if not self.classifier.differentiable:
+            return None
+        return randomised(self.classifier, calibration=floats(self.training.images[:64], self.device))
+
+    def network_of(self, classifier: Classifier | None) -> Any:
+        """What tells one classifier from another: its weights, or the bundle's digest where they are hidden."""
+        if isinstance(classifier, nn.Module):
+            return classifier
+        return load_bundle(self.bundle).identity.digest if self.bundle and classifier is not None else ""
 
     @cached_property
     def second(self) -> Classifier:
@@ -94,9 +111,9 @@ class Bench:
         self, name: str, settings: image_classifier.ImageClassifierSettings, folder: Path | None
     ) -> Classifier:
         out = folder or self.out / name
+        settings = replace(settings, device=str(self.device))
         if folder is not None:
-            made = json.loads((out / "classifier.json").read_text())["settings"]
-            settings = replace(settings, architecture=made["architecture"])
+            settings = image_classifier.settings_of(folder, self.training.labelled())
         else:
             out.mkdir(parents=True, exist_ok=True)
             self.say(f"training {name.replace('_', ' ')} ({settings.architecture}, {settings.epochs} epochs)")

@@ -153,7 +153,9 @@ def _detailed(path: Path, collector: Collector) -> dict[str, str]:
 
 def _splits(folder: Path, given: str, patients: Iterable[str], collector: Collector) -> dict[str, str]:
     """The split of each patient that the split file names."""
-    path = Path(given) if given else folder / SPLIT
+    path = folder / (given or SPLIT)
+    if given and not path.is_file():
+        path = Path(given)
     if not given and not path.is_file():
         return {patient: split_of_fold(fold_of_patient(patient)) for patient in patients}
     splits: dict[str, str] = {}

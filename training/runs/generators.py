@@ -252,7 +252,7 @@ def train(
     for step in range(start, settings.steps):
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * _schedule(step, settings.steps)
-        index = torch.multinomial(odds, settings.batch, generator=generator)
+        index = torch.multinomial(odds, settings.batch, replacement=len(odds) < settings.batch, generator=generator)
         x = training[index].to(device).float() / 255
         x = warp(x, draw_affine(AffineRange(), len(x), generator), padding="border").clamp_(0, 1)
         with torch.autocast(device.type, torch.bfloat16):
@@ -292,7 +292,7 @@ def sum_finite(terms: dict[str, Tensor], step: int) -> Tensor:
     Raises:
         TrainingError: a term is not finite; the message names the step and the term.
     """
-    total = torch.stack(list(terms.values())).sum()
+    total = sum(terms.values(), torch.zeros(()))
     if not bool(torch.isfinite(total)):
         wrong = [name for name, value in terms.items() if not bool(torch.isfinite(value))]
         raise TrainingError(

@@ -104,6 +104,27 @@ def auc(targets: np.ndarray[tuple[int], np.dtype[np.int64]], logits: Tensor) -> 
     return float(roc_auc_score(targets, DecisionRule(exclusive=True).probabilities(logits).numpy(), multi_class="ovr"))
 
 
+def fingerprint_of(images: Cohort) -> str:
+    """What tells one set of labelled images from another."""
+    return checkpoints.fingerprint(images.images, images.targets)
+
+
+def settings_of(folder: Path, training: Cohort) -> ImageClassifierSettings:
+    """The settings of the run in `folder`.
+
+    Raises:
+        TrainingError: there is no such run, or it saw other training images, which may be test images here.
+    """
+    path = folder / "classifier.json"
+    if not path.is_file() or not (folder / "classifier.pt").is_file():
+        raise TrainingError(f"{folder}: no classifier.json and classifier.pt of training.runs.image_classifier")
+    made = json.loads(path.read_text())
+    if made.get("data") != fingerprint_of(training):
+        raise TrainingError(f"{folder}: trained on other images, which may be among those tested here")
+    affine = AffineRange(**made["settings"].pop("affine"))
+    return ImageClassifierSettings(**made["settings"], affine=affine)
+
+
 def train(
     settings: ImageClassifierSettings, training: Cohort, validation: Cohort, out: Path, initial: Path | None = None
 ) -> nn.Module:
@@ -134,7 +155,7 @@ def train(
     steps = settings.epochs * (len(training) // settings.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, max(steps, 10), pct_start=0.2)
     checkpoint, history = out / "checkpoint.pt", []
-    mark = checkpoints.fingerprint(replace(settings, device=""), training.images, training.targets)
+    mark = checkpoints.fingerprint(replace(settings, device=""), fingerprint_of(training), fingerprint_of(validation))
     state = checkpoints.load(checkpoint, mark, device)
     if state is not None:
         parts: tuple[Any, ...] = (model, optimiser, schedule)
@@ -151,12 +172,14 @@ def train(
         }
         row["images_per_second"] = round(len(training) / (time.monotonic() - began), 1)
         if row["validation_auc"] > max((r["validation_auc"] for r in history), default=-1.0):
-            torch.save(model.state_dict(), out / "classifier.pt")
+            torch.save(model.state_dict(), out / "classifier.new")
+            (out / "classifier.new").replace(out / "classifier.pt")
         history.append(row)
         print(json.dumps(row), flush=True)
         states = [part.state_dict() for part in (model, optimiser, schedule)]
         checkpoints.save(checkpoint, {"parts": states, "history": history}, mark)
-    (out / "classifier.json").write_text(json.dumps({"settings": asdict(settings), "history": history}, indent=1))
+    made = {"settings": asdict(settings), "data": fingerprint_of(training), "history": history}
+    checkpoints.write(out / "classifier.json", json.dumps(made, indent=1))
     model.load_state_dict(torch.load(out / "classifier.pt", weights_only=True, map_location=device))
     return model.eval()
 
