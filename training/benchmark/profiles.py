@@ -110,7 +110,7 @@ FULL = Profile(
         report_every=200, decisions=1, decision_jitter=2, decision_noise=0.02,
     ),
     mask_generator=MaskSettings(filters=(8, 16, 32), steps=2000, batch=8, report_every=200),
-    boxed=200,
+    boxed=0,
     slow={"perceptual_perturbation": {"iterations": 50}},
     faithfulness=32,
     cases=6,
