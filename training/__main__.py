@@ -48,7 +48,7 @@ def _benchmark_parser(commands: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", required=True, help="phantom, or reader:folder, e.g. nih:../shared/data/...")
     parser.add_argument("--quick", action="store_true", help="minutes instead of hours: that everything runs")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="where everything is kept; resumes")
+    parser.add_argument("--out", type=Path, help="where everything is kept; default: runs/benchmark/READER-PROFILE")
     parser.add_argument("--html", type=Path, help="write the report to this file")
     parser.add_argument("--markdown", type=Path, help="write the tables to this file")
     parser.add_argument("--size", type=int, help="rows and columns of the input grid")
@@ -56,6 +56,10 @@ def _benchmark_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--filters", type=int, nargs="+", help="channels of the generators per level")
     parser.add_argument("--decisions", type=int, help="adversarial heads: 2 for one per decision, a named variant")
     parser.add_argument("--boxed", type=int, help="test images with boxes at most, 0 for all")
+    parser.add_argument(
+        "--decision-weights", type=float, nargs=2, metavar=("SIMILAR", "ADVERSARIAL"),
+        help="of equation (7), instead of the profile's; Table I has 0.001 0.001",
+    )  # fmt: skip
     parser.add_argument("--architecture", help="a module of explain_core/classifiers")
     parser.add_argument("--epochs", type=int, help="of the classifiers")
     parser.add_argument("--attack", type=float, help="largest pixel change in the classifier's adversarial training")
@@ -71,7 +75,11 @@ def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     from training.benchmark import report  # noqa: PLC0415 - torch, and the extra "benchmark"
     from training.benchmark.run import Request, benchmark  # noqa: PLC0415
 
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    profile = "quick" if arguments.quick else "full"
+    arguments.out = arguments.out or Path("runs/benchmark") / f"{arguments.data.partition(':')[0]}-{profile}"
+    for path in (arguments.out / "report.html", arguments.html, arguments.markdown, arguments.json):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
     names = (
         "data",
         "out",
@@ -91,7 +99,8 @@ def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
         Request(
             **{name: getattr(arguments, name) for name in names},
             filters=tuple(arguments.filters) if arguments.filters else None,
-            profile="quick" if arguments.quick else "full",
+            profile=profile,
+            decision_weights=tuple(arguments.decision_weights) if arguments.decision_weights else None,
             device=arguments.device,
             command=f"python -m training {shlex.join(sys.argv[1:])}",
         )

@@ -28,7 +28,11 @@ class ResNet50(nn.Module):
 
     @property
     def perceptual_layers(self) -> tuple[nn.Module, ...]:
-        """The first batch statistics of each of the 16 blocks: torchvision's blocks share one activation."""
+        """Where each of the 16 blocks has its first activation.
+
+        torchvision's blocks share one activation, which works in place: what the first batch statistics give is what
+        it has rectified by the time a hook's tensor is read.
+        """
         return tuple(block.bn1 for block in self.network.modules() if isinstance(block, Bottleneck))
 
     @property

@@ -99,7 +99,7 @@ def _lines(wanted: Sequence[str], rows: Mapping[str, Any], cells: Any) -> tuple[
 
 def _on(result: Result) -> str:
     images = get(result, "localisation", "parts", "all", "images")
-    return f"{images} test images with marked lesions; 95 % bootstrap intervals over images."
+    return f"{images} test images with marked lesions; 95 % bootstrap intervals over patients."
 
 
 def iou_table(result: Result, title: str, wanted: Sequence[str], published: Published) -> Table:

@@ -189,4 +189,10 @@ def timing_table(result: Result) -> Table:
         lines.append(Line(row_name(row), kind_of(row), tuple(cells)))
     columns = ("s/image, batch 1", "of GradCAM's", "s/image, batch 16", "of GradCAM's", "peak memory, MiB")
     notes = () if _REFERENCE in map(base_of, entries) else ("GradCAM was not timed in this run: no ratios.",)
-    return Table(title=title, text="Median of warm calls in one run.", columns=columns, lines=tuple(lines), notes=notes)
+    return Table(
+        title=title,
+        text="Median of warm calls in one run; methods that search anew for each image are called once, cold.",
+        columns=columns,
+        lines=tuple(lines),
+        notes=notes,
+    )

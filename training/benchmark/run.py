@@ -46,6 +46,7 @@ class Request:
         command: the command line, for the report.
         size, architecture, epochs, steps, decisions, attack, filters, boxed: instead of the profile's, None to keep
             them.
+        decision_weights: of the similar and the adversarial image, instead of the profile's.
         bundle: explain this bundle's classifier instead of a trained one.
         classifier: explain the classifier of an earlier run of `image_classifier`.
         rows: only these methods, empty for all.
@@ -65,6 +66,7 @@ class Request:
     attack: float | None = None
     filters: tuple[int, ...] | None = None
     boxed: int | None = None
+    decision_weights: tuple[float, float] | None = None
     bundle: Path | None = None
     classifier: Path | None = None
     rows: Sequence[str] = ()
@@ -136,6 +138,9 @@ def _profile(request: Request) -> Profile:
         )
     if request.decisions is not None:
         profile = replace(profile, generators=replace(profile.generators, decisions=request.decisions))
+    if request.decision_weights is not None:
+        similar, adversarial = request.decision_weights
+        profile = replace(profile, decision_similar=similar, decision_adversarial=adversarial)
     if request.boxed is not None:
         profile = replace(profile, boxed=request.boxed)
     if request.filters is not None:

@@ -1,5 +1,6 @@
 """Seconds per image and peak memory of a method, measured in the benchmark's own run."""
 
+import ctypes
 import os
 import statistics
 import threading
@@ -60,6 +61,7 @@ def _with_peak(call: Callable[[], float], images: Tensor) -> tuple[float, int]:
         before = torch.cuda.memory_allocated(images.device)
         result = call()
         return result, int(torch.cuda.max_memory_allocated(images.device) - before)
+    _trim()
     done, highest, before = threading.Event(), [0], _resident()
 
     def watch() -> None:
@@ -74,6 +76,13 @@ def _with_peak(call: Callable[[], float], images: Tensor) -> tuple[float, int]:
         done.set()
         watcher.join()
     return result, max(highest[0] - before, 0)
+
+
+def _trim() -> None:
+    """Give freed memory back where the C library can (glibc): a warm process hides what a call takes."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _resident() -> int:

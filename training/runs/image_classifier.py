@@ -197,7 +197,7 @@ def _epoch(
     device = next(model.parameters()).device
     targets = torch.from_numpy(training.targets)
     model.train()
-    losses = []
+    losses: list[float] = []
     for index in torch.randperm(len(training), generator=generator).split(settings.batch):
         if len(index) < settings.batch:
             break
@@ -218,7 +218,9 @@ def _epoch(
             logits = model(x)
         loss = loss_of(logits.float(), y, settings.label_smoothing)
         if not bool(torch.isfinite(loss)):
-            raise TrainingError(f"epoch {epoch}: the cross-entropy is not finite; lower the learning rate")
+            raise TrainingError(
+                f"epoch {epoch}, step {len(losses) + 1}: the cross-entropy is not finite; lower the learning rate"
+            )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -1,0 +1,31 @@
+"""What the speed command and the timing of the benchmark report; no assertion on a duration."""
+
+import pytest
+import torch
+
+from training.benchmark.speed import PEER, speed, table
+from training.benchmark.timing import timed
+
+
+def test_ratios_are_to_the_peer_of_the_same_run():
+    figures = speed(bundle=None, architecture="resnet20", filters=(4, 8), size=32, device="cpu", repeats=2)
+    peer = figures["rows"][PEER]
+    assert set(figures["rows"]) == {
+        PEER, "grad_cam (ours, frozen and fused)", "similar_adversarial", "similar_adversarial + 10 augmentations",
+    }  # fmt: skip
+    for row in figures["rows"].values():
+        assert row["ratio_1"] == pytest.approx(row["batch_1"] / peer["batch_1"])
+        assert row["ratio_16"] == pytest.approx(row["batch_16"] / peer["batch_16"])
+    assert PEER in table(figures)
+
+
+def test_the_peak_is_what_a_call_takes_and_gives_back():
+    calls = []
+
+    def call(images):
+        calls.append(len(images))
+        return torch.ones(16 << 20).sum() + images.sum()  # 64 MiB while it runs
+
+    figures = timed(call, torch.zeros(16, 1, 4, 4), 2)
+    assert calls == [1, 1, 1, 16, 16, 16]
+    assert 60 << 20 < figures["peak_bytes"] < 100 << 20
