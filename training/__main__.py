@@ -63,6 +63,7 @@ def _benchmark_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--architecture", help="a module of explain_core/classifiers")
     parser.add_argument("--epochs", type=int, help="of the classifiers")
     parser.add_argument("--attack", type=float, help="largest pixel change in the classifier's adversarial training")
+    parser.add_argument("--augment-searching", action="store_true", help="augmented rows of bbmp and perceptual too")
     parser.add_argument("--bundle", type=Path, help="explain this bundle's classifier, train none")
     parser.add_argument("--classifier", type=Path, help="explain the classifier of this earlier run, train none")
     parser.add_argument("--rows", nargs="+", default=(), help="only these methods or presets")
@@ -87,6 +88,7 @@ def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
         "epochs",
         "steps",
         "decisions",
+        "augment_searching",
         "boxed",
         "architecture",
         "attack",

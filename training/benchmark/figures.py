@@ -25,14 +25,13 @@ from explain_core.quality.resampling import (
     roc_auc,
 )
 from explain_core.quality.similarity import psnr, ssim
-from training.benchmark.profiles import GENERATOR_ROWS
-from training.benchmark.rows import AUGMENTED, Row, explain, explain_batch
+from training.benchmark.profiles import GENERATOR_ROWS, SEARCHING
+from training.benchmark.rows import AUGMENTED, Row, explain, explain_batch, suffixes
 from training.benchmark.stages import Bench, floats
 from training.benchmark.timing import timed
 from training.cohort import Cohort
 
 Figures = dict[str, Any]
-SEARCHING = ("bbmp", "perceptual_perturbation")
 CONVENTIONS: tuple[Convention, ...] = ("mean", "per_image", "mean_anchored", "per_image_anchored")
 PARTS: tuple[Part, ...] = ("total", "partial")
 AT_90 = PERCENTILES.index(90)
@@ -180,7 +179,7 @@ def timing_figures(bench: Bench, name: str) -> Figures:
     images = floats(source.repeat(-(-16 // len(source)), 1, 1, 1)[:16], bench.device)
     classes = torch.from_numpy(bench.classes(source)).to(bench.device).repeat(-(-16 // len(source)))[:16]
     figures: Figures = {}
-    for suffix in ("", AUGMENTED):
+    for suffix in suffixes(bench, name):
         call = partial(_timed_call, bench, bench.method(name), classes, bool(suffix))
         figures[name + suffix] = timed(call, images, 1 if name in SEARCHING else bench.profile.repeats)
     return figures

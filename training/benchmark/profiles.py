@@ -21,6 +21,7 @@ BASELINES = (
     "gradient", "smooth_gradient", "input_gradient", "integrated_gradients", "grad_cam", "bbmp",
     "perceptual_perturbation", "mask_generator",
 )  # fmt: skip
+SEARCHING = ("bbmp", "perceptual_perturbation")
 OURS = "single_2_w_tv"
 BUNDLE_ROW = "bundle"
 """The generators that a bundle brings along, beside those trained here."""
@@ -41,6 +42,8 @@ class Profile:
         mask_generator: of the mask generator.
         boxed: test images with boxes at most, the first ones of the test split; 0 for all.
         slow: settings of methods that search anew for each image, by method.
+        augment_searching: whether methods that search anew for each image (SEARCHING) get an augmented row too, at
+            ten times their cost; arXiv:2012.07332 gives none.
         faithfulness: images for deletion, insertion, ROAD, sensitivity and randomisation; 0 leaves them out.
         randomised_rows: trained methods that are trained anew on a random classifier for the randomisation check; the
             others need no training and are always checked.
@@ -60,6 +63,7 @@ class Profile:
     mask_generator: MaskSettings
     boxed: int
     slow: dict[str, dict[str, int]] = field(default_factory=dict)
+    augment_searching: bool = False
     faithfulness: int
     randomised_rows: tuple[str, ...] = (OURS, "adversarial_tv", "mask_generator")
     cases: int
@@ -95,6 +99,7 @@ QUICK = Profile(
     mask_generator=MaskSettings(filters=(8, 16), steps=200, batch=8, report_every=100),
     boxed=24,
     slow={"bbmp": {"iterations": 30}, "perceptual_perturbation": {"iterations": 10}},
+    augment_searching=True,
     faithfulness=4,
     cases=2,
     repeats=3,
@@ -111,7 +116,6 @@ FULL = Profile(
     ),
     mask_generator=MaskSettings(filters=(8, 16, 32), steps=2000, batch=8, report_every=200),
     boxed=0,
-    slow={"perceptual_perturbation": {"iterations": 50}},
     faithfulness=32,
     cases=6,
     repeats=15,

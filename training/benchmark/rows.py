@@ -15,6 +15,7 @@ from explain_core.augmentation import registered_average
 from explain_core.method import Method
 from explain_core.methods.similar_adversarial import SimilarAdversarialMethod
 from explain_core.quality import controls, localisation
+from training.benchmark.profiles import SEARCHING
 from training.benchmark.stages import Bench, floats
 from training.checkpoints import fingerprint
 
@@ -71,13 +72,18 @@ def explain_batch(bench: Bench, method: Method, x: Tensor, classes: Tensor, *, a
     return registered_average(copies, x, profile.ranges, profile.augmentations, profile.seed)[0]
 
 
+def suffixes(bench: Bench, name: str) -> tuple[str, ...]:
+    """Of the rows of a method: plain, and augmented where the profile wants that."""
+    return ("",) if name in SEARCHING and not bench.profile.augment_searching else ("", AUGMENTED)
+
+
 def method_rows(bench: Bench, name: str, advance: Callable[[str], None]) -> dict[str, Row]:
     """A method's plain and augmented row, and the plain map blurred to the augmented one's bandwidth."""
     method = bench.method(name)
     truths = _truths(bench)
     parts = [method_fingerprint(bench, method), bench.boxed.images, np.stack(truths)]
     rows: dict[str, Row] = {}
-    for row in (name, name + AUGMENTED):
+    for row in (name + suffix for suffix in suffixes(bench, name)):
         augmented = row.endswith(AUGMENTED)
         settings = (bench.profile.augmentations, bench.profile.ranges, bench.profile.seed) if augmented else ()
         rows[row] = kept(
@@ -86,6 +92,8 @@ def method_rows(bench: Bench, name: str, advance: Callable[[str], None]) -> dict
             lambda augmented=augmented: score(explain(bench, method, bench.boxed.images, augmented=augmented), truths),  # type: ignore[misc]
         )
         advance(row)
+    if name + AUGMENTED not in rows:
+        return rows
     plain, averaged = rows[name].maps, rows[name + AUGMENTED].maps
     sigma = controls.matched_sigma(list(plain[:SIGMA_IMAGES]), list(averaged[:SIGMA_IMAGES]))
     blurred = np.stack([controls.blurred(heatmap, sigma) for heatmap in plain])

@@ -28,7 +28,7 @@ from explain_core.methods.similar_adversarial import SimilarAdversarialMethod
 from training import cohort, datasets
 from training.benchmark import figures, report
 from training.benchmark.profiles import BASELINES, BUNDLE_ROW, GENERATOR_ROWS, OURS, PROFILES, Profile
-from training.benchmark.rows import AUGMENTED, Row, control_rows, explain, method_fingerprint, method_rows
+from training.benchmark.rows import AUGMENTED, Row, control_rows, explain, method_fingerprint, method_rows, suffixes
 from training.benchmark.stages import Bench, floats
 from training.checkpoints import fingerprint, write
 
@@ -47,6 +47,7 @@ class Request:
         size, architecture, epochs, steps, decisions, attack, filters, boxed: instead of the profile's, None to keep
             them.
         decision_weights: of the similar and the adversarial image, instead of the profile's.
+        augment_searching: augmented rows of bbmp and perceptual_perturbation too.
         bundle: explain this bundle's classifier instead of a trained one.
         classifier: explain the classifier of an earlier run of `image_classifier`.
         rows: only these methods, empty for all.
@@ -67,6 +68,7 @@ class Request:
     filters: tuple[int, ...] | None = None
     boxed: int | None = None
     decision_weights: tuple[float, float] | None = None
+    augment_searching: bool = False
     bundle: Path | None = None
     classifier: Path | None = None
     rows: Sequence[str] = ()
@@ -141,6 +143,8 @@ def _profile(request: Request) -> Profile:
     if request.decision_weights is not None:
         similar, adversarial = request.decision_weights
         profile = replace(profile, decision_similar=similar, decision_adversarial=adversarial)
+    if request.augment_searching:
+        profile = replace(profile, augment_searching=True)
     if request.boxed is not None:
         profile = replace(profile, boxed=request.boxed)
     if request.filters is not None:
@@ -260,6 +264,8 @@ def _measure(
             if len(bench.boxed):
                 rows |= method_rows(bench, name, lambda row: bench.say(f"explained with {row}"))
             usable.append(name)
+            if AUGMENTED not in suffixes(bench, name):
+                absent[name + AUGMENTED] = "ten searches per image; --augment-searching runs them"
         advance()
     if rows:
         compared = next(row for row in (OURS + AUGMENTED, *rows) if row in rows)
