@@ -26,7 +26,7 @@ from explain_core.quality.resampling import (
 )
 from explain_core.quality.similarity import psnr, ssim
 from training.benchmark.profiles import GENERATOR_ROWS, SEARCHING
-from training.benchmark.rows import AUGMENTED, Row, explain, explain_batch, suffixes
+from training.benchmark.rows import Row, explain, explain_batch, suffixes
 from training.benchmark.stages import Bench, floats
 from training.benchmark.timing import timed
 from training.cohort import Cohort

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -33,6 +33,7 @@ from training.benchmark.stages import Bench, floats
 from training.checkpoints import fingerprint, write
 
 Figures = dict[str, Any]
+SettingsT = TypeVar("SettingsT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,43 +125,31 @@ def benchmark(request: Request) -> Figures:
 
 
 def _profile(request: Request) -> Profile:
+    """The profile with what the request has in its place."""
     profile = PROFILES[request.profile]
-    if request.size is not None:
-        profile = replace(profile, size=request.size)
+    generators, masks = profile.generators, profile.mask_generator
     if request.steps is not None:
-        scale = request.steps / profile.generators.steps
-        profile = replace(
-            profile,
-            generators=replace(
-                profile.generators,
-                steps=request.steps,
-                reconstruction_steps=round(profile.generators.reconstruction_steps * scale),
-            ),
-            mask_generator=replace(profile.mask_generator, steps=request.steps),
-        )
-    if request.decisions is not None:
-        profile = replace(profile, generators=replace(profile.generators, decisions=request.decisions))
-    if request.decision_weights is not None:
-        similar, adversarial = request.decision_weights
-        profile = replace(profile, decision_similar=similar, decision_adversarial=adversarial)
-    if request.augment_searching:
-        profile = replace(profile, augment_searching=True)
-    if request.boxed is not None:
-        profile = replace(profile, boxed=request.boxed)
-    if request.filters is not None:
-        profile = replace(
-            profile,
-            generators=replace(profile.generators, filters=request.filters),
-            mask_generator=replace(profile.mask_generator, filters=request.filters),
-        )
-    classifier = profile.classifier
-    if request.architecture is not None:
-        classifier = replace(classifier, architecture=request.architecture)
-    if request.epochs is not None:
-        classifier = replace(classifier, epochs=request.epochs)
-    if request.attack is not None:
-        classifier = replace(classifier, attack=request.attack)
-    return replace(profile, classifier=classifier)
+        share = generators.reconstruction_steps / generators.steps
+        generators = replace(generators, steps=request.steps, reconstruction_steps=round(share * request.steps))
+    similar, adversarial = request.decision_weights or (None, None)
+    return _given(
+        profile,
+        size=request.size,
+        boxed=request.boxed,
+        augment_searching=request.augment_searching or None,
+        decision_similar=similar,
+        decision_adversarial=adversarial,
+        classifier=_given(
+            profile.classifier, architecture=request.architecture, epochs=request.epochs, attack=request.attack
+        ),
+        generators=_given(generators, decisions=request.decisions, filters=request.filters),
+        mask_generator=_given(masks, steps=request.steps, filters=request.filters),
+    )
+
+
+def _given(settings: SettingsT, **changes: Any) -> SettingsT:
+    """`settings` with the changes that are not None."""
+    return replace(settings, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[type-var]
 
 
 def _input_spec(request: Request, profile: Profile) -> InputSpec:
