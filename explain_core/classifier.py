@@ -1,5 +1,6 @@
 """The classifier protocol: what an architecture in `classifiers/` offers, and how its logits become a decision."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -67,6 +68,17 @@ class DecisionRule:
         if self.exclusive:
             return logits.argmax(dim=1)
         return (torch.sigmoid(score(logits, classes)) >= self.threshold).long()
+
+    def margin(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """f_c - f_other: how far the logits are inside the decision for a class, >= 0 where it is taken, shape (N,).
+
+        f_other is the largest other logit for exclusive classes. For an output of its own it is the logit of the
+        threshold: 0 at 0.5, the single class of arXiv:2012.07332.
+        """
+        own = score(logits, classes)
+        if not self.exclusive:
+            return own - math.log(self.threshold / (1 - self.threshold))
+        return own - logits.scatter(1, classes[:, None], -torch.inf).amax(dim=1)
 
 
 def score(logits: Tensor, classes: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ The nearest image across the decision is sought, near in pixels and in the class
 how far each pixel moved.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,20 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from explain_core.blur import gaussian_blur
-from explain_core.classifier import Classifier, DecisionRule, need_gradients, score
-
-
-def margins(logits: Tensor, classes: Tensor, rule: DecisionRule) -> Tensor:
-    """f_c - f_other: how far the logits are inside the decision for a class, >= 0 where it is taken, shape (N,).
-
-    f_other is the largest other logit for exclusive classes. For an output of its own it is the logit of the
-    threshold: 0 at 0.5, the single class of arXiv:2012.07332.
-    """
-    own = score(logits, classes)
-    if not rule.exclusive:
-        return own - math.log(rule.threshold / (1 - rule.threshold))
-    others = logits.scatter(1, classes[:, None], -torch.inf)
-    return own - others.amax(dim=1)
+from explain_core.classifier import Classifier, DecisionRule, need_gradients
 
 
 def activations(classifier: Classifier, images: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -65,7 +51,7 @@ class PerceptualPerturbation:
     Wolfe line search keeps it from diverging.
 
     Attributes:
-        rule: what the decision is and what f_other is, see `margins`.
+        rule: what the decision is and what f_other is, see `DecisionRule.margin`.
         value: the margin that z shall have, in logits, for a class that is decided for; below 0 is across.
         gamma: weight of the distance of activations, `Classifier.perceptual_layers`.
         pixels: weight of the distance of pixels.
@@ -102,7 +88,7 @@ class PerceptualPerturbation:
         """The image z of one image x, both of shape (1, 1, S, S), for the class `chosen`, shape (1,)."""
         with torch.no_grad():
             logits, phi_x = activations(classifier, image)
-            decided = margins(logits, chosen, self.rule) >= 0
+            decided = self.rule.margin(logits, chosen) >= 0
             target = torch.where(decided, self.value, -self.value)
         z = image.detach().clone().requires_grad_()
         optimiser = torch.optim.LBFGS([z], max_iter=self.iterations, line_search_fn="strong_wolfe")
@@ -111,7 +97,7 @@ class PerceptualPerturbation:
             with torch.enable_grad():
                 logits, phi_z = activations(classifier, z)
                 distance = functional.mse_loss(z, image)
-                margin = margins(logits, chosen, self.rule)
+                margin = self.rule.margin(logits, chosen)
                 loss = self.objective(margin, target, list(zip(phi_z, phi_x, strict=True)), distance)
                 (z.grad,) = torch.autograd.grad(loss, z)
             return loss.detach()

@@ -10,7 +10,7 @@ from toys_mask import SIDE, Frozen, Squares, images, inside, naive_blur, untouch
 
 from explain_core.classifier import DecisionRule
 from explain_core.errors import GradientsNeeded
-from explain_core.methods.perceptual_perturbation import PLUGIN, PerceptualPerturbation, activations, margins
+from explain_core.methods.perceptual_perturbation import PLUGIN, PerceptualPerturbation, activations
 
 CLASSES = torch.tensor([0, 1, 0])
 
@@ -52,7 +52,7 @@ def naive_square(u, v):
 @pytest.mark.parametrize("rule", [DecisionRule(exclusive=True), DecisionRule(), DecisionRule(threshold=0.8)])
 def test_margins_are_their_definition_and_agree_with_the_decision(rule):
     logits, chosen = torch.randn(40, 3), torch.arange(40) % 3
-    found = margins(logits, chosen, rule)
+    found = rule.margin(logits, chosen)
     expected = [naive_margin(row, c, rule) for row, c in zip(logits.tolist(), chosen.tolist(), strict=True)]
     assert found.tolist() == pytest.approx(expected, abs=1e-5)
     decided = rule.decide(logits, chosen)
@@ -65,7 +65,7 @@ def test_the_objective_is_its_definition():
     method = PerceptualPerturbation(rule=rule, gamma=30.0, pixels=2.0)
     logits, phi_z = activations(classifier, z)
     _, phi_x = activations(classifier, x)
-    margin = margins(logits, torch.tensor([1]), rule)
+    margin = rule.margin(logits, torch.tensor([1]))
     phi = list(zip(phi_z, phi_x, strict=True))
     found = method.objective(margin, torch.tensor([-2.0]), phi, (z - x).square().mean())
     first = [torch.relu(classifier.first(v)) for v in (z, x)]
@@ -96,9 +96,9 @@ def test_the_map_is_the_closed_form_of_a_linear_classifier():
 def test_the_decision_is_changed_whichever_it_was(chosen):
     classifier, rule = Layered(), DecisionRule(exclusive=True)
     x, c = torch.rand(1, 1, 8, 8), torch.tensor([chosen])
-    before = float(margins(classifier(x), c, rule))
+    before = float(rule.margin(classifier(x), c))
     z = PerceptualPerturbation(rule=rule, gamma=1e-2, pixels=1e-2).perturbed(classifier, x, c)
-    after = float(margins(classifier(z), c, rule))
+    after = float(rule.margin(classifier(z), c))
     assert (before >= 0) != (after >= 0)
     assert abs(after) == pytest.approx(2, abs=0.2)
 

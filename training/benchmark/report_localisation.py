@@ -182,7 +182,7 @@ def verdict(result: Result, rows: Mapping[str, Any]) -> Table:
             )
         ]
         text = f"not ahead of {', '.join(behind)}" if behind else "ahead of every other row compared"
-        notes.append(f"Best row of ours: {row_name(best)}; in IoU@{_MIDDLE} and total AUC it is {text}.")
+        notes.append(f"Row compared with all others: {row_name(best)}; in IoU@{_MIDDLE} and total AUC it is {text}.")
     return Table(
         title="Localisation in words", text="A difference counts where its interval excludes 0.", notes=tuple(notes)
     )

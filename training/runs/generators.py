@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from explain_core.classifier import DecisionRule, score
+from explain_core.classifier import DecisionRule
 from explain_core.classifiers.efficientnet_lite0 import EfficientNetLite0
 from explain_core.engine import choose_device, for_inference
 from explain_core.generators.similar_adversarial import Kind, Output, SimilarAdversarial
@@ -132,9 +132,8 @@ def decision_loss(logits_s: Tensor, logits_a: Tensor, y: Tensor, settings: Gener
     """
     if settings.rule.exclusive:
         return exclusive_decision(logits_s, logits_a, y, settings.weights)
-    above = math.log(settings.rule.threshold / (1 - settings.rule.threshold))
     target = torch.full_like(y, settings.target)
-    z_s, z_a = score(logits_s, target) - above, score(logits_a, target) - above
+    z_s, z_a = settings.rule.margin(logits_s, target), settings.rule.margin(logits_a, target)
     if settings.objective == "margin":
         pair_s, pair_a = (torch.stack([torch.zeros_like(z), z], dim=1) for z in (z_s, z_a))
         return exclusive_decision(pair_s, pair_a, y, settings.weights)

@@ -21,7 +21,6 @@ from explain_core.classifier import DecisionRule
 from explain_core.engine import choose_device, for_inference
 from explain_core.generators.mask_generator import MaskGenerator, MaskWeights, blend, terms
 from explain_core.geometry import AffineRange, InputSpec, draw_affine, warp
-from explain_core.methods.perceptual_perturbation import margins
 from training import checkpoints, datasets
 from training.errors import TrainingError
 from training.splits import TEST_FOLDS, VALIDATION_FOLDS
@@ -93,7 +92,7 @@ class Task:
     def margin(self, images: Tensor) -> Tensor:
         """f_c - f_other of images, shape (N, 1, S, S), float32, shape (N,)."""
         logits = self.classifier(images.contiguous(memory_format=torch.channels_last)).float()
-        return margins(logits, torch.full((len(images),), self.output, device=images.device), self.rule)
+        return self.rule.margin(logits, torch.full((len(images),), self.output, device=images.device))
 
 
 def measure(
