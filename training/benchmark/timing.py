@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 STATM = Path("/proc/self/statm")
+BUDGET = 5.0
+"""Seconds for the repetitions at one batch size, after the fewest."""
+FEWEST = 2
 
 
 def timed(call: Callable[[Tensor], Any], images: Tensor, repeats: int) -> dict[str, float]:
@@ -21,8 +24,8 @@ def timed(call: Callable[[Tensor], Any], images: Tensor, repeats: int) -> dict[s
     Args:
         call: explains a batch, shape (B, 1, S, S).
         images: at least 16, on the device.
-        repeats: timed calls at each batch size, after one to warm up; 1 for methods that take seconds, which are
-            called once without.
+        repeats: timed calls at each batch size, after one to warm up, fewer once `BUDGET` is spent; 1 for methods that
+            take seconds, which are called once without.
 
     Returns:
         batch_1 and batch_16 in seconds per image; peak_bytes, the most memory that a call at batch 16 took above what
@@ -34,7 +37,9 @@ def timed(call: Callable[[Tensor], Any], images: Tensor, repeats: int) -> dict[s
         part = images[:batch]
         if repeats > 1:
             call(part)
-        seconds = [_seconds(call, part) for _ in range(repeats - 1)]
+        seconds: list[float] = []
+        while len(seconds) < repeats - 1 and (len(seconds) < FEWEST or sum(seconds) < BUDGET):
+            seconds.append(_seconds(call, part))
         last, peak = _with_peak(lambda part=part: _seconds(call, part), part)  # type: ignore[misc]
         figures[f"batch_{batch}"] = statistics.median([*seconds, last]) / batch
     figures["peak_bytes"] = peak
