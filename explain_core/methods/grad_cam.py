@@ -23,21 +23,21 @@ class GradCam:
     beyond its outermost centres; there the map continues with its border's value.
 
     Attributes:
-        library: "grad-cam" or "captum"; grad-cam's backward pass goes on to the images, captum's stops at the layer.
+        package: "grad-cam" or "captum"; grad-cam's backward pass goes on to the images, captum's stops at the layer.
 
     Raises:
-        ValueError: another library.
+        ValueError: another package.
     """
 
     reference: ClassVar[str] = "Selvaraju et al., Grad-CAM, arXiv:1610.02391"
     needs_gradients: ClassVar[bool] = True
     trained_by: ClassVar[str | None] = None
 
-    library: Literal["grad-cam", "captum"] = "grad-cam"
+    package: Literal["grad-cam", "captum"] = "grad-cam"
 
     def __post_init__(self) -> None:
-        if self.library not in _RAW_MAPS:
-            raise ValueError(f"library must be one of {', '.join(_RAW_MAPS)}, not {self.library!r}")
+        if self.package not in _RAW_MAPS:
+            raise ValueError(f"package must be one of {', '.join(_RAW_MAPS)}, not {self.package!r}")
 
     def __call__(self, classifier: Classifier, images: Tensor, classes: Tensor) -> Tensor:
         """Maps of the images' shape, (N, 1, S, S); see `explain_core.method.Method`.
@@ -46,7 +46,7 @@ class GradCam:
             GradientsNeeded: the classifier has no gradients.
         """
         need_gradients(classifier, "grad_cam")
-        raw = _RAW_MAPS[self.library](classifier, images.detach().requires_grad_(), classes)
+        raw = _RAW_MAPS[self.package](classifier, images.detach().requires_grad_(), classes)
         return functional.interpolate(raw.relu(), images.shape[-2:], mode="bilinear", align_corners=False).float()
 
 

@@ -21,9 +21,9 @@ METHODS = [
     IntegratedGradients(steps=7, batch=5),
     SmoothGradient(samples=5, batch=2),
     GradCam(),
-    GradCam(library="captum"),
+    GradCam(package="captum"),
 ]
-NAMES = [f"{type(method).__name__}-{getattr(method, 'library', '')}" for method in METHODS]
+NAMES = [f"{type(method).__name__}-{getattr(method, 'package', '')}" for method in METHODS]
 CLASSES = torch.tensor([2, 1])
 
 
@@ -213,15 +213,15 @@ def test_grad_cam_ranks_pixels_as_the_packages_own_call_does_and_keeps_their_str
     assert not torch.allclose(high, torch.ones_like(high), atol=0.1)
 
 
-@pytest.mark.parametrize("library", ["grad-cam", "captum"])
-def test_a_grad_cam_without_evidence_is_zero_and_not_nan(library):
+@pytest.mark.parametrize("package", ["grad-cam", "captum"])
+def test_a_grad_cam_without_evidence_is_zero_and_not_nan(package):
     classifier, images = toy(), images_of()
-    against = GradCam(library=library)(classifier, images, torch.tensor([0, 1]))
+    against = GradCam(package=package)(classifier, images, torch.tensor([0, 1]))
     classifier.output.weight[2] = 0
-    nothing = GradCam(library=library)(classifier, images, torch.tensor([1, 2]))
+    nothing = GradCam(package=package)(classifier, images, torch.tensor([1, 2]))
     assert [float(values.abs().max()) > 0 for values in (*against, *nothing)] == [False, True, True, False]
 
 
-def test_an_unknown_library_is_refused():
+def test_an_unknown_package_is_refused():
     with pytest.raises(ValueError, match="one of grad-cam, captum, not 'torchcam'"):
-        GradCam(library="torchcam")
+        GradCam(package="torchcam")

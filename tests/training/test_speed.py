@@ -1,5 +1,7 @@
 """What the speed command and the timing of the benchmark report; no assertion on a duration."""
 
+import time
+
 import pytest
 import torch
 
@@ -24,8 +26,10 @@ def test_the_peak_is_what_a_call_takes_and_gives_back():
 
     def call(images):
         calls.append(len(images))
-        return torch.ones(16 << 20).sum() + images.sum()  # 64 MiB while it runs
+        held = torch.ones(16 << 20)  # 64 MiB
+        time.sleep(0.05)
+        return held.sum() + images.sum()
 
     figures = timed(call, torch.zeros(16, 1, 4, 4), 2)
     assert calls == [1, 1, 1, 16, 16, 16]
-    assert 60 << 20 < figures["peak_bytes"] < 100 << 20
+    assert 60 << 20 < figures["peak_bytes"] < 128 << 20
