@@ -6,12 +6,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ARGS ?=
 
-.PHONY: demo test check lint types contracts pytest debian clean
+.PHONY: demo test check lint types contracts pytest debian ohif clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/dicom-node demo $(ARGS)
 
-test: debian $(VENV)/.dev
+test: debian ohif $(VENV)/.dev
 	$(MAKE) check pytest
 
 check: lint types contracts
@@ -32,6 +32,10 @@ pytest: $(VENV)/.dev
 # Real servers for the tests marked "external"; without them those tests skip and say so.
 debian:
 	@deploy/install-debian-packages.sh || true
+
+# The web viewer in which the tests open results; without npm those tests skip and say so.
+ohif: | $(VENV)/bin/python
+	@deploy/install-ohif.sh $(VENV)/ohif
 
 $(VENV)/bin/python:
 	@echo "making $(VENV) (PyTorch with CUDA is about 5 GB; this takes a few minutes the first time)"

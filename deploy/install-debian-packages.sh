@@ -4,20 +4,32 @@
 #   orthanc        a real PACS to send results to
 #   dcmtk          a modality and a second archive that are not ours: storescu, storescp, dcmdump, dsrdump
 #   postgresql     the ledger's database when hosts are many
+#   orthanc-dicomweb, npm, chromium, fonts-dejavu-core
+#                  what opens results in OHIF: DICOMweb, OHIF itself, a browser, and letters for the browser
+#   libfribidi0    lays out names in Arabic and Hebrew in pictures; without it they fall back to Latin letters
 # Installs what is missing when it may (root and apt-get); otherwise it says what is missing and exits with 1.
 set -u
+# What each package brings: a program, or a file where the key begins with a slash.
 declare -A packages=(
     [redis-server]=redis-server
     [Orthanc]=orthanc
+    [/usr/share/orthanc/plugins/libOrthancDicomWeb.so]=orthanc-dicomweb
     [storescu]=dcmtk
     [pg_ctl]=postgresql
+    [chromium]=chromium
+    [npm]=npm
+    [/usr/share/doc/libfribidi0]=libfribidi0
+    [/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf]=fonts-dejavu-core
 )
+there() {
+    case $1 in
+        /*) [ -e "$1" ] ;;
+        *) command -v "$1" >/dev/null || compgen -G "/usr/lib/postgresql/*/bin/$1" >/dev/null || [ -x "/usr/sbin/$1" ] ;;
+    esac
+}
 missing=()
-for program in "${!packages[@]}"; do
-    if ! command -v "$program" >/dev/null && ! compgen -G "/usr/lib/postgresql/*/bin/$program" >/dev/null \
-        && ! [ -x "/usr/sbin/$program" ]; then
-        missing+=("${packages[$program]}")
-    fi
+for key in "${!packages[@]}"; do
+    there "$key" || missing+=("${packages[$key]}")
 done
 if [ ${#missing[@]} -eq 0 ]; then
     exit 0

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -104,13 +105,20 @@ def explain(
     out: Annotated[Path, typer.Option(help="Folder for the objects and their PNG previews.")],
     config: ConfigOption = None,
     bundle: Annotated[Path | None, typer.Option(help="Model bundle instead of the configured one.")] = None,
+    objects: Annotated[
+        str | None, typer.Option(help='Result objects, separated by commas, or "all"; default: [results] objects.')
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Explain files by the node's rules and pipeline, without any server."""
     from dicom_node import app as node  # noqa: PLC0415
     from dicom_node.files import explain_files  # noqa: PLC0415
+    from dicom_node.rule_types import result_names, split_words  # noqa: PLC0415
 
-    settings = _settings(config)
+    settings, known = _settings(config), result_names()
+    chosen = known if objects == "all" else split_words(objects or "")
+    if unknown := sorted(set(chosen) - set(known)):
+        raise _fail(f"--objects {unknown[0]}: no such result object; there is: {', '.join(known)}", WRONG_USE)
     if bundle is not None:
         settings = settings.model_copy(update={"model": settings.model.model_copy(update={"bundle": bundle})})
     for path in files:
@@ -120,7 +128,7 @@ def explain(
         explainer = node.load_explainer(settings)
     except ConfigError as error:
         raise _fail(str(error), WRONG_USE) from error
-    studies, unreadable = explain_files(files, out, settings, explainer)
+    studies, unreadable = explain_files(files, out, settings, explainer, chosen)
     if as_json:
         _print_json({"studies": [study.as_json() for study in studies], "unreadable": unreadable})
     else:
@@ -137,14 +145,14 @@ def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption 
     from dicom_node import app as node  # noqa: PLC0415
 
     ledger = node.open_ledger(_settings(config))
-    counts, studies = ledger.counts(), ledger.studies(limit)
+    counts, studies, downgrades = ledger.counts(), ledger.studies(limit), ledger.downgrades()
     if as_json:
         rows = [
             {"study_instance_uid": one.study_instance_uid, "revision": one.revision, "state": one.state.value,
              "reason": one.reason, "instances": one.instances, "received_at": one.received_at}
             for one in studies
         ]  # fmt: skip
-        _print_json({"counts": counts, "studies": rows})
+        _print_json({"counts": counts, "studies": rows, "downgrades": [asdict(one) for one in downgrades]})
         return
     table = Table("study", "revision", "state", "instances", "received", "reason")
     for one in studies:
@@ -153,6 +161,11 @@ def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption 
             one.study_instance_uid, str(one.revision), one.state.value, str(one.instances), received, one.reason or ""
         )
     Console().print(table)
+    if downgrades:
+        table = Table("destination", "does not take", "gets instead", "objects", "because", title="Downgrades")
+        for lost in downgrades:
+            table.add_row(lost.destination, lost.kind, lost.stand_in, str(lost.count), lost.reason)
+        Console().print(table)
     for kind, states in counts.items():
         Console().print(f"{kind}: " + (", ".join(f"{state} {count}" for state, count in states.items()) or "none"))
 
@@ -164,7 +177,7 @@ def rerun(
     failed: Annotated[bool, typer.Option("--failed", help="Every failed task and dead delivery.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Try again: failed tasks and dead deliveries, or everything of one study."""
+    """Try again: failed tasks and dead deliveries, or everything of one study, downgraded objects too."""
     from dicom_node import app as node  # noqa: PLC0415
 
     if (study is None) == (not failed):

@@ -167,6 +167,8 @@ def result_sop_classes() -> dict[str, tuple[str, ...]]:
 
 def render() -> str:
     """The conformance statement (PS3.2) as Markdown: the whole of docs/conformance.md."""
+    from dicom_node.results._encoding import TRANSFER_SYNTAXES as compressed  # noqa: N811, PLC0415 - loads codecs
+
     node = NodeSettings()
     lines = [
         "# DICOM conformance statement",
@@ -211,11 +213,21 @@ def render() -> str:
         "",
         "## SOP Classes sent",
         "",
-        "In Explicit VR Little Endian and Implicit VR Little Endian.",
+        "In Explicit VR Little Endian and Implicit VR Little Endian. Pictures with a legend that a destination",
+        "wants compressed (`compression` in the settings) are offered in one of these alone:",
+        "",
+        *_table(("Name", "UID"), [(uid.name, str(uid)) for uid in compressed]),
+        "",
+        "A destination that rejects the presentation contexts of an object, or answers 0x0122, gets the stand-in of",
+        "the last column instead, where there is one; the node records that and shows it in `dicom-node status`.",
         "",
         *_table(
-            ("Result", "Name", "UID"),
-            [(name, UID(uid).name, uid) for name, uids in result_sop_classes().items() for uid in uids],
+            ("Result", "Name", "UID", "Stand-in"),
+            [
+                (name, UID(uid).name, uid, plugins.load(RESULTS, name).fallback or "none")
+                for name, uids in result_sop_classes().items()
+                for uid in uids
+            ],
         ),
     ]
     return "\n".join(lines) + "\n"

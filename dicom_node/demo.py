@@ -23,13 +23,13 @@ from pydicom import Dataset
 from rich.console import Console
 from rich.table import Table
 
-from dicom_node import preview
+from dicom_node import header, preview
 from dicom_node.app import Supervisor, open_ledger
 from dicom_node.errors import DatasetUnreadable, DeliveryUnreachable
 from dicom_node.files import find, instance_of
 from dicom_node.ledger import Ledger
 from dicom_node.model import AETitle, Destination, StudyState
-from dicom_node.results._summary import read_summary
+from dicom_node.results._summary import read_summaries
 from dicom_node.scu import StoreRequest, echo, store
 from dicom_node.servers import Pacs, Redis, Stored, choose, free_port
 from dicom_node.settings import load_settings
@@ -208,13 +208,14 @@ class Demo:
         summary = next(one for one in self._ledger.studies() if one.study_instance_uid == study)
         seconds = self._ledger.timeline(study).seconds()
         stored = list(self._pacs.objects(study))
-        findings = [found for one in stored if (found := read_summary(one.dataset)) is not None]
+        kinds = {str(one.sop_instance_uid): one.kind for one in self._ledger.deliveries(study=study)}
+        findings = [found for one in stored for found in read_summaries(one.dataset)]
         return {
             "study_instance_uid": study,
             "state": summary.state.value,
             "reason": summary.reason,
             "received": summary.instances,
-            "explained": sum(found.probability is not None for found in findings),
+            "explained": len(findings),
             "delivered": len(stored),
             "seconds": {name: None if value is None else round(value, 2) for name, value in seconds.items()},
             "images": [
@@ -224,35 +225,34 @@ class Demo:
                     "model": found.model,
                 }
                 for found in findings
-                if found.probability is not None
             ],
-            "objects": [self._object(one) for one in stored],
+            "objects": [self._object(one, kinds.get(str(one.dataset.SOPInstanceUID), "other")) for one in stored],
         }
 
-    def _object(self, stored: Stored) -> dict[str, Any]:
+    def _object(self, stored: Stored, kind: str) -> dict[str, Any]:
         ds = stored.dataset
         folder = self.folder / "previews"
         folder.mkdir(exist_ok=True)
-        picture = folder / f"{_kind(ds)}-{ds.SOPInstanceUID[-8:]}.png"
+        picture = folder / f"{kind}-{ds.SOPInstanceUID[-8:]}.png"
         entry: dict[str, Any] = {
-            "kind": _kind(ds),
+            "kind": kind,
             "sop_class": ds.SOPClassUID.name,
             "sop_instance_uid": str(ds.SOPInstanceUID),
             "series_number": int(ds.SeriesNumber),
             "bytes": stored.size,
-            "preview": str(picture) if preview.save_png(ds, picture) else None,
+            "preview": str(picture) if preview.save_png(ds, picture, self._source(ds)) else None,
         }
         if stored.preview is not None:
-            of_pacs = folder / f"{_kind(ds)}-{ds.SOPInstanceUID[-8:]}-{self._pacs.name.lower()}.png"
+            of_pacs = folder / f"{kind}-{ds.SOPInstanceUID[-8:]}-{self._pacs.name.lower()}.png"
             of_pacs.write_bytes(stored.preview)
             entry["preview_of_pacs"] = str(of_pacs)
         return entry
 
-
-def _kind(ds: Dataset) -> str:
-    if ds.Modality == "SR":
-        return "structured-report"
-    return "overlay" if (preview.OVERLAY_GROUP, 0x3000) in ds else "secondary-capture"
+    def _source(self, ds: Dataset) -> Dataset | None:
+        """The received image that a result is about."""
+        found = (self._ledger.find_instance(uid) for uid in header.referenced(ds))
+        instance = next((one for one in found if one is not None), None)
+        return header.read(instance.path) if instance is not None else None
 
 
 def table(report: dict[str, Any], pacs: str) -> Table:

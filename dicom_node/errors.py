@@ -13,7 +13,28 @@ NodeError                    retry   status    meaning
 └─ ConfigError               no      -         only at start-up: names file, line and key
 """
 
+from enum import StrEnum
 from typing import ClassVar
+
+
+class Reason(StrEnum):
+    """Why an image is not analysed, for machines: code values of the scheme 99XAI."""
+
+    RULES = "rules"
+    MODALITY = "modality"
+    BODY_PART = "body-part"
+    VIEW = "view"
+    FRAMES = "frames"
+    COLOUR = "colour"
+    RAW = "raw"
+    DERIVED = "derived"
+    SIZE = "size"
+    BLANK = "blank"
+    PIXELS = "pixels"
+    SYNTAX = "syntax"
+    UNREADABLE = "unreadable"
+    MODEL = "model"
+    FAILED = "failed"
 
 
 class NodeError(Exception):
@@ -28,7 +49,11 @@ class PeerError(NodeError):
 
 
 class DatasetUnreadable(PeerError):
-    """The bytes are not a DICOM data set that can be read."""
+    """The bytes are not a DICOM data set that can be read; `reason` says what is the matter with them."""
+
+    def __init__(self, message: str, reason: Reason = Reason.UNREADABLE) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class SOPClassMismatch(PeerError):
@@ -65,7 +90,11 @@ class DeliveryUnreachable(DeliveryError):
 
 
 class StudyUnsuitable(NodeError):
-    """The study holds no image that the model may be applied to."""
+    """The model may not be applied to the image, or to any of the study; `reason` says what it is instead."""
+
+    def __init__(self, message: str, reason: Reason = Reason.RULES) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ConfigError(NodeError):

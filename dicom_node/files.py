@@ -2,8 +2,8 @@
 
 import hashlib
 import uuid
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ from dicom_node.model import (
     Task,
     TaskState,
 )
-from dicom_node.pipeline import StudyResult, explain_study, report_not_analysed, result_options
+from dicom_node.pipeline import Analysis, Result, analyse, build, result_options
 from dicom_node.results import ResultOptions
 from dicom_node.rules import decide_study
 from dicom_node.settings import Settings
-from explain_core.explanation import Explainer
+from explain_core.explanation import Explainer, Prediction
 
 _NAMESPACE = uuid.UUID("b3a3f0a5-9a0c-5e0e-8d8f-0f6a3a0b7c55")
 
@@ -75,18 +75,20 @@ class Explained:
     """What became of one study given as files."""
 
     study_instance_uid: str
-    result: StudyResult
+    analysis: Analysis
     objects: tuple[Path, ...]
     previews: tuple[Path, ...]
 
     def table(self) -> Table:
         """The same for people."""
         out = Table(title=f"Study {self.study_instance_uid}", show_header=False, title_justify="left")
-        state = self.result.state.value + (f": {self.result.reason}" if self.result.reason else "")
-        out.add_row("state", state)
-        for one in self.result.explanations:
-            decided = "present" if one.prediction.positive else "absent"
-            out.add_row(one.prediction.label, f"{decided}, probability {one.prediction.probability:.3f}")
+        analysis = self.analysis
+        out.add_row("state", analysis.state.value + (f": {analysis.reason}" if analysis.reason else ""))
+        for prediction in _predictions(analysis):
+            decided = "present" if prediction.positive else "absent"
+            out.add_row(prediction.label, f"{decided}, probability {prediction.probability:.3f}")
+        for refusal in analysis.refused:
+            out.add_row("not analysed", f"{len(refusal.sources)} image(s): {refusal.reason}")
         for path in (*self.objects, *self.previews):
             out.add_row(path.suffix[1:], str(path))
         return out
@@ -95,8 +97,8 @@ class Explained:
         """Plain values for --json."""
         return {
             "study_instance_uid": self.study_instance_uid,
-            "state": self.result.state.value,
-            "reason": self.result.reason,
+            "state": self.analysis.state.value,
+            "reason": self.analysis.reason,
             "images": [
                 {
                     "label": one.prediction.label,
@@ -105,7 +107,12 @@ class Explained:
                     "decision_changed": one.decision_changed,
                     "model": f"{one.provenance.model.name} {one.provenance.model.version}",
                 }
-                for one in self.result.explanations
+                for one in (image.explanation for image in self.analysis.explained)
+            ],
+            "not_analysed": [
+                {"sop_instance_uid": source.sop_instance_uid, "code": refusal.code.value, "reason": refusal.reason}
+                for refusal in self.analysis.refused
+                for source in refusal.sources
             ],
             "objects": [str(path) for path in self.objects],
             "previews": [str(path) for path in self.previews],
@@ -113,14 +120,23 @@ class Explained:
 
 
 def explain_files(
-    paths: Iterable[Path], out: Path, settings: Settings, explainer: Explainer
+    paths: Iterable[Path], out: Path, settings: Settings, explainer: Explainer, objects: Sequence[str] = ()
 ) -> tuple[list[Explained], list[str]]:
     """Explain DICOM files by the same rules and pipeline as the node, without any server.
+
+    Args:
+        paths: files and folders.
+        out: folder for the objects, named <kind>-<end of the SOP Instance UID>.dcm, and their previews as PNG.
+        settings: rules, [results].
+        explainer: the loaded model.
+        objects: names of the result objects, instead of those in the settings.
 
     Returns:
         one entry per study, and one line per file that could not be read.
     """
     now, options = datetime.now(UTC), result_options(settings)
+    if objects:
+        options = replace(options, objects=tuple(objects))
     studies: dict[str, dict[str, Instance]] = {}
     unreadable: list[str] = []
     for path in find(paths):
@@ -161,24 +177,31 @@ def _explain_study(
     def read(instance: Instance) -> Dataset:
         return header.read(instance.path)
 
-    if selected:
-        result = explain_study(task, study, read, explainer, options)
-    else:
-        reason = decision.reason or "no image of the study was selected"
-        result = report_not_analysed(task, study, read, options, reason, model=explainer.identity)
-    objects, previews = save_all(result.datasets, out)
-    return Explained(study_instance_uid=study.study_instance_uid, result=result, objects=objects, previews=previews)
+    analysis = analyse(task, study, read, explainer, rules=settings.rules, negatives=options.explain == "always")
+    results = [one for one in build(analysis, options) if not one.standby]
+    sources = {one.sop_instance_uid: one for one in study.instances}
+    paths = [_save(one, out, read, sources) for one in results]
+    return Explained(
+        study_instance_uid=study.study_instance_uid,
+        analysis=analysis,
+        objects=tuple(path for path, _ in paths),
+        previews=tuple(picture for _, picture in paths if picture is not None),
+    )
 
 
-def save_all(datasets: Iterable[Dataset], out: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Write data sets as <SOP Instance UID>.dcm and their previews as .png into `out`; return both lists."""
+def _predictions(analysis: Analysis) -> Iterator[Prediction]:
+    yield from (one.explanation.prediction for one in analysis.explained)
+    yield from (one.assessment.prediction for one in analysis.assessed)
+
+
+def _save(
+    result: Result, out: Path, read: Callable[[Instance], Dataset], sources: Mapping[SOPInstanceUID, Instance]
+) -> tuple[Path, Path | None]:
+    """Write one object and, if there is something to see, its preview."""
     out.mkdir(parents=True, exist_ok=True)
-    objects, previews = [], []
-    for ds in datasets:
-        path = out / f"{ds.SOPInstanceUID}.dcm"
-        dcmwrite(path, ds, enforce_file_format=True)
-        objects.append(path)
-        picture = path.with_suffix(".png")
-        if preview.save_png(ds, picture):
-            previews.append(picture)
-    return tuple(objects), tuple(previews)
+    ds = result.dataset
+    path = out / f"{result.kind}-{ds.SOPInstanceUID[-12:]}.dcm"
+    dcmwrite(path, ds, enforce_file_format=True)
+    picture = path.with_suffix(".png")
+    source = next((read(sources[SOPInstanceUID(uid)]) for uid in header.referenced(ds) if uid in sources), None)
+    return path, picture if preview.save_png(ds, picture, source) else None

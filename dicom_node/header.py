@@ -1,15 +1,23 @@
 """Reading data sets as they come: files cut off in transfer, elements absent, empty or malformed."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.errors import InvalidDicomError
+from pydicom.tag import Tag
 
 from dicom_node.errors import DatasetUnreadable
 from dicom_node.observe import without_warnings
 from dicom_node.spool import inflates_within
+
+OWN_CONTRIBUTION = "Explanation of a classifier's decision"
+"""How Contribution Description (0018,A003) of this node's results begins; a test holds the builders to it."""
+
+_REFERENCED = Tag("ReferencedSOPInstanceUID")
 
 MOST_INFLATED = 256 << 20
 """Bytes that a deflated data set may unpack to."""
@@ -53,6 +61,30 @@ def code(ds: Dataset, keyword: str) -> str:
     return " ".join(text.split())[:16]
 
 
+def code_values(ds: Dataset, keyword: str) -> tuple[str, ...]:
+    """Every value of a code string, upper case and stripped; empty when there is none."""
+    value = _value(ds, keyword) or ()
+    return tuple(str(one).strip().upper() for one in ([value] if isinstance(value, str) else value))
+
+
+def is_own_result(ds: Dataset) -> bool:
+    """Whether `ds` is a result of this node, by its Contributing Equipment Sequence (0018,A001)."""
+    contributions = (
+        _value(item, "ContributionDescription") for item in _value(ds, "ContributingEquipmentSequence") or ()
+    )
+    return any(str(text).startswith(OWN_CONTRIBUTION) for text in contributions)
+
+
+def referenced(ds: Dataset) -> Iterator[str]:
+    """Every SOP Instance UID that `ds` refers to, at any depth; its own elements stay undecoded."""
+    for tag in list(ds.keys()):
+        if ds.get_item(tag).VR == "SQ":
+            for item in ds[tag].value:
+                yield from referenced(item)
+        elif tag == _REFERENCED:
+            yield str(ds[tag].value)
+
+
 def codes(ds: Dataset, keyword: str) -> set[str]:
     """The Code Values of a code sequence; empty when there is none."""
     return {code(item, "CodeValue") for item in _value(ds, keyword) or ()} - {""}
@@ -77,7 +109,12 @@ def integer(ds: Dataset, keyword: str, default: int) -> int:
 
 
 def _value(ds: Dataset, keyword: str) -> Any:
+    """The value of an element, which stays undecoded in `ds`: results copy the source's bytes."""
     try:
-        return ds.get(keyword)
+        tag = Tag(keyword)
+        element: Any = ds.get_item(tag) if tag in ds else None
+        if isinstance(element, RawDataElement):
+            element = convert_raw_data_element(element, encoding=ds._character_set, ds=ds)  # noqa: SLF001 - not public
     except Exception:  # noqa: BLE001 - bytes that are no such VR: pydicom raises many kinds, some plain Exception
         return None
+    return None if element is None else element.value

@@ -33,11 +33,16 @@ class TaskState(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """pending -> sent, or dead (kept, shown, replayable)."""
+    """pending -> sent, downgraded (another object stands in), or dead (kept, shown, replayable).
+
+    An object on standby is kept ready should the destination not take the SOP Class of another one.
+    """
 
     PENDING = "pending"
     SENT = "sent"
     DEAD = "dead"
+    STANDBY = "standby"
+    DOWNGRADED = "downgraded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +84,13 @@ class Study:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """What to do with the images that a rule selects: names only, from the settings."""
+    """What to do with the images that a rule selects: names only, from the settings.
+
+    Attributes:
+        name: of the rule.
+        destinations: who gets the results.
+        results: the only objects that they get, among those that they want; empty: all that they want.
+    """
 
     name: str
     destinations: tuple[str, ...]
@@ -121,10 +132,19 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """One result object owed to one destination (the outbox)."""
+    """One result object owed to one destination (the outbox).
+
+    Attributes:
+        kind: name of the object's builder.
+        fallback: the kind that stands in when the destination does not take the SOP Class, or None.
+        stand_in: the kind that does stand in for a downgraded one, or None.
+        last_error: why the last attempt failed, or the warning that it was delivered with.
+    """
 
     delivery_id: str
     task_id: str
+    kind: str
+    fallback: str | None
     sop_instance_uid: SOPInstanceUID
     sop_class_uid: str
     path: Path
@@ -133,3 +153,4 @@ class Delivery:
     attempts: int
     next_attempt_at: datetime
     last_error: str | None
+    stand_in: str | None = None

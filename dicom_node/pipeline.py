@@ -1,27 +1,39 @@
-"""One study revision -> result data sets; a plain function, so that anything can call it and repeat it.
+"""One study revision -> analysis -> result data sets; plain functions, so that anything can call and repeat them.
 
-Every image leaves an answer: results, or a report that says why there are none. What the image is to blame
-for (unsuitable, unreadable, nothing the model can use) ends with that report, and the other images are still
-explained. Anything else (out of memory, a fault of ours) is raised: the caller records it and asks for
-`report_not_analysed`.
+`analyse` runs the model once; `build` makes what one destination gets of it. Every image leaves an answer: results,
+or a line in the report that says why there are none. What the image is to blame for (unsuitable, unreadable, nothing
+the model can use) ends with that line, and the other images are still explained. Anything else (out of memory, a
+fault of ours) is raised: the caller records it and asks for `not_analysed`.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TypedDict, Unpack
+from typing import TypedDict
 
 from pydicom import Dataset
 
 from dicom_node import pixels
-from dicom_node.errors import DatasetUnreadable, StudyUnsuitable
+from dicom_node.errors import DatasetUnreadable, Reason, StudyUnsuitable
 from dicom_node.model import Instance, Route, SOPInstanceUID, Study, StudyState, Task
-from dicom_node.results import Builder, NotAnalysed, ResultContext, ResultOptions, SourceReference
+from dicom_node.results import (
+    AssessedImage,
+    Builder,
+    Refusal,
+    ResultContext,
+    ResultOptions,
+    SourceReference,
+    StudyContext,
+)
 from dicom_node.results._header import header_of, patient_and_study
-from dicom_node.settings import Settings
+from dicom_node.rule_types import Rule
+from dicom_node.rules import Action, decide_instance
+from dicom_node.settings import SYNTHETIC, Settings
 from explain_core import plugins
 from explain_core.errors import ExplainError
-from explain_core.explanation import Explainer, Explanation, ModelIdentity
+from explain_core.explanation import Assessment, Explainer, Explanation, ModelIdentity
+from explain_core.radiograph import Radiograph
 
 RESULTS = "dicom_node.results"
 REPORT = "structured_report"
@@ -31,28 +43,85 @@ Read = Callable[[Instance], Dataset]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StudyResult:
-    """The answer to one task.
+class ExplainedImage:
+    """One image with its decision and the reason for it."""
+
+    source: SourceReference
+    header: Dataset
+    radiograph: Radiograph
+    shown_range: tuple[float, float] | None
+    explanation: Explanation
+
+    def assessed(self) -> AssessedImage:
+        """The decision alone."""
+        explanation = self.explanation
+        return AssessedImage(
+            source=self.source,
+            header=self.header,
+            assessment=Assessment(
+                prediction=explanation.prediction,
+                out_of_distribution=explanation.out_of_distribution,
+                provenance=explanation.provenance,
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Analysis:
+    """What the model said of one task's images.
 
     Attributes:
-        datasets: what to deliver, complete with file meta information; never empty.
-        state: EXPLAINED when at least one image was; IGNORED when the rules chose none; else FAILED.
-        reason: why not everything was explained, or None; names no patient.
-        explanations: of the images that were explained, in the order of their SOP Instance UIDs.
+        task: the task.
+        header: what an instance that can be read says of patient and study; empty when none can be read.
+        model: the model version, if one was loaded.
+        explained, assessed, refused: the images, each list in the order of the SOP Instance UIDs.
+        state: EXPLAINED when at least one image was decided; IGNORED when the rules chose none; else FAILED.
+        reason: why not every chosen image was decided, or None; names no patient.
     """
 
-    datasets: tuple[Dataset, ...]
+    task: Task
+    header: Dataset
+    model: ModelIdentity | None
+    explained: tuple[ExplainedImage, ...] = ()
+    assessed: tuple[AssessedImage, ...] = ()
+    refused: tuple[Refusal, ...] = ()
     state: StudyState
     reason: str | None
-    explanations: tuple[Explanation, ...]
 
 
-def result_options(settings: Settings, route: Route | None = None) -> ResultOptions:
-    """What the site chose about its result objects; a route may choose fewer of them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One object for one destination.
+
+    Attributes:
+        kind: name of its builder.
+        dataset: complete with file meta information.
+        fallback: the kind that a destination gets when it does not take this SOP Class, or None.
+        standby: only for a destination that refuses another object.
+    """
+
+    kind: str
+    dataset: Dataset
+    fallback: str | None
+    standby: bool
+
+
+def result_options(settings: Settings, route: Route | None = None, destination: str | None = None) -> ResultOptions:
+    """What a destination gets, without one what [results] says; a route may restrict the objects."""
     chosen = settings.results
+    profile = next((one for one in settings.destinations if one.name == destination), None)
+    objects, asked = chosen.objects, {}
+    if profile is not None:
+        objects = profile.objects if profile.objects is not None else objects
+        objects += (SYNTHETIC,) if profile.synthetic_images else ()
+        fields = ("long_edge", "compression", "explain")
+        asked = {name: value for name in fields if (value := getattr(profile, name)) is not None}
+    if route is not None and route.results:
+        objects = tuple(name for name in objects if name in route.results)
     return ResultOptions(
-        objects=route.results if route is not None and route.results else chosen.objects,
-        long_edge=chosen.long_edge,
+        objects=objects,
+        **{"long_edge": chosen.long_edge, "compression": chosen.compression, "explain": chosen.explain} | asked,
+        patient_in_image=chosen.patient_in_image,
         content_qualification=chosen.content_qualification,
         series_number_base=chosen.series_number_base,
         manufacturer=chosen.manufacturer,
@@ -62,122 +131,213 @@ def result_options(settings: Settings, route: Route | None = None) -> ResultOpti
     )
 
 
-def explain_study(
+def analyse(
     task: Task,
     study: Study,
     read: Read,
     explainer: Explainer,
-    options: ResultOptions,
     *,
-    earlier: Sequence[Dataset] = (),
-) -> StudyResult:
-    """Explain the images that `task` selects of `study`, or report why nothing is analysed.
+    rules: Sequence[Rule] = (),
+    negatives: bool = True,
+) -> Analysis:
+    """Classify and explain the images that `task` selects of `study`, or say why nothing is analysed.
 
     Args:
         task: which images, and when it was made.
         study: the instances of the revision.
         read: gives the data set of an instance, pixels included; raises DatasetUnreadable.
         explainer: the loaded model.
-        options: the site's choices; `options.objects` names the builders.
-        earlier: results already made for this study, which new reports name as predecessors.
+        rules: the routing rules, which say why the images that they did not choose are not analysed.
+        negatives: whether an image without the finding is explained too.
 
     Raises:
-        LookupError: `options.objects` names no builder, or `task` an instance that `study` lacks.
+        LookupError: `task` selects an instance that `study` lacks.
     """
     if not task.selected:
         reason = task.reason or "no image of the study was selected"
-        return report_not_analysed(task, study, read, options, reason, model=explainer.identity, earlier=earlier)
-    builders: list[Builder] = [plugins.load(RESULTS, name) for name in options.objects]
-    reporter = plugins.load(RESULTS, REPORT)
-    datasets: list[Dataset] = []
-    explanations: list[Explanation] = []
-    reasons: list[str] = []
-    for position, sop_instance_uid in enumerate(sorted(task.selected), start=1):
-        instance = _instance(study, sop_instance_uid)
-        common = _Common(
-            task=task,
-            sources=(_reference(instance),),
-            model=explainer.identity,
-            options=options,
-            number=_NUMBERS_PER_REVISION * (task.revision - 1) + position,
-            earlier=earlier,
-        )
-        answer = _answer(study, instance, read, explainer, **common)
-        if isinstance(answer, NotAnalysed):
-            datasets.append(reporter.report(answer))
-            reasons.append(answer.reason)
-        else:
-            datasets.extend(builder.build(answer) for builder in builders)
-            explanations.append(answer.explanation)
-    state = StudyState.EXPLAINED if explanations else StudyState.FAILED
-    summary = _summary(reasons, len(task.selected))
-    return StudyResult(datasets=tuple(datasets), state=state, reason=summary, explanations=tuple(explanations))
+        return not_analysed(task, study, read, reason, Reason.RULES, model=explainer.identity)
+    found = [_answer(_instance(study, uid), read, explainer, negatives=negatives) for uid in sorted(task.selected)]
+    explained = tuple(one for one in found if isinstance(one, ExplainedImage))
+    assessed = tuple(one for one in found if isinstance(one, AssessedImage))
+    refused = tuple(one for one in found if isinstance(one, Refusal))
+    decided = len(explained) + len(assessed)
+    return Analysis(
+        task=task,
+        header=_sibling_header(study, read),
+        model=explainer.identity,
+        explained=explained,
+        assessed=assessed,
+        refused=(*refused, *_passed_by(task, study, read, rules)),
+        state=StudyState.EXPLAINED if decided else StudyState.FAILED,
+        reason=_summary([one.reason for one in refused], len(task.selected)),
+    )
 
 
-def report_not_analysed(
+def not_analysed(
     task: Task,
     study: Study,
     read: Read,
-    options: ResultOptions,
     reason: str,
+    code: Reason,
     *,
     model: ModelIdentity | None = None,
-    earlier: Sequence[Dataset] = (),
-) -> StudyResult:
-    """One report, from whatever header can be read, that the images of `task` were not analysed.
+) -> Analysis:
+    """What is left to say when the images of `task` cannot be analysed, from whatever header can be read.
 
     Args:
-        task: the task; its selected images, or without any the whole study, are what the report is about.
+        task: the task; its selected images, or without any the whole study, are what the answer is about.
         study: the instances of the revision.
-        read: gives the data set of an instance; whatever it raises, the report is made.
-        options: the site's choices.
+        read: gives the data set of an instance; whatever it raises, there is an answer.
         reason: a plain clause that follows "because"; names no patient.
+        code: the reason for machines.
         model: the model version, if one was loaded.
-        earlier: results already made for this study, which the report names as predecessors.
     """
     selected = set(task.selected)
     about = [one for one in study.instances if not selected or one.sop_instance_uid in selected]
     about.sort(key=lambda instance: instance.sop_instance_uid)
-    refusal = NotAnalysed(
+    return Analysis(
         task=task,
         header=_sibling_header(study, read),
-        sources=tuple(_reference(instance) for instance in about),
         model=model,
-        options=options,
-        number=_NUMBERS_PER_REVISION * (task.revision - 1) + 1,
-        earlier=earlier,
+        refused=(Refusal(sources=tuple(_reference(one) for one in about), reason=reason, code=code),),
+        state=StudyState.FAILED if selected else StudyState.IGNORED,
         reason=reason,
     )
-    datasets = (plugins.load(RESULTS, REPORT).report(refusal),)
-    state = StudyState.FAILED if selected else StudyState.IGNORED
-    return StudyResult(datasets=datasets, state=state, reason=reason, explanations=())
+
+
+def build(analysis: Analysis, options: ResultOptions, *, earlier: Sequence[Dataset] = ()) -> tuple[Result, ...]:
+    """What one destination gets of an analysis, and what it gets instead of objects that it refuses.
+
+    There is always something: what no picture shows is said in the structured report.
+
+    Args:
+        analysis: what the model said.
+        options: what the destination wants; `options.objects` names the builders.
+        earlier: results already sent there for this study, which new reports name as predecessors.
+
+    Raises:
+        LookupError: `options.objects` names no builder.
+    """
+    images, assessed = _by_policy(analysis, options)
+    names = dict.fromkeys(options.objects)
+    if analysis.refused or assessed or not names:
+        names[REPORT] = None
+    wanted = _in_order(names)
+    common = _Common(task=analysis.task, model=analysis.model, options=options, earlier=earlier)
+    first = _NUMBERS_PER_REVISION * (analysis.task.revision - 1)
+    contexts = tuple(
+        ResultContext(
+            **common,
+            header=one.header,
+            sources=(one.source,),
+            number=first + position,
+            radiograph=one.radiograph,
+            shown_range=one.shown_range,
+            explanation=one.explanation,
+        )
+        for position, one in enumerate(images, start=1)
+    )
+    refusals = {
+        builder.name: {context.number: why for context in contexts if (why := builder.refuses(context)) is not None}
+        for builder in _with_fallbacks(wanted)
+    }
+    decided: tuple[ExplainedImage | AssessedImage, ...] = (*images, *assessed)
+    of_refused = [source for one in analysis.refused for source in one.sources]
+    study = StudyContext(
+        **common,
+        header=next((one.header for one in decided), analysis.header),
+        sources=(*(one.source for one in decided), *of_refused),
+        number=first + 1,
+        images=contexts,
+        assessed=assessed,
+        refused=analysis.refused,
+        omitted=tuple((one.name, why) for one in wanted for why in dict.fromkeys(refusals[one.name].values())),
+    )
+    return tuple(_built(study, wanted, refusals))
 
 
 class _Common(TypedDict):
-    """What both kinds of answer are made from."""
+    """What every context is made from."""
 
     task: Task
-    sources: tuple[SourceReference, ...]
-    model: ModelIdentity
+    model: ModelIdentity | None
     options: ResultOptions
-    number: int
     earlier: Sequence[Dataset]
 
 
+def _built(study: StudyContext, wanted: Sequence[Builder], refusals: dict[str, dict[int, str]]) -> Iterator[Result]:
+    made: list[Dataset] = []
+    names = {builder.name for builder in wanted}
+    for builder in _with_fallbacks(wanted):
+        possible = tuple(image for image in study.images if image.number not in refusals[builder.name])
+        for dataset in builder.build(dataclasses.replace(study, images=possible, made=tuple(made))):
+            standby = builder.name not in names
+            if not standby:
+                made.append(dataset)
+            yield Result(kind=builder.name, dataset=dataset, fallback=builder.fallback, standby=standby)
+
+
+def _in_order(names: Sequence[str] | dict[str, None]) -> tuple[Builder, ...]:
+    builders: list[Builder] = [plugins.load(RESULTS, name) for name in names]
+    return tuple(sorted(builders, key=lambda builder: builder.series))
+
+
+def _with_fallbacks(wanted: Sequence[Builder]) -> tuple[Builder, ...]:
+    """`wanted` and everything that may have to stand in for one of them."""
+    names = {builder.name: builder.fallback for builder in wanted}
+    while missing := {name for name in names.values() if name is not None} - names.keys():
+        names |= {name: plugins.load(RESULTS, name).fallback for name in missing}
+    return _in_order(list(names))
+
+
+def _by_policy(
+    analysis: Analysis, options: ResultOptions
+) -> tuple[tuple[ExplainedImage, ...], tuple[AssessedImage, ...]]:
+    if options.explain == "always":
+        return analysis.explained, analysis.assessed
+    positive = tuple(one for one in analysis.explained if one.explanation.prediction.positive)
+    negative = tuple(one.assessed() for one in analysis.explained if not one.explanation.prediction.positive)
+    return positive, (*analysis.assessed, *negative)
+
+
 def _answer(
-    study: Study, instance: Instance, read: Read, explainer: Explainer, **common: Unpack[_Common]
-) -> ResultContext | NotAnalysed:
+    instance: Instance, read: Read, explainer: Explainer, *, negatives: bool
+) -> ExplainedImage | AssessedImage | Refusal:
     """Explain one image, or say why not."""
-    header: Dataset | None = None
+    source = _reference(instance)
     try:
-        source = read(instance)
-        header = header_of(source)
-        image = pixels.radiograph(source)
+        ds = read(instance)
+        header, rendering = header_of(ds), pixels.render(ds)
+        image = rendering.radiograph
+        if not negatives:
+            assessment = explainer.classify(image)
+            if not assessment.prediction.positive:
+                return AssessedImage(source=source, header=header, assessment=assessment)
         explanation = explainer.explain(image)
-    except (StudyUnsuitable, DatasetUnreadable, ExplainError) as error:
-        header = header if header is not None else _sibling_header(study, read)
-        return NotAnalysed(**common, header=header, reason=str(error))
-    return ResultContext(**common, header=header, radiograph=image, explanation=explanation)
+    except (StudyUnsuitable, DatasetUnreadable) as error:
+        return Refusal(sources=(source,), reason=str(error), code=error.reason)
+    except ExplainError as error:
+        return Refusal(sources=(source,), reason=str(error), code=Reason.MODEL)
+    return ExplainedImage(
+        source=source, header=header, radiograph=image, shown_range=rendering.shown_range, explanation=explanation
+    )
+
+
+def _passed_by(task: Task, study: Study, read: Read, rules: Sequence[Rule]) -> Iterator[Refusal]:
+    """Why the rules did not choose the other images; silent about answers and what another rule explains."""
+    if not rules:
+        return
+    for instance in sorted(study.instances, key=lambda one: one.sop_instance_uid):
+        if instance.sop_instance_uid in task.selected:
+            continue
+        try:
+            decision = decide_instance(read(instance), instance.calling_ae_title, rules)
+        except DatasetUnreadable as error:
+            yield Refusal(sources=(_reference(instance),), reason=str(error), code=error.reason)
+            continue
+        if decision.action is Action.IGNORE:
+            reason = decision.reason or "no routing rule takes it"
+            yield Refusal(sources=(_reference(instance),), reason=reason, code=Reason.RULES)
 
 
 def _instance(study: Study, sop_instance_uid: SOPInstanceUID) -> Instance:

@@ -25,7 +25,7 @@ from pydicom.uid import (
 )
 
 from dicom_node import suitability
-from dicom_node.errors import DatasetUnreadable, StudyUnsuitable
+from dicom_node.errors import DatasetUnreadable, Reason, StudyUnsuitable
 from dicom_node.header import code, integer, numbers, orientation
 from dicom_node.observe import without_warnings
 from explain_core.radiograph import Radiograph
@@ -37,7 +37,26 @@ _SIGN_16 = 1 << 15
 _END_MARKED = frozenset([*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendering:
+    """A data set's image as a viewer would show it.
+
+    Attributes:
+        radiograph: the image.
+        shown_range: values after the modality transformation that are shown as black and white, where the file itself
+            does not say it; None where its own VOI LUT or window was used.
+    """
+
+    radiograph: Radiograph
+    shown_range: tuple[float, float] | None
+
+
 def radiograph(ds: Dataset) -> Radiograph:
+    """The image of `ds` as display luminance; see `render`."""
+    return render(ds).radiograph
+
+
+def render(ds: Dataset) -> Rendering:
     """The image of `ds` as display luminance; `ds` itself is left as it was.
 
     Stored values -> modality LUT or rescale -> first VOI LUT, else first valid window, else a robust range of
@@ -48,18 +67,19 @@ def radiograph(ds: Dataset) -> Radiograph:
 
     Raises:
         StudyUnsuitable: the object is no single frontal chest radiograph meant for display, or it is blank.
-        DatasetUnreadable: the pixel data are missing parts, or no decoder takes them.
+        DatasetUnreadable: the pixel data are missing parts, are not what the header says, or no decoder takes them.
     """
     suitability.check(ds)
     with without_warnings():
         stored = _significant_bits(_decode(ds), ds)
-        luminance = _luminance(stored, ds)
-        return Radiograph(
+        luminance, shown_range = _luminance(stored, ds)
+        image = Radiograph(
             pixels=luminance,
             spacing=pixel_spacing(ds),
             orientation=orientation(ds),
             source_id=str(ds.get("SOPInstanceUID", "")),
         )
+    return Rendering(radiograph=image, shown_range=shown_range)
 
 
 def pixel_spacing(ds: Dataset) -> tuple[float, float] | None:
@@ -80,7 +100,7 @@ def _decode(ds: Dataset) -> NDArray[np.generic]:
     meta = getattr(ds, "file_meta", None)
     syntax = UID(str(meta.get("TransferSyntaxUID", ""))) if meta is not None else UID("")
     if not syntax.is_transfer_syntax or syntax.is_private:
-        raise DatasetUnreadable("its transfer syntax is unknown")
+        raise DatasetUnreadable("its transfer syntax is unknown", Reason.SYNTAX)
     _check_complete(ds, syntax)
     in_words = not syntax.is_compressed or syntax == RLELossless
     try:
@@ -89,9 +109,9 @@ def _decode(ds: Dataset) -> NDArray[np.generic]:
         raise
     except Exception as error:
         # Decoders raise whatever they like: these bytes are not an image.
-        raise DatasetUnreadable(f"its pixel data ({syntax.name}) cannot be decoded") from error
+        raise DatasetUnreadable(f"its pixel data ({syntax.name}) cannot be decoded", Reason.PIXELS) from error
     if array.shape != (ds.Rows, ds.Columns):
-        raise DatasetUnreadable(f"its pixel data decode to shape {array.shape}, not to Rows x Columns")
+        raise DatasetUnreadable(f"its pixel data decode to shape {array.shape}, not to Rows x Columns", Reason.PIXELS)
     return array
 
 
@@ -99,25 +119,30 @@ def _check_complete(ds: Dataset, syntax: UID) -> None:
     """Refuse truncated pixel data: several decoders fill up what is missing without a word."""
     data = ds.PixelData or b""
     if not data:
-        raise DatasetUnreadable("its pixel data are empty or cut off")
+        raise DatasetUnreadable("its pixel data are empty or cut off", Reason.PIXELS)
     if not syntax.is_compressed:
         expected = math.ceil(ds.Rows * ds.Columns * ds.BitsAllocated / 8)
         if len(data) < expected:
-            raise DatasetUnreadable(f"its pixel data are truncated: {len(data)} of {expected} bytes")
+            raise DatasetUnreadable(f"its pixel data are truncated: {len(data)} of {expected} bytes", Reason.PIXELS)
+        if len(data) - expected >= ds.Columns * ds.BitsAllocated / 8:
+            described = f"{ds.Rows} rows of {ds.Columns} pixels take {expected}"
+            raise DatasetUnreadable(f"its pixel data have {len(data)} bytes, but {described}", Reason.PIXELS)
         return
     try:
         frame = next(iter(generate_frames(data, number_of_frames=1)))
     except (ValueError, StopIteration, EOFError) as error:
-        raise DatasetUnreadable(f"its pixel data ({syntax.name}) are wrongly encapsulated") from error
+        raise DatasetUnreadable(f"its pixel data ({syntax.name}) are wrongly encapsulated", Reason.PIXELS) from error
     # The JPEG family ends with FFD9, which entropy-coded data cannot contain; padding may follow.
     if syntax in _END_MARKED and b"\xff\xd9" not in frame[-64:]:
-        raise DatasetUnreadable(f"its pixel data ({syntax.name}) are truncated: the end marker is missing")
+        raise DatasetUnreadable(
+            f"its pixel data ({syntax.name}) are truncated: the end marker is missing", Reason.PIXELS
+        )
 
 
 def _significant_bits(array: NDArray[Any], ds: Dataset) -> NDArray[np.int32]:
     """Only the Bits Stored that end at High Bit, with their sign (PS3.5 8.1.1); above may be old overlays."""
     if array.dtype.kind not in "iu":
-        raise DatasetUnreadable("its pixel data are not integers")
+        raise DatasetUnreadable("its pixel data are not integers", Reason.PIXELS)
     syntax = ds.file_meta.TransferSyntaxUID
     if syntax.is_compressed and syntax != RLELossless:
         return array.astype(np.int32)  # the codestream has its own precision and sign
@@ -125,30 +150,50 @@ def _significant_bits(array: NDArray[Any], ds: Dataset) -> NDArray[np.int32]:
     if not stored - 1 <= high < ds.BitsAllocated:
         high = stored - 1
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
-    raw = native.view(f"u{array.dtype.itemsize}").astype(np.int32) >> (high + 1 - stored)
-    raw &= (1 << stored) - 1
+    cells = native.view(f"u{array.dtype.itemsize}").astype(np.int32) >> (high + 1 - stored)
+    raw = cells & ((1 << stored) - 1)
     if integer(ds, "PixelRepresentation", 0) == 1:
         sign = 1 << (stored - 1)
-        raw = (raw ^ sign) - sign
+        return (raw ^ sign) - sign
+    if _wrapped(cells, raw):
+        raise DatasetUnreadable(
+            f"its pixel values do not fit into the {stored} bits that it says are stored", Reason.PIXELS
+        )
     return raw
 
 
-def _luminance(stored: NDArray[np.int32], ds: Dataset) -> NDArray[np.float32]:
+def _wrapped(cells: NDArray[np.int32], raw: NDArray[np.int32]) -> bool:
+    """Whether the bits above High Bit belong to the values: with them the image is smoother than without.
+
+    Old overlays and what equipment leaves there make it rougher.
+    """
+    return not np.array_equal(cells, raw) and _roughness(cells) < _roughness(raw)
+
+
+def _roughness(values: NDArray[np.int32]) -> float:
+    """Sum of the steps between neighbours, as a part of the range that most values lie in."""
+    wide = values.astype(np.int64)
+    low, high = np.percentile(wide, (10, 90))
+    steps = sum(float(np.abs(np.diff(wide, axis=axis)).sum()) for axis in (0, 1))
+    return steps / max(1.0, float(high - low))
+
+
+def _luminance(stored: NDArray[np.int32], ds: Dataset) -> tuple[NDArray[np.float32], tuple[float, float] | None]:
     padding = _padding(stored, ds)
     kept = ~padding if padding is not None else np.ones(stored.shape, np.bool_)
     if not kept.any():
-        raise StudyUnsuitable("it is blank: every pixel is padding")
+        raise StudyUnsuitable("it is blank: every pixel is padding", Reason.BLANK)
     low, high = int(stored[kept].min()), int(stored[kept].max())
     if low == high:
-        raise StudyUnsuitable("it is blank: every pixel has the same value")
+        raise StudyUnsuitable("it is blank: every pixel has the same value", Reason.BLANK)
     values = _modality(stored, ds)
-    shown = _value_of_interest(values, ds, kept)
+    shown, shown_range = _value_of_interest(values, ds, kept)
     inverse_shape = code(ds, "PresentationLUTShape") == "INVERSE"
     if inverse_shape or code(ds, "PhotometricInterpretation") == "MONOCHROME1":
         shown = 1 - shown  # once, also when both say so, as DX requires (PS3.3 C.8.11.3.1.2)
     if padding is not None:
         shown[padding] = 0
-    return np.ascontiguousarray(shown, dtype=np.float32)
+    return np.ascontiguousarray(shown, dtype=np.float32), shown_range
 
 
 def _padding(stored: NDArray[np.int32], ds: Dataset) -> NDArray[np.bool_] | None:
@@ -197,9 +242,9 @@ def _table(ds: Dataset, keyword: str) -> _Table | None:
         count = count % 65536 or 65536  # 0 means 65536
         entries = _entries(item.LUTData, count, bits, little=ds.original_encoding[1] is not False)
     except (AttributeError, TypeError, ValueError) as error:
-        raise DatasetUnreadable(f"its {keyword} is damaged") from error
+        raise DatasetUnreadable(f"its {keyword} is damaged", Reason.PIXELS) from error
     if len(entries) < count:
-        raise DatasetUnreadable(f"its {keyword} holds {len(entries)} of {count} entries")
+        raise DatasetUnreadable(f"its {keyword} holds {len(entries)} of {count} entries", Reason.PIXELS)
     signed = integer(ds, "PixelRepresentation", 0) == 1 or numbers(ds, "RescaleIntercept", (0.0,))[0] < 0
     if signed and first >= _SIGN_16:
         first -= 2 * _SIGN_16  # read as US where SS was due
@@ -228,19 +273,21 @@ def _modality(stored: NDArray[np.int32], ds: Dataset) -> NDArray[Any]:
     return stored * slope[0] + intercept[0]
 
 
-def _value_of_interest(values: NDArray[Any], ds: Dataset, kept: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Values as 0 to 1: first VOI LUT, else first valid window that shows anything, else a robust range."""
+def _value_of_interest(
+    values: NDArray[Any], ds: Dataset, kept: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], tuple[float, float] | None]:
+    """Values as 0 to 1: first VOI LUT, else first valid window that shows anything, else a robust range, returned."""
     table = _table(ds, "VOILUTSequence")
     if table is not None:
         shown = table.apply(values).astype(np.float32) / np.float32(table.top)
         if np.ptp(shown[kept]) > 0:
-            return shown
+            return shown, None
     for center, width in zip(numbers(ds, "WindowCenter"), numbers(ds, "WindowWidth"), strict=False):
         windowed = _window(values, center, width, code(ds, "VOILUTFunction") or "LINEAR")
         if windowed is not None and np.ptp(windowed[kept]) > 0:
-            return windowed
+            return windowed, None
     low, high = _natural_range(values, ds, kept)
-    return _ramp(values, (low + high) / 2, high - low)
+    return _ramp(values, (low + high) / 2, high - low), (low, high)
 
 
 def _window(values: NDArray[Any], center: float, width: float, function: str) -> NDArray[np.float32] | None:

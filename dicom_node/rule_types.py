@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -34,14 +34,19 @@ def _as_text(value: object) -> object:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-def split_words(value: object) -> object:
+def split_words(value: Any) -> Any:
     """A list written as words with commas between, as in an environment variable, as a list."""
     return [part for part in re.split(r"\s*,\s*", value.strip()) if part] if isinstance(value, str) else value
 
 
-def _result_object(value: str) -> str:
+def result_names() -> tuple[str, ...]:
+    """The result objects that there are builders of; the folder is the registry."""
     folder = Path(__file__).with_name("results")
-    names = sorted(file.stem for file in folder.glob("*.py") if not file.stem.startswith("_"))
+    return tuple(sorted(file.stem for file in folder.glob("*.py") if not file.stem.startswith("_")))
+
+
+def _result_object(value: str) -> str:
+    names = result_names()
     if names and value not in names:
         raise ValueError(f"no such result object; there is: {', '.join(names)}")
     return value

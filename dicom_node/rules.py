@@ -18,6 +18,7 @@ from pydicom import Dataset
 from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
+from dicom_node.header import is_own_result
 from dicom_node.model import Route, SOPInstanceUID
 from dicom_node.observe import without_warnings
 from dicom_node.rule_types import CALLING_AE_TITLE, Condition, Rule
@@ -26,9 +27,6 @@ NO_RULE = "no routing rule takes it"
 OWN_RESULT = "a result of this node"
 ANSWER = "a report, presentation state, segmentation or key object, not an image to explain"
 ONLY_ANSWERS = "the study holds nothing but results, reports and presentation states"
-
-OWN_CONTRIBUTION = "Explanation of a classifier's decision"
-"""How Contribution Description (0018,A003) of this node's results begins; a test holds the builders to it."""
 
 # PS3.6 A: presentation states, reports, key objects, segmentations, parametric maps. By prefix: new
 # SOP Classes of these families are answers too.
@@ -210,8 +208,7 @@ def _holds(condition: Condition, found: Sequence[str]) -> bool:
 
 def _answer(header: Dataset) -> str | None:
     """Why the object is an answer itself, or None for everything else."""
-    contributions = values_of(header, "", "ContributingEquipmentSequence.ContributionDescription")
-    if any(text.startswith(OWN_CONTRIBUTION) for text in contributions):
+    if is_own_result(header):
         return OWN_RESULT
     sop_class = next(iter(values_of(header, "", "SOPClassUID")), "")
     return ANSWER if UID(sop_class).startswith(_ANSWER_PREFIXES) else None

@@ -1,8 +1,9 @@
 """Storage SCU (PS3.4 Annex B): objects to one destination over one association, an outcome for each.
 
 Every C-STORE status is looked at. A warning (0xBxxx, PS3.4 table B.2-1) counts as delivered: the destination
-has stored the object. A rejected presentation context concerns the objects that need it and no others. The
-peer's Error Comment is not repeated anywhere: it may quote patient data.
+has stored the object. A rejected presentation context concerns the objects that need it and no others; like the
+status 0x0122 it says that the destination does not take the SOP Class. The peer's Error Comment is not repeated
+anywhere: it may quote patient data.
 """
 
 import socket
@@ -29,6 +30,7 @@ from dicom_node.model import Destination, SOPInstanceUID
 
 CONNECT_SECONDS = 10.0
 SUCCESS = 0x0000
+SOP_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.6
 MAX_CONTEXTS = 128  # PS3.8 section 9.3.2.2: odd identifiers from 1 to 255
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
@@ -52,12 +54,14 @@ class StoreOutcome:
         status: the C-STORE status, None when there was no answer.
         error: None when it is delivered (success or warning).
         retry: whether the same attempt may succeed later without anybody's doing.
+        class_refused: whether the destination does not take the file's SOP Class, or not in its transfer syntax.
     """
 
     key: str
     status: int | None
     error: DeliveryError | None
     retry: bool
+    class_refused: bool = False
 
     @property
     def delivered(self) -> bool:
@@ -161,13 +165,17 @@ def _negotiable(requests: Sequence[StoreRequest]) -> tuple[int, list[tuple[str, 
     """
     contexts: dict[tuple[str, str], None] = {}
     for count, request in enumerate(requests):
-        syntax = _transfer_syntax(request.path)
-        syntaxes = _UNCOMPRESSED if syntax in _UNCOMPRESSED else (syntax,)
-        more = {(request.sop_class_uid, str(one)): None for one in syntaxes}
+        more = {(request.sop_class_uid, str(one)): None for one in _sendable(request.path)}
         if len(contexts | more) > MAX_CONTEXTS:
             return count, list(contexts)
         contexts |= more
     return len(requests), list(contexts)
+
+
+def _sendable(path: Path) -> tuple[pydicom.uid.UID, ...]:
+    """The transfer syntaxes that a file can be sent in."""
+    syntax = _transfer_syntax(path)
+    return _UNCOMPRESSED if syntax in _UNCOMPRESSED else (syntax,)
 
 
 def _transfer_syntax(path: Path) -> pydicom.uid.UID:
@@ -199,7 +207,7 @@ def _why_not(association: Association) -> str:
 
 
 def _store_one(association: Association, request: StoreRequest) -> StoreOutcome:
-    if not any(cx.abstract_syntax == request.sop_class_uid for cx in association.accepted_contexts):
+    if not _accepted(association, request):
         return _no_context(request)
     try:
         dataset = pydicom.dcmread(request.path)
@@ -223,7 +231,10 @@ def _answered(request: StoreRequest, status: int) -> StoreOutcome:
         return StoreOutcome(key=request.key, status=status, error=None, retry=False)
     meaning = STORAGE_SERVICE_CLASS_STATUS.get(status, ("Failure", ""))[1]
     reason = f"C-STORE status 0x{status:04X}" + (f" ({meaning})" if meaning else "")
-    return StoreOutcome(key=request.key, status=status, error=DeliveryRefused(reason), retry=True)
+    refused = status == SOP_CLASS_NOT_SUPPORTED
+    return StoreOutcome(
+        key=request.key, status=status, error=DeliveryRefused(reason), retry=not refused, class_refused=refused
+    )
 
 
 def is_warning(status: int) -> bool:
@@ -231,10 +242,21 @@ def is_warning(status: int) -> bool:
     return status & 0xF000 == 0xB000  # noqa: PLR2004 - the class of warnings
 
 
+def _accepted(association: Association, request: StoreRequest) -> bool:
+    """Whether the destination takes the SOP Class, in a transfer syntax that the file can be sent in."""
+    syntaxes = _sendable(request.path)
+    return any(
+        cx.abstract_syntax == request.sop_class_uid and cx.transfer_syntax[0] in syntaxes
+        for cx in association.accepted_contexts
+    )
+
+
 def _no_context(request: StoreRequest) -> StoreOutcome:
     name = pydicom.uid.UID(request.sop_class_uid).name
-    error = DeliveryRefused(f"the destination does not accept {name} (presentation context rejected)")
-    return _failed(request, error, retry=False)
+    syntaxes = _sendable(request.path)
+    compressed = "" if syntaxes == _UNCOMPRESSED else f" in {syntaxes[0].name}"
+    reason = f"the destination does not accept {name}{compressed} (presentation context rejected)"
+    return StoreOutcome(key=request.key, status=None, error=DeliveryRefused(reason), retry=False, class_refused=True)
 
 
 def _failed(request: StoreRequest, error: DeliveryError, *, retry: bool) -> StoreOutcome:

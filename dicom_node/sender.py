@@ -6,9 +6,10 @@ most the object under way; the destination sees the same SOP Instance UID again 
 
     delivered (0x0000 or a warning)     sent
     refused, unreachable, no answer     again after 30 s, 60 s, 120 s ... (at most an hour), then dead
-    presentation context rejected,      dead at once: waiting does not help; `rerun --failed` after the
-    file unreadable, no such            destination is put right
-    destination in the settings
+    SOP Class not taken                 downgraded: another object stands in (segmentation, else overlay, else
+                                        secondary capture); dead when there is none
+    file unreadable, no such            dead at once: waiting does not help; `rerun --failed` after the
+    destination in the settings         destination is put right
 """
 
 import logging
@@ -26,7 +27,7 @@ from dicom_node import broker, scu
 from dicom_node.broker import utc_now
 from dicom_node.errors import ConfigError, DeliveryError, DeliveryUnreachable
 from dicom_node.ledger import Ledger
-from dicom_node.model import Delivery, Destination
+from dicom_node.model import Delivery, DeliveryState, Destination
 from dicom_node.scu import StoreOutcome, StoreRequest
 from dicom_node.settings import DeliverySettings, Settings
 
@@ -159,6 +160,9 @@ class Sender:
             entry.log(logging.WARNING if outcome.status else logging.INFO, "delivered")
             return
         reason = str(outcome.error)
+        if outcome.class_refused:
+            self._downgrade(delivery, owner, reason)
+            return
         again = next_attempt(delivery.attempts, now, self._policy) if outcome.retry else None
         if again is None:
             self.ledger.delivery_dead(delivery.delivery_id, owner, reason, now)
@@ -168,6 +172,14 @@ class Sender:
         entry.warning("not delivered", reason=reason, attempts=delivery.attempts, again=again.isoformat())
         if isinstance(outcome.error, DeliveryUnreachable):
             self.ledger.postpone_destination(delivery.destination, again)
+
+    def _downgrade(self, delivery: Delivery, owner: str, reason: str) -> None:
+        entry = log.bind(delivery=delivery.delivery_id, sop_instance_uid=delivery.sop_instance_uid, kind=delivery.kind)
+        settled = self.ledger.delivery_refused(delivery.delivery_id, owner, reason, self.clock())
+        if settled is not None and settled.state is DeliveryState.DOWNGRADED:
+            entry.warning("downgraded", reason=reason, stand_in=settled.stand_in)
+        else:
+            entry.error("dead letter", reason=reason, attempts=delivery.attempts)
 
     def _fail_rest(self, deliveries: Iterable[Delivery], owner: str, reason: str) -> None:
         for delivery in deliveries:

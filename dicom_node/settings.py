@@ -109,15 +109,33 @@ class ModelSettings(Section):
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
 
 
-class ResultSettings(Section):
-    """[results]: the objects that answer a study."""
+def _wanted_objects(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise ValueError("name at least one result object, or remove the key")
+    if SYNTHETIC in names:
+        raise ValueError(f"{SYNTHETIC} are sent only where a destination says synthetic_images = true; remove it here")
+    return names
 
-    objects: Annotated[tuple[ResultName, ...], BeforeValidator(split_words)] = (
+
+SYNTHETIC = "synthetic_images"
+Objects = Annotated[tuple[ResultName, ...], BeforeValidator(split_words), AfterValidator(_wanted_objects)]
+LongEdge = Annotated[int, Field(ge=512, le=8192)]
+Compression = Literal["none", "rle", "jpeg-ls", "jpeg-2000", "jpeg"]
+Policy = Literal["always", "positives"]
+
+
+class ResultSettings(Section):
+    """[results]: the objects that answer a study, unless a destination says otherwise."""
+
+    objects: Objects = (
         "secondary_capture",
-        "overlay",
         "structured_report",
+        "presentation_state",
     )
-    long_edge: Annotated[int, Field(ge=256, le=8192)] = 1600
+    long_edge: LongEdge = 1600
+    compression: Compression = "none"
+    explain: Policy = "always"
+    patient_in_image: bool = True
     content_qualification: Literal["PRODUCT", "RESEARCH", "SERVICE"] = "RESEARCH"
     series_number_base: Annotated[int, Field(ge=1, le=2_000_000_000)] = 9900
     manufacturer: Annotated[str, Field(min_length=1, max_length=64)] = "DICOM explanation node"
@@ -125,12 +143,17 @@ class ResultSettings(Section):
 
 
 class DestinationSettings(Section):
-    """[[destinations]]: a Storage SCP that takes results."""
+    """[[destinations]]: a Storage SCP that takes results; what it does not say of them is as in [results]."""
 
     name: Name
     ae_title: AETitleText
     host: Annotated[str, Field(min_length=1)]
     port: Annotated[int, Field(ge=1, le=65535)]
+    objects: Objects | None = None
+    long_edge: LongEdge | None = None
+    compression: Compression | None = None
+    explain: Policy | None = None
+    synthetic_images: bool = False
 
 
 class DeliverySettings(Section):
@@ -150,7 +173,7 @@ class LoggingSettings(Section):
 
 
 class Settings(Section):
-    """Everything that can be set. A rule without destinations or results has been given all of them."""
+    """Everything that can be set. A rule without destinations has been given all of them."""
 
     node: NodeSettings = NodeSettings()
     study: StudySettings = StudySettings()
@@ -164,14 +187,8 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _complete_rules(self) -> Self:
-        every: dict[str, Any] = {
-            "destinations": tuple(destination.name for destination in self.destinations),
-            "results": self.results.objects,
-        }
-        rules = tuple(
-            rule.model_copy(update={key: value for key, value in every.items() if getattr(rule, key) is None})
-            for rule in self.rules
-        )
+        every = {"destinations": tuple(destination.name for destination in self.destinations)}
+        rules = tuple(rule if rule.destinations is not None else rule.model_copy(update=every) for rule in self.rules)
         object.__setattr__(self, "rules", rules)  # before anyone has seen the object
         return self
 

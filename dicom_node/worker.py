@@ -1,28 +1,19 @@
 """The Celery task "dicom_node.explain": one leased task -> result files -> one transaction.
 
-Order: lease, explain, write every result file durably, then task, deliveries and study state in one
-transaction. A worker that dies anywhere before the last step leaves a lease that runs out; the next one makes
-the same bytes under the same UIDs. A worker that lost its lease changes nothing.
-
-Time limits. Celery's limits need its prefork pool, which CUDA forbids, so they are kept here:
-
-- the lease is renewed every third of its length while the task runs; it runs out soon after the process dies;
-- the soft limit interrupts Python code in the main thread (SIGALRM): the study is reported as not analysed;
-- the hard limit ends the process at once (os._exit) from a thread, whatever the main thread hangs in. Before,
-  the lease is ended, so that the reconciler offers the task again; the supervisor starts a fresh worker.
+Order: lease, explain once, build what each destination wants, write every result file durably, then task,
+deliveries and study state in one transaction. A worker that dies anywhere before the last step leaves a lease
+that runs out; the next one makes the same bytes under the same UIDs. A worker that lost its lease changes nothing.
 """
 
 import contextlib
 import logging
 import os
-import signal
 import socket
-import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 
 import structlog
 from celery import Celery
@@ -30,26 +21,48 @@ from pydicom import Dataset, dcmread
 
 from dicom_node import broker, header, pipeline
 from dicom_node.broker import utc_now
-from dicom_node.errors import ConfigError, OutOfResources, StudyUnsuitable
+from dicom_node.errors import ConfigError, OutOfResources, Reason, StudyUnsuitable
 from dicom_node.ledger import Ledger
-from dicom_node.model import Delivery, DeliveryState, Instance, SOPInstanceUID, Study, StudyState, Task
+from dicom_node.limits import Limits, SoftLimitExceeded, soft_limit
+from dicom_node.model import Delivery, DeliveryState, Instance, Route, SOPInstanceUID, Study, StudyState, Task
 from dicom_node.observe import place
-from dicom_node.pipeline import StudyResult
+from dicom_node.pipeline import Analysis, Result
 from dicom_node.results import ResultOptions
-from dicom_node.settings import BrokerSettings, Settings
+from dicom_node.settings import Settings
 from dicom_node.spool import Spool
 from explain_core.explanation import Explainer
 
-EXIT_HARD_LIMIT = 75  # EX_TEMPFAIL of sysexits.h: the supervisor starts a fresh process
-GRACE_SECONDS = 5.0
 NAMESPACE = uuid.UUID("3f0c2a52-4b0b-5b8e-9d43-6f6d1f9c7a10")
 """Never change: the identifiers of deliveries come from it."""
+
+_OFFERED = frozenset({DeliveryState.PENDING, DeliveryState.SENT, DeliveryState.DEAD})
+"""What a destination has or is to have; not what it does not take, nor what is kept for that case."""
 
 log = structlog.get_logger(__name__)
 
 
-class SoftLimitExceeded(Exception):
-    """The task ran longer than broker.soft_time_limit."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audience:
+    """Destinations that get the same.
+
+    Attributes:
+        destinations: their names.
+        options: what they want.
+        earlier: the reports that they were given for the study so far, which new ones name as predecessors.
+    """
+
+    destinations: tuple[str, ...]
+    options: ResultOptions
+    earlier: tuple[Dataset, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What becomes of a task: the study's state and why, and what each audience gets."""
+
+    state: StudyState
+    reason: str | None
+    results: tuple[tuple[Audience, tuple[Result, ...]], ...]
 
 
 class Worker:
@@ -121,121 +134,123 @@ class Worker:
 
     def _finish(self, task: Task, owner: str) -> bool:
         study = self._ledger.study(task.study_instance_uid, task.revision)
-        result = self._answer(task, study)
+        audiences = self._audiences(task)
+        answer = self._answer(task, study, audiences)
         if not self._ledger.renew_lease(task.task_id, owner, self._clock(), self._settings.broker.lease_seconds):
             log.warning("lease lost, nothing written")
             return False
-        result, deliveries = self._write_or_report(task, study, result)
+        answer, deliveries = self._write_or_report(task, study, audiences, answer)
         done = self._ledger.complete(
             task.task_id,
             owner,
             deliveries=deliveries,
-            state=result.state,
-            reason=result.reason,
+            state=answer.state,
+            reason=answer.reason,
             now=self._clock(),
         )
-        level = logging.WARNING if result.state is StudyState.FAILED or not done else logging.INFO
-        log.log(level, "task finished", state=result.state.value, reason=result.reason, recorded=done)
+        level = logging.WARNING if answer.state is StudyState.FAILED or not done else logging.INFO
+        log.log(level, "task finished", state=answer.state.value, reason=answer.reason, recorded=done)
         return done
 
-    def _answer(self, task: Task, study: Study) -> StudyResult:
+    def _answer(self, task: Task, study: Study, audiences: Sequence[Audience]) -> Answer:
         """Results, or a report that says why there are none; nothing but a lack of resources is raised."""
-        options = self._options(task)
-        earlier = self._earlier(task)
+        code = Reason.FAILED
         try:
             if task.reason is None:
                 with soft_limit(self._settings.broker.soft_time_limit):
-                    return pipeline.explain_study(task, study, self._read, self._model(), options, earlier=earlier)
-            reason = task.reason
+                    return _built(self._analyse(task, study, audiences), audiences)
+            reason, code = task.reason, Reason.FAILED if task.selected else Reason.RULES
         except OutOfResources:
             raise
         except StudyUnsuitable as error:
-            reason = str(error)
+            reason, code = str(error), error.reason
         except SoftLimitExceeded:
             reason = f"the analysis took longer than {self._settings.broker.soft_time_limit} s"
             log.error("soft time limit")  # noqa: TRY400 - where it stopped is chance
         except Exception as error:  # noqa: BLE001 - unknown: terminal, but reported and visible
             reason = f"the analysis failed ({type(error).__name__})"
             log.error("analysis failed", error=type(error).__name__, place=place(error))  # noqa: TRY400
-        return self._report(task, study, options, reason, earlier)
+        return self._report(task, study, audiences, reason, code)
 
-    def _report(
-        self, task: Task, study: Study, options: ResultOptions, reason: str, earlier: Sequence[Dataset]
-    ) -> StudyResult:
+    def _analyse(self, task: Task, study: Study, audiences: Sequence[Audience]) -> Analysis:
+        """What the model says; why an image lacks the finding is asked only when a destination wants to know."""
+        negatives = any(audience.options.explain == "always" for audience in audiences)
+        return pipeline.analyse(task, study, self._read, self._model(), rules=self._settings.rules, negatives=negatives)
+
+    def _report(self, task: Task, study: Study, audiences: Sequence[Audience], reason: str, code: Reason) -> Answer:
         model = self._explainer.identity if self._explainer else None
         try:
-            return pipeline.report_not_analysed(task, study, self._read, options, reason, model=model, earlier=earlier)
+            analysis = pipeline.not_analysed(task, study, self._read, reason, code, model=model)
+            return _built(analysis, audiences)
         except OutOfResources:
             raise
         except Exception as error:  # noqa: BLE001 - the last resort: a failed study without any object
             log.error("report failed", error=type(error).__name__, place=place(error))  # noqa: TRY400
             reason = f"{reason}; no report could be made ({type(error).__name__})"
-            return StudyResult(datasets=(), state=StudyState.FAILED, reason=reason, explanations=())
+            return Answer(state=StudyState.FAILED, reason=reason, results=())
 
-    def _write_or_report(self, task: Task, study: Study, result: StudyResult) -> tuple[StudyResult, list[Delivery]]:
+    def _write_or_report(
+        self, task: Task, study: Study, audiences: Sequence[Audience], answer: Answer
+    ) -> tuple[Answer, list[Delivery]]:
         """Results that cannot be encoded are reported like an analysis that failed."""
         try:
-            return result, self._write(task, result)
+            return answer, self._write(task, answer)
         except OutOfResources:
             raise
         except Exception as error:  # noqa: BLE001 - unknown: terminal, but reported and visible
             log.error("writing failed", error=type(error).__name__, place=place(error))  # noqa: TRY400
             reason = f"the results could not be written ({type(error).__name__})"
-        report = self._report(task, study, self._options(task), reason, self._earlier(task))
+        report = self._report(task, study, audiences, reason, Reason.FAILED)
         return report, self._write(task, report)
 
-    def _write(self, task: Task, result: StudyResult) -> list[Delivery]:
+    def _write(self, task: Task, answer: Answer) -> list[Delivery]:
         """Every result file durable in the outbox; then the rows that will name them.
 
-        A result that an earlier run of the task made and recorded stays as it is.
+        A result that an earlier run of the task made and recorded stays as it is, and what several destinations
+        get is one file.
         """
-        recorded = {one.sop_instance_uid: one.path for one in self._recorded(task) if one.path.exists()}
+        rows = self._ledger.deliveries(study=task.study_instance_uid)
+        paths = {one.sop_instance_uid: one.path for one in rows if one.task_id == task.task_id and one.path.exists()}
         now = self._clock()
         made = []
-        for dataset in result.datasets:
-            sop_instance_uid = SOPInstanceUID(str(dataset.SOPInstanceUID))
-            path = recorded.get(sop_instance_uid) or self._spool.write_outbox(task.task_id, dataset)
-            for destination in self._destinations(task):
-                name = f"{task.task_id}|{sop_instance_uid}|{destination}"
-                made.append(
-                    Delivery(
-                        delivery_id=str(uuid.uuid5(NAMESPACE, name)),
-                        task_id=task.task_id,
-                        sop_instance_uid=sop_instance_uid,
-                        sop_class_uid=str(dataset.SOPClassUID),
-                        path=path,
-                        destination=destination,
-                        state=DeliveryState.PENDING,
-                        attempts=0,
-                        next_attempt_at=now,
-                        last_error=None,
-                    )
-                )
+        for audience, results in answer.results:
+            for result in results:
+                uid = SOPInstanceUID(str(result.dataset.SOPInstanceUID))
+                if uid not in paths:
+                    paths[uid] = self._spool.write_outbox(task.task_id, result.dataset)
+                made += [_delivery(task, result, paths[uid], destination, now) for destination in audience.destinations]
         return made
 
-    def _recorded(self, task: Task) -> list[Delivery]:
-        return [one for one in self._ledger.deliveries(study=task.study_instance_uid) if one.task_id == task.task_id]
+    def _audiences(self, task: Task) -> tuple[Audience, ...]:
+        """The destinations of a task, those together that get the same.
 
-    def _earlier(self, task: Task) -> tuple[Dataset, ...]:
-        """Headers of the results made for this study so far; one that cannot be read is left out."""
-        paths: dict[Path, None] = dict.fromkeys(
-            one.path for one in self._ledger.deliveries(study=task.study_instance_uid)
-        )
-        found = []
-        for path in paths:
-            with contextlib.suppress(Exception):
-                found.append(dcmread(path, stop_before_pixels=True))
-        return tuple(found)
-
-    def _destinations(self, task: Task) -> tuple[str, ...]:
-        """Those of the route; a study that no rule takes is answered everywhere."""
+        Where two get a report that differs only in its predecessors, the one that names more is made first and
+        is the one that is kept: one UID is one file.
+        """
         route = self._settings.routes().get(task.route)
+        every = self._ledger.deliveries(study=task.study_instance_uid)
+        rows = [row for row in every if row.kind == pipeline.REPORT and row.state in _OFFERED]
+        found: dict[tuple[ResultOptions, tuple[Path, ...]], list[str]] = {}
+        for name in self._destinations(route):
+            options = pipeline.result_options(self._settings, route, name)
+            paths = tuple(sorted({row.path for row in rows if row.destination == name}))
+            found.setdefault((options, paths), []).append(name)
+        headers = _headers({path for _, paths in found for path in paths})
+        audiences = [
+            Audience(
+                destinations=tuple(names),
+                options=options,
+                earlier=tuple(headers[path] for path in paths if path in headers),
+            )
+            for (options, paths), names in found.items()
+        ]
+        return tuple(sorted(audiences, key=lambda audience: -len(audience.earlier)))
+
+    def _destinations(self, route: Route | None) -> tuple[str, ...]:
+        """Those of the route; a study that no rule takes is answered everywhere."""
         if route is not None:
             return route.destinations
         return tuple(one.name for one in self._settings.destinations)
-
-    def _options(self, task: Task) -> ResultOptions:
-        return pipeline.result_options(self._settings, self._settings.routes().get(task.route))
 
     def _model(self) -> Explainer:
         if self._explainer is None:
@@ -246,88 +261,36 @@ class Worker:
         return header.read(instance.path)
 
 
-class Limits:
-    """Keeps a lease while a task runs, and ends the process when it runs too long.
-
-    Args:
-        ledger, task_id, owner: the lease.
-        limits: lease_seconds and hard_time_limit.
-        clock: the time, for the ledger; durations are measured with a monotonic clock.
-        end: ends the process; it is given EXIT_HARD_LIMIT.
-    """
-
-    def __init__(
-        self,
-        ledger: Ledger,
-        task_id: str,
-        owner: str,
-        *,
-        limits: BrokerSettings,
-        clock: Callable[[], datetime],
-        end: Callable[[int], None],
-    ) -> None:
-        self._ledger = ledger
-        self._lease = (task_id, owner)
-        self._limits = limits
-        self._clock = clock
-        self._end = end
-        self._over = threading.Event()
-        self._renewer = threading.Thread(target=self._renew, name="lease", daemon=True)
-        self._guard = threading.Thread(target=self._watch, name="hard-limit", daemon=True)
-
-    def __enter__(self) -> None:
-        self._renewer.start()
-        self._guard.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._renewer.join(GRACE_SECONDS)
-        self._guard.join(GRACE_SECONDS)
-
-    def _renew(self) -> None:
-        seconds = self._limits.lease_seconds
-        while not self._over.wait(seconds / 3):
-            try:
-                if not self._ledger.renew_lease(*self._lease, self._clock(), seconds):
-                    if not self._over.is_set():
-                        log.warning("lease lost", task=self._lease[0])
-                    return
-            except OutOfResources as error:
-                log.warning("lease not renewed", task=self._lease[0], reason=str(error))
-
-    def _watch(self) -> None:
-        """A thread of its own: it must end the process also when the ledger hangs."""
-        if self._over.wait(self._limits.hard_time_limit):
-            return
-        self._over.set()
-        log.critical("hard time limit: the process ends", task=self._lease[0])
-        ending = threading.Thread(target=self._end_lease, daemon=True)
-        ending.start()
-        ending.join(GRACE_SECONDS)
-        self._end(EXIT_HARD_LIMIT)
-
-    def _end_lease(self) -> None:
-        with contextlib.suppress(OutOfResources):
-            self._ledger.expire_lease(*self._lease, self._clock())
+def _built(analysis: Analysis, audiences: Sequence[Audience]) -> Answer:
+    results = tuple((one, pipeline.build(analysis, one.options, earlier=one.earlier)) for one in audiences)
+    return Answer(state=analysis.state, reason=analysis.reason, results=results)
 
 
-@contextlib.contextmanager
-def soft_limit(seconds: float) -> Iterator[None]:
-    """Raise SoftLimitExceeded in the block after `seconds`; in the main thread only, elsewhere do nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _delivery(task: Task, result: Result, path: Path, destination: str, now: datetime) -> Delivery:
+    sop_instance_uid = SOPInstanceUID(str(result.dataset.SOPInstanceUID))
+    return Delivery(
+        delivery_id=str(uuid.uuid5(NAMESPACE, f"{task.task_id}|{sop_instance_uid}|{destination}")),
+        task_id=task.task_id,
+        kind=result.kind,
+        fallback=result.fallback,
+        sop_instance_uid=sop_instance_uid,
+        sop_class_uid=str(result.dataset.SOPClassUID),
+        path=path,
+        destination=destination,
+        state=DeliveryState.STANDBY if result.standby else DeliveryState.PENDING,
+        attempts=0,
+        next_attempt_at=now,
+        last_error=None,
+    )
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise SoftLimitExceeded
 
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+def _headers(paths: Iterable[Path]) -> dict[Path, Dataset]:
+    """The data sets without pixels; one that cannot be read is left out."""
+    found: dict[Path, Dataset] = {}
+    for path in paths:
+        with contextlib.suppress(Exception):
+            found[path] = dcmread(path, stop_before_pixels=True)
+    return found
 
 
 def register_explain(app: Celery, worker: Worker) -> None:

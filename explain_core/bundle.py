@@ -1,9 +1,11 @@
 """Read, verify and run a model bundle: everything one model version needs, in one folder.
 
-    bundle.toml              names, architectures, input geometry, threshold, heatmap scale, training summary
+    bundle.toml              names, architectures, input geometry, threshold and its margin, heatmap scale, training
+                             summary
     classifier.safetensors   weights, float16 or float32; or, instead, the whole classifier as classifier.onnx or
                              classifier.pt (TorchScript), for an architecture of that name
     generators.safetensors
+    outlier.safetensors      optional, with the table [outlier]: what the training images look like (`outlier.py`)
     model_card.md
     SHA256SUMS               of every other file, as sha256sum writes it; its own SHA-256 is the bundle's digest
 
@@ -19,7 +21,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -29,6 +33,7 @@ from explain_core.classifier import Classifier
 from explain_core.engine import choose_device, for_inference
 from explain_core.errors import AttributionError, BundleError
 from explain_core.explanation import (
+    Assessment,
     Attribution,
     Counterfactual,
     Explanation,
@@ -40,11 +45,16 @@ from explain_core.explanation import (
 from explain_core.generators.similar_adversarial import SimilarAdversarial
 from explain_core.geometry import AffineRange, InputSpec, Preprocessing
 from explain_core.methods.similar_adversarial import SimilarAdversarialMethod
+from explain_core.opening import opened
+from explain_core.outlier import OutlierModel, OutlierTest
+from explain_core.quality.removal import deletion
 from explain_core.radiograph import Radiograph
 
 SUMS = "SHA256SUMS"
 WEIGHTS = "classifier.safetensors"
 CLASSIFIERS = (WEIGHTS, "classifier.onnx", "classifier.pt")
+OUTLIER = "outlier.safetensors"
+DELETION_STEPS = 12
 REQUIRED = ("bundle.toml", "generators.safetensors", "model_card.md")
 
 
@@ -93,13 +103,22 @@ def _read(sums: Path) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """A verified bundle's description and weights, not yet on a device."""
+    """A verified bundle's description and weights, not yet on a device.
+
+    Attributes:
+        margin: half-width of the band around the threshold in which a decision is uncertain.
+        opening: side in pixels of the square below which nothing is shown in heatmaps (`opening.py`), odd.
+        outlier: judges how unlike the training images an image is; None in a bundle that does not say.
+    """
 
     identity: ModelIdentity
     label: str
     threshold: float
+    margin: float
     input_spec: InputSpec
     scale: HeatmapScale
+    opening: int
+    outlier: OutlierTest | None
     augmentation: AffineRange
     classifier: Classifier
     generators: SimilarAdversarial
@@ -116,7 +135,7 @@ def load(folder: Path) -> Bundle:
     description_path = folder / "bundle.toml"
     try:
         description = tomllib.loads(description_path.read_text())
-        generator = description["generators"]
+        generator, heatmap = description["generators"], description["heatmap"]
         generators = SimilarAdversarial(
             generator["filters"],
             kind=generator["kind"],
@@ -129,10 +148,13 @@ def load(folder: Path) -> Bundle:
             identity=ModelIdentity(name=description["name"], version=description["version"], digest=digest),
             label=description["label"],
             threshold=float(description["threshold"]),
+            margin=float(description.get("margin", 0.0)),
             input_spec=InputSpec(
                 size=description["input"]["size"], percentiles=tuple(description["input"]["percentiles"])
             ),
-            scale=HeatmapScale(**description["heatmap"]),
+            scale=HeatmapScale(**{name: value for name, value in heatmap.items() if name != "opening"}),
+            opening=_odd(heatmap.get("opening", 1)),
+            outlier=_outlier(folder, description),
             augmentation=AffineRange(**description["augmentation"]),
             classifier=_classifier(folder, description),
             generators=generators,
@@ -154,6 +176,27 @@ def _classifier(folder: Path, description: Mapping[str, Any]) -> Classifier:
     model = plugin(outputs)
     _fill(model, folder / WEIGHTS)
     return cast("Classifier", model)
+
+
+def _odd(width: int) -> int:
+    if width < 1 or width % 2 == 0:
+        raise ValueError(f"the opening of a heatmap is odd, got {width}")
+    return width
+
+
+def _outlier(folder: Path, description: Mapping[str, Any]) -> OutlierTest | None:
+    """The test of the table [outlier] and its file; None without the table.
+
+    Raises:
+        KeyError, ValueError: the table without its file, or a file that does not fit.
+    """
+    table = description.get("outlier")
+    if table is None:
+        return None
+    if OUTLIER not in _read(folder / SUMS):
+        raise ValueError(f"the table [outlier] needs {OUTLIER} in {SUMS}")
+    model = OutlierModel.load(folder / OUTLIER)
+    return OutlierTest(model=model, limit=float(table["limit"]), measure=table["measure"])
 
 
 def _fill(model: nn.Module, path: Path) -> None:
@@ -190,6 +233,15 @@ class BundleExplainer:
         return self.bundle.identity
 
     @torch.inference_mode()
+    def classify(self, radiograph: Radiograph) -> Assessment:
+        """Classify one radiograph without saying why.
+
+        Raises:
+            GeometryError: the image is constant or not finite.
+        """
+        return self._assess(*self._prepare(radiograph))
+
+    @torch.inference_mode()
     def explain(self, radiograph: Radiograph) -> Explanation:
         """Classify one radiograph and say why, on the source's pixel grid.
 
@@ -197,28 +249,56 @@ class BundleExplainer:
             GeometryError: the image is constant or not finite.
             AttributionError: the map is not finite.
         """
-        preprocessing = Preprocessing.of(radiograph.pixels, self.bundle.input_spec)
-        image = torch.from_numpy(preprocessing.apply(radiograph.pixels))[None, None].to(self.device)
-        probability = self.probabilities(image)
-        decision = self.decisions(probability)
+        preprocessing, image = self._prepare(radiograph)
+        assessment = self._assess(preprocessing, image)
+        positive = assessment.prediction.positive
+        decision = torch.tensor([int(positive)], device=self.device)
         x_s, x_a = self.counterfactuals(image, decision)
-        similar, adversarial = self.probabilities(torch.cat([x_s, x_a])).tolist()
-        values, coverage = self.heatmap(image, decision)
+        values, coverage = self.shown(image, decision)
         if not bool(torch.isfinite(values).all()):
             raise AttributionError("the heatmap has values that are not finite")
+
+        def decided(images: Tensor) -> Tensor:
+            """Probability of the decision."""
+            return self.probabilities(images) if positive else 1 - self.probabilities(images)
+
         return Explanation(
-            prediction=Prediction(
-                label=self.bundle.label, probability=float(probability), threshold=self.bundle.threshold
-            ),
+            prediction=assessment.prediction,
             attribution=Attribution(
-                values=preprocessing.restore(values[0, 0].cpu().numpy()),
-                covered=preprocessing.restore(coverage[0, 0].cpu().numpy()) > 0,
+                values=preprocessing.restore(_plane(values)),
+                covered=preprocessing.restore(_plane(coverage)) > 0,
                 scale=self.bundle.scale,
             ),
-            similar=Counterfactual(role="similar", image=x_s[0, 0].cpu().numpy(), probability=similar),
-            adversarial=Counterfactual(role="adversarial", image=x_a[0, 0].cpu().numpy(), probability=adversarial),
+            similar=self._counterfactual("similar", preprocessing, x_s),
+            adversarial=self._counterfactual("adversarial", preprocessing, x_a),
+            provenance=assessment.provenance,
+            out_of_distribution=assessment.out_of_distribution,
+            deletion=_rounded(deletion(decided, image, values, steps=DELETION_STEPS)),
+            seen=preprocessing.unpad(_plane(image)),
+        )
+
+    def _prepare(self, radiograph: Radiograph) -> tuple[Preprocessing, Tensor]:
+        """How a radiograph comes to the model's grid, and the image there, shape (1, 1, S, S)."""
+        preprocessing = Preprocessing.of(radiograph.pixels, self.bundle.input_spec)
+        image = torch.from_numpy(preprocessing.apply(radiograph.pixels))[None, None]
+        return preprocessing, image.to(self.device)
+
+    def _assess(self, preprocessing: Preprocessing, image: Tensor) -> Assessment:
+        judge = self.bundle.outlier
+        return Assessment(
+            prediction=Prediction(
+                label=self.bundle.label,
+                probability=_rounded(float(self.probabilities(image))),
+                threshold=self.bundle.threshold,
+                margin=self.bundle.margin,
+            ),
+            out_of_distribution=None if judge is None else judge(preprocessing.unpad(_plane(image))),
             provenance=self._provenance(),
         )
+
+    def _counterfactual(self, role: str, preprocessing: Preprocessing, image: Tensor) -> Counterfactual:
+        shown = preprocessing.unpad(_plane(image))
+        return Counterfactual(role=role, image=shown, probability=_rounded(float(self.probabilities(image))))
 
     def probabilities(self, images: Tensor) -> Tensor:
         """f(x) of grey images in [0, 1], shape (N, 1, S, S) -> shape (N,), in [0, 1]."""
@@ -248,8 +328,16 @@ class BundleExplainer:
             self.seed,
         )
 
+    def shown(self, images: Tensor, decisions: Tensor) -> tuple[Tensor, Tensor]:
+        """`heatmap` as it is shown: without what is narrower than the bundle's opening."""
+        maps, coverage = self.heatmap(images, decisions)
+        return opened(maps, self.bundle.opening), coverage
+
     def _provenance(self) -> Provenance:
-        parameters: dict[str, str | int | float] = {"augmentations": self.augmentations}
+        parameters: dict[str, str | int | float] = {
+            "augmentations": self.augmentations,
+            "opening": self.bundle.opening,
+        }
         if self.augmentations:
             ranges = self.bundle.augmentation
             parameters |= {
@@ -268,6 +356,17 @@ class BundleExplainer:
             reference=self._method.reference,
             software_version=metadata.version("dicom-explanation-node"),
         )
+
+
+def _plane(images: Tensor) -> NDArray[np.float32]:
+    """The first image of a batch."""
+    plane: NDArray[np.float32] = images[0, 0].cpu().numpy()
+    return plane
+
+
+def _rounded(value: float) -> float:
+    """To 4 decimals, far above what the number of threads or the processor changes, so that texts repeat."""
+    return round(value, 4)
 
 
 def open_bundle(folder: Path, *, device: str = "auto", augmentations: int = 10, seed: int = 0) -> BundleExplainer:

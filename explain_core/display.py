@@ -1,7 +1,7 @@
 """Heatmaps for eyes: one palette, one declared scale, blending, outlines, the colour bar (NumPy and Pillow).
 
-Nothing here looks at the range of the map it draws. A value has the same colour in every image of a model, so
-an image without evidence shows nothing hot.
+Nothing here looks at the range of the map it draws. A value has the same colour in every image of a model, and
+below the scale's floor nothing is painted, so an image without evidence shows none.
 """
 
 from typing import TypeAlias
@@ -66,13 +66,14 @@ PALETTE = _palette()
 
 
 def evidence(values: NDArray[np.float32], scale: HeatmapScale) -> NDArray[np.float32]:
-    """Heatmap values as fractions of the declared full scale, 0 to 1; same shape."""
-    share = np.nan_to_num(values) / np.float32(scale.full_scale)
-    return np.asarray(np.clip(share, 0, 1), dtype=np.float32)
+    """How far heatmap values are from the declared floor (0, and below it) to full scale (1, and above); same shape."""
+    above = np.nan_to_num(values) - np.float32(scale.floor)
+    room = np.float32(scale.full_scale - scale.floor) or np.finfo(np.float32).tiny
+    return np.asarray(np.clip(above / room, 0, 1), dtype=np.float32)
 
 
 def fuse(luminance: NDArray[np.float32], values: NDArray[np.float32], scale: HeatmapScale) -> NDArray[np.uint8]:
-    """The heatmap over the grey image; it is the more opaque the higher the value, and invisible at 0.
+    """The heatmap over the grey image; more opaque from the floor to full scale, and nothing up to the floor.
 
     Args:
         luminance: float32, 0 to 1, shape (rows, columns).

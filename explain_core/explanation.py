@@ -1,4 +1,4 @@
-"""What a classifier said and why: Prediction, Attribution, Counterfactual, Explanation (NumPy only)."""
+"""What a classifier said, how sure it can be, and why: Assessment and Explanation with their parts (NumPy only)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,16 +33,46 @@ class Prediction:
         label: the finding in question, e.g. "Lung opacity".
         probability: f(x), 0 to 1.
         threshold: decision threshold; `positive` is probability >= threshold.
+        margin: half-width of the band around the threshold in which the decision is uncertain, >= 0: about how far a
+            small shift or turn of the image moves the probability.
     """
 
     label: str
     probability: float
     threshold: float
+    margin: float = 0.0
 
     @property
     def positive(self) -> bool:
         """True when the finding is called present."""
         return self.probability >= self.threshold
+
+    @property
+    def near_threshold(self) -> bool:
+        """True when a small shift or turn of the image could change the decision."""
+        return abs(self.probability - self.threshold) < self.margin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutOfDistribution:
+    """How unlike the model's training images an image is.
+
+    Attributes:
+        score: the measure's value for this image; higher is farther.
+        limit: the value above which the image is called far from the training data.
+        measure: one short ASCII sentence for a legend: what is measured and where the limit comes from.
+        reference: the publication of the measure.
+    """
+
+    score: float
+    limit: float
+    measure: str
+    reference: str
+
+    @property
+    def far(self) -> bool:
+        """True when the image is farther from the training data than the limit."""
+        return self.score > self.limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +80,26 @@ class HeatmapScale:
     """The declared scale on which heatmaps of one model are shown and thresholded.
 
     Attributes:
-        full_scale: heatmap value shown at the top of the colour bar.
+        floor: heatmap value below which nothing is painted.
         salient: heatmap value at and above which a pixel belongs to the salient region.
+        full_scale: heatmap value shown at the top of the colour bar.
         unit: what a value means, e.g. "|x_s - x_a|, fraction of full luminance".
+
+    Raises:
+        ValueError: not 0 <= floor <= salient <= full_scale, or a full scale of 0.
     """
 
     full_scale: float
     salient: float
     unit: str
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.floor <= self.salient <= self.full_scale or self.full_scale == 0:
+            raise ValueError(
+                "a heatmap scale has 0 <= floor <= salient <= full_scale, "
+                f"got {self.floor}, {self.salient} and {self.full_scale}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +126,8 @@ class Attribution:
     """A heatmap on the source's pixel grid.
 
     Attributes:
-        values: float32, shape (rows, columns) of the source, >= 0, raw (never stretched per image).
+        values: float32, shape (rows, columns) of the source, >= 0, raw: never stretched per image, only cleared of what
+            is narrower than the model's opening.
         covered: bool, same shape; False where no augmented copy saw the pixel (value 0 there).
         scale: the model's declared scale for these values.
     """
@@ -100,13 +143,29 @@ class Counterfactual:
 
     Attributes:
         role: "similar" or "adversarial".
-        image: float32, shape of the model's input grid, luminance 0 to 1.
+        image: float32, luminance 0 to 1, source's aspect ratio, the model's resolution: the square input grid with
+            its padding cut away.
         probability: f(image), 0 to 1.
     """
 
     role: str
     image: NDArray[np.float32] = field(repr=False)
     probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assessment:
+    """One radiograph's decision without its reason.
+
+    Attributes:
+        prediction: the decision.
+        out_of_distribution: how unlike the training images the radiograph is, None where the model cannot say.
+        provenance: model and parameters.
+    """
+
+    prediction: Prediction
+    out_of_distribution: OutOfDistribution | None
+    provenance: Provenance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +177,10 @@ class Explanation:
         attribution: the heatmap, eq. (3) averaged by eq. (11) of arXiv:2012.07332.
         similar, adversarial: the two generated images, None for methods without generators.
         provenance: model, method, parameters.
+        out_of_distribution: how unlike the training images the radiograph is, None where the model cannot say.
+        deletion: area under the probability of the decided class while the most salient parts are removed (section 3.3
+            of arXiv:1806.07421), 0 to 1, lower is better; None where it was not measured.
+        seen: the image as the model saw it, on the same grid as the generated images: float32, luminance 0 to 1.
     """
 
     prediction: Prediction
@@ -125,6 +188,16 @@ class Explanation:
     similar: Counterfactual | None
     adversarial: Counterfactual | None
     provenance: Provenance
+    out_of_distribution: OutOfDistribution | None = None
+    deletion: float | None = None
+    seen: NDArray[np.float32] | None = field(default=None, repr=False)
+
+    @property
+    def similar_kept(self) -> bool | None:
+        """Whether the similar image really kept the decision; None without one."""
+        if self.similar is None:
+            return None
+        return (self.similar.probability >= self.prediction.threshold) == self.prediction.positive
 
     @property
     def decision_changed(self) -> bool | None:
@@ -140,6 +213,13 @@ class Explainer(Protocol):
     @property
     def identity(self) -> ModelIdentity:
         """The bundle's name, version and digest."""
+
+    def classify(self, radiograph: Radiograph) -> Assessment:
+        """Classify one radiograph without saying why: what `explain` says of it first, at a small part of its cost.
+
+        Raises:
+            ExplainError: the image cannot be brought to the model's input.
+        """
 
     def explain(self, radiograph: Radiograph) -> Explanation:
         """Classify one radiograph and say why.

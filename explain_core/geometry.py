@@ -89,6 +89,21 @@ class Preprocessing:
         top, left = self.offset
         return np.ascontiguousarray(square[top : top + self.source_shape[0], left : left + self.source_shape[1]])
 
+    def unpad(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The part of the model grid that shows the source, in its aspect ratio to the nearest grid pixel.
+
+        Args:
+            values: on the model grid, shape (size, size).
+
+        Returns:
+            What is left when the padding is cut away; its longer side is `size`, its shorter at least 1.
+        """
+        if values.shape != (self.size, self.size):
+            raise GeometryError(f"expected a map of shape {(self.size, self.size)}, got {values.shape}")
+        rows, columns = (max(1, round(length * self.size / self.side)) for length in self.source_shape)
+        top, left = (min(round(start * self.size / self.side), self.size - 1) for start in self.offset)
+        return np.ascontiguousarray(values[top : top + rows, left : left + columns])
+
 
 def _resize(image: Tensor, side: int, *, antialias: bool) -> Tensor:
     return functional.interpolate(

@@ -1,4 +1,4 @@
-"""`python -m training evaluate | benchmark | speed | controls | export`; runs are `python -m training.runs.*`."""
+"""`python -m training evaluate | calibrate | benchmark | speed | controls | export`; runs are in training.runs."""
 
 import argparse
 import json
@@ -22,6 +22,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--markdown", type=Path, help="write the tables to this file too")
     controls = commands.add_parser("controls", help="localisation controls on RSNA's boxes, without images")
     controls.add_argument("folder", type=Path)
+    calibrate = commands.add_parser("calibrate", help="set a bundle's heatmap scale, margin and outlier model anew")
+    calibrate.add_argument("--bundle", type=Path, required=True)
+    calibrate.add_argument("--data", required=True, help="with training and validation patients, as for evaluate")
     export = commands.add_parser("export", help="make a bundle of two training runs")
     export.add_argument("--classifier", type=Path, required=True)
     export.add_argument("--generators", type=Path, required=True)
@@ -37,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     speed.add_argument("--size", type=int, default=224)
     speed.add_argument("--repeats", type=int, default=15)
     speed.add_argument("--device", default="auto")
-    for command in (evaluate, controls, export, benchmark, speed):
+    for command in (evaluate, calibrate, controls, export, benchmark, speed):
         command.add_argument("--json", type=Path, help="write the figures to this file")
     return parser
 
@@ -139,6 +142,12 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         from training.controls import controls  # noqa: PLC0415 - start quickly
 
         return controls(arguments.folder)
+    if arguments.command == "calibrate":
+        from training import calibration  # noqa: PLC0415
+
+        figures = calibration.calibrate(arguments.bundle, arguments.data)
+        print(calibration.markdown(figures))
+        return figures
     from training.report import markdown  # noqa: PLC0415
 
     if arguments.command == "export":
@@ -148,6 +157,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
             arguments.classifier, arguments.generators, arguments.data, arguments.name, arguments.version,
             arguments.out,
         )  # fmt: skip
+    from training.calibration import section_of  # noqa: PLC0415
     from training.evaluate import evaluate  # noqa: PLC0415
 
     figures = evaluate(
@@ -157,7 +167,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         heading = f"# Model: {figures['bundle']['name']} {figures['bundle']['version']}\n\n"
         command = f"Made by `python -m training evaluate --bundle {arguments.bundle} --data {arguments.data}"
         command += f" --markdown {arguments.markdown}`.\n\nBundle digest `{figures['bundle']['digest']}`.\n\n"
-        arguments.markdown.write_text(heading + command + markdown(figures))
+        section = section_of((arguments.bundle / "model_card.md").read_text())
+        arguments.markdown.write_text(f"{heading}{command}{markdown(figures)}\n{section}".rstrip() + "\n")
     print(markdown(figures))
     return figures
 

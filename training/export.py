@@ -7,23 +7,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from explain_core.bundle import REQUIRED, SUMS, WEIGHTS, BundleExplainer, digest_of, load
+from explain_core.bundle import OUTLIER, REQUIRED, SUMS, WEIGHTS
 from explain_core.geometry import AffineRange, InputSpec
-from training import datasets
+from training.bundle_files import toml_text, write_sums
+from training.calibration import HEADING, NEXT_HEADING, UNIT, calibrate
+from training.calibration import markdown as markdown_of_calibration
 from training.datasets.nih import FINDINGS
-from training.evaluate import evaluate, explain_all
+from training.evaluate import evaluate
 from training.report import markdown
-from training.splits import VALIDATION_FOLDS
-
-UNIT = "|x_s - x_a|, fraction of full luminance"
-# percentiles of all heatmap pixels of the first validation images
-SCALE_IMAGES = 80
-SALIENT_PERCENTILE, FULL_SCALE_PERCENTILE = 95.0, 99.7
 
 CARD = """# Model card: {name} {version}
 
@@ -54,6 +49,8 @@ fold alone.
 ## Numbers on the held-out test patients
 
 {numbers}
+{heading}
+{calibration}
 ## Limits
 - Trained on 1,238 adult images (976 patients, one hospital system), 735 of them labelled; text-mined labels are noisy.
 - Where PSNR(x, x_s) is 100 dB, x_s is the input itself, and the similarity figures say nothing more.
@@ -80,25 +77,6 @@ def _half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: (value.half() if value.is_floating_point() else value).contiguous() for name, value in state.items()}
 
 
-def _toml(table: Mapping[str, Any], prefix: str = "") -> str:
-    """A TOML document of strings, numbers, lists and nested tables."""
-    values = [f"{key} = {json.dumps(value)}" for key, value in table.items() if not isinstance(value, Mapping)]
-    tables = [
-        f"\n[{prefix}{key}]\n{_toml(value, f'{prefix}{key}.')}"
-        for key, value in table.items()
-        if isinstance(value, Mapping)
-    ]
-    return "\n".join([*values, *tables]) + "\n"
-
-
-def write_sums(folder: Path) -> None:
-    """Write SHA256SUMS over every other file of the bundle."""
-    names = sorted(path.name for path in folder.iterdir() if path.name != SUMS)
-    for name in names:
-        (folder / name).chmod(0o644)  # safetensors writes for its owner alone
-    (folder / SUMS).write_text("".join(f"{digest_of(folder / name)}  {name}\n" for name in names))
-
-
 def description(name: str, version: str, classifier: Path, generators: Path) -> dict[str, Any]:
     """The bundle.toml of two training runs, with a heatmap scale still to be set."""
     run = json.loads((generators / "generators.json").read_text())
@@ -118,16 +96,6 @@ def description(name: str, version: str, classifier: Path, generators: Path) -> 
     }
 
 
-def heatmap_scale(folder: Path, data: str) -> dict[str, Any]:
-    """The declared scale: percentiles of the heatmap pixels of all validation images."""
-    bundle = load(folder)
-    explainer = BundleExplainer(bundle)
-    samples = [sample for sample in datasets.read(data) if sample.fold in VALIDATION_FOLDS][:SCALE_IMAGES]
-    _, averaged = explain_all(explainer, datasets.load_inputs(samples, bundle.input_spec))
-    salient, full = np.percentile(np.stack(averaged), [SALIENT_PERCENTILE, FULL_SCALE_PERCENTILE])
-    return {"full_scale": float(f"{full:.3g}"), "salient": float(f"{salient:.3g}"), "unit": UNIT}
-
-
 def export(classifier: Path, generators: Path, data: str, name: str, version: str, out: Path) -> dict[str, Any]:
     """Write the bundle to `out` and return the figures of its model card."""
     out.mkdir(parents=True, exist_ok=True)
@@ -136,12 +104,10 @@ def export(classifier: Path, generators: Path, data: str, name: str, version: st
     state = torch.load(generators / "checkpoint.pt", weights_only=True, map_location="cpu")
     save_file(_half(state["generators"]), out / "generators.safetensors")
     table = description(name, version, classifier, generators)
-    for card in ("", None):  # once to measure the scale, once to measure the numbers
-        (out / "bundle.toml").write_text(_toml(table))
-        (out / "model_card.md").write_text(card or "in the making\n")
-        write_sums(out)
-        if card == "":
-            table["heatmap"] = heatmap_scale(out, data)
+    (out / "bundle.toml").write_text(toml_text(table))
+    (out / "model_card.md").write_text(f"in the making\n\n{NEXT_HEADING}")
+    write_sums(out)
+    calibration = calibrate(out, data)
     figures = evaluate(out, data)
     settings = {
         "classifier": json.loads((classifier / "classifier.json").read_text())["settings"],
@@ -149,6 +115,8 @@ def export(classifier: Path, generators: Path, data: str, name: str, version: st
     }
     (out / "model_card.md").write_text(
         CARD.format(
+            heading=HEADING,
+            calibration=markdown_of_calibration(calibration),
             name=name,
             version=version,
             architecture=table["classifier"]["architecture"],
@@ -165,6 +133,6 @@ def export(classifier: Path, generators: Path, data: str, name: str, version: st
         )
     )
     write_sums(out)
-    if {path.name for path in out.iterdir()} != {*REQUIRED, WEIGHTS, SUMS}:
+    if {path.name for path in out.iterdir()} != {*REQUIRED, OUTLIER, WEIGHTS, SUMS}:
         raise SystemExit(f"{out} holds files that are not the bundle's; export to an empty folder")
     return figures

@@ -5,10 +5,10 @@ The ledger is the truth about all work; the broker's messages are hints that may
 
 from dicom_node.ledger.deliveries import Deliveries
 from dicom_node.ledger.receiving import Added, Receiving
-from dicom_node.ledger.reports import Replayed, Reports, StudySummary, Timeline
+from dicom_node.ledger.reports import Downgrade, Replayed, Reports, StudySummary, Timeline
 from dicom_node.ledger.tasks import Tasks
 
-__all__ = ["Added", "Ledger", "Replayed", "StudySummary", "Timeline"]
+__all__ = ["Added", "Downgrade", "Ledger", "Replayed", "StudySummary", "Timeline"]
 
 
 class Ledger(Receiving, Tasks, Deliveries, Reports):

@@ -9,9 +9,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, or_, select, update
 
 from dicom_node.ledger.schema import deliveries, tasks
+from dicom_node.ledger.stand_ins import call_in_stand_ins
 from dicom_node.ledger.store import Store, insert_missing
 from dicom_node.model import Delivery, DeliveryState, SOPInstanceUID
 
@@ -127,13 +128,26 @@ class Deliveries(Store):
             )
 
     def delivery_dead(self, delivery_id: str, owner: str, error: str, now: datetime) -> None:
-        """Dead letter: kept, shown, replayable; nothing changes when `owner` no longer holds it."""
+        """Dead letter: kept, shown, replayable; nothing changes when `owner` no longer holds it.
+
+        What it stood in for gets another stand-in, or is dead too.
+        """
         with self._write() as connection:
-            connection.execute(
-                update(deliveries)
-                .where(_held(delivery_id, owner))
-                .values(_settled(DeliveryState.DEAD, now) | {"last_error": error})
-            )
+            _end(connection, delivery_id, owner, DeliveryState.DEAD, error, now)
+
+    def delivery_refused(self, delivery_id: str, owner: str, error: str, now: datetime) -> Delivery | None:
+        """The destination does not take the SOP Class: another object stands in, or the delivery is dead.
+
+        In one transaction: the delivery is downgraded, and what was on standby for it is due now.
+
+        Returns:
+            the delivery as it is now; None when `owner` no longer holds it: nothing changes.
+        """
+        with self._write() as connection:
+            if not _end(connection, delivery_id, owner, DeliveryState.DOWNGRADED, error, now):
+                return None
+            row = connection.execute(select(deliveries).where(deliveries.c.delivery_id == delivery_id))
+            return _delivery(row.mappings().one())
 
     def postpone_destination(self, destination: str, until: datetime) -> None:
         """Leave a destination that cannot be reached in peace: what waits for it waits until then."""
@@ -164,14 +178,22 @@ class Deliveries(Store):
 
 
 def insert_deliveries(connection: Connection, rows: Sequence[Delivery], now: datetime) -> None:
-    """Add outbox rows inside the caller's transaction; a delivery that is there already stays as it is."""
+    """Add outbox rows inside the caller's transaction.
+
+    A delivery that is there already stays as it is; one on standby is due when the destination now wants it.
+    """
     for row in rows:
-        insert_missing(
+        reserve = row.state is DeliveryState.STANDBY
+        new = insert_missing(
             connection,
             deliveries,
             {
                 "delivery_id": row.delivery_id,
                 "task_id": row.task_id,
+                "kind": row.kind,
+                "fallback": row.fallback,
+                "reserve": reserve,
+                "stand_in": row.stand_in,
                 "sop_instance_uid": row.sop_instance_uid,
                 "sop_class_uid": row.sop_class_uid,
                 "path": str(row.path),
@@ -183,6 +205,27 @@ def insert_deliveries(connection: Connection, rows: Sequence[Delivery], now: dat
                 "last_error": row.last_error,
             },
         )
+        if not new and not reserve:
+            waits = deliveries.c.state == DeliveryState.STANDBY
+            connection.execute(
+                update(deliveries)
+                .where(deliveries.c.delivery_id == row.delivery_id, deliveries.c.reserve)
+                .values(reserve=False, state=case((waits, DeliveryState.PENDING), else_=deliveries.c.state))
+            )
+
+
+def _end(connection: Connection, delivery_id: str, owner: str, state: DeliveryState, error: str, now: datetime) -> bool:
+    """Settle a held delivery that failed, and find stand-ins; False when `owner` does not hold it."""
+    answer = connection.execute(
+        select(deliveries.c.task_id, deliveries.c.destination).where(_held(delivery_id, owner))
+    ).one_or_none()
+    if answer is None:
+        return False
+    connection.execute(
+        update(deliveries).where(_held(delivery_id, owner)).values(_settled(state, now) | {"last_error": error})
+    )
+    call_in_stand_ins(connection, answer.task_id, answer.destination, now)
+    return True
 
 
 def _pending() -> ColumnElement[bool]:
@@ -224,6 +267,8 @@ def _delivery(row: RowMapping) -> Delivery:
     return Delivery(
         delivery_id=row["delivery_id"],
         task_id=row["task_id"],
+        kind=row["kind"],
+        fallback=row["fallback"],
         sop_instance_uid=SOPInstanceUID(row["sop_instance_uid"]),
         sop_class_uid=row["sop_class_uid"],
         path=Path(row["path"]),
@@ -232,4 +277,5 @@ def _delivery(row: RowMapping) -> Delivery:
         attempts=row["attempts"],
         next_attempt_at=row["next_attempt_at"],
         last_error=row["last_error"],
+        stand_in=row["stand_in"],
     )

@@ -11,6 +11,8 @@ from dicom_node.ledger.schema import associations, deliveries, instances, quaran
 from dicom_node.ledger.store import Store
 from dicom_node.model import DeliveryState, StudyInstanceUID, StudyState, TaskState
 
+_ANSWERED = (DeliveryState.SENT, DeliveryState.DOWNGRADED)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudySummary:
@@ -39,7 +41,7 @@ class Timeline:
         ready_at: the study was complete and its tasks were written.
         leased_at: a worker took the (first) task.
         explained_at: the last task was finished.
-        delivered_at: the last delivery was acknowledged; None while any is not.
+        delivered_at: the last delivery was acknowledged or downgraded; None while any waits or is dead.
     """
 
     first_received: datetime | None
@@ -67,10 +69,26 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """How many failed tasks and dead deliveries are pending again."""
+    """How many tasks and deliveries are pending again."""
 
     tasks: int
     deliveries: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Downgrade:
+    """Objects of one kind that a destination did not take for one reason.
+
+    Attributes:
+        stand_in: the kind that was sent instead.
+        count: number of objects of `kind`.
+    """
+
+    destination: str
+    kind: str
+    stand_in: str
+    reason: str
+    count: int
 
 
 class Reports(Store):
@@ -167,27 +185,57 @@ class Reports(Store):
                     deliveries.c.task_id.in_(select(tasks.c.task_id).where(of_task))
                 )
             ).all()
-        all_sent = bool(sent) and all(row.state == DeliveryState.SENT for row in sent)
+        settled = [row.finished_at for row in sent if row.state in _ANSWERED]
+        waiting = any(row.state not in (*_ANSWERED, DeliveryState.STANDBY) for row in sent)
         return Timeline(
             first_received=received[0],
             last_received=received[1],
             ready_at=study.ready_at if study else None,
             leased_at=leased,
             explained_at=study.finished_at if study else None,
-            delivered_at=max(row.finished_at for row in sent) if all_sent else None,
+            delivered_at=max(settled) if settled and not waiting else None,
         )
 
+    def downgrades(self) -> list[Downgrade]:
+        """What destinations got instead of objects that they do not take."""
+        columns = (deliveries.c.destination, deliveries.c.kind, deliveries.c.stand_in, deliveries.c.last_error)
+        query = (
+            select(*columns, func.count().label("count"))
+            .where(deliveries.c.state == DeliveryState.DOWNGRADED)
+            .group_by(*columns)
+            .order_by(*columns)
+        )
+        with self._read() as connection:
+            return [
+                Downgrade(
+                    destination=row["destination"],
+                    kind=row["kind"],
+                    stand_in=row["stand_in"],
+                    reason=row["last_error"],
+                    count=row["count"],
+                )
+                for row in connection.execute(query).mappings()
+            ]
+
     def replay_failed(self, study_instance_uid: str | None, now: datetime) -> Replayed:
-        """Dead deliveries and failed tasks, of one study or all, are pending again with fresh attempts."""
+        """Dead deliveries and failed tasks, of one study or all, are pending again with fresh attempts.
+
+        Downgraded deliveries are settled and stay so.
+        """
         return self._replay(study_instance_uid, now, (TaskState.FAILED,), (DeliveryState.DEAD,))
 
     def rerun_study(self, study_instance_uid: str, now: datetime) -> Replayed:
-        """Everything of a study that is finished is done again, and its results are sent again."""
+        """Everything of a study that is finished is done again, and its results are sent again.
+
+        That holds for downgraded ones too, for the destination may have learnt the SOP Class; what stood in for
+        them is on standby again.
+        """
         return self._replay(
             study_instance_uid,
             now,
             (TaskState.FAILED, TaskState.DONE),
-            (DeliveryState.DEAD, DeliveryState.SENT),
+            (DeliveryState.DEAD, DeliveryState.SENT, DeliveryState.DOWNGRADED),
+            anew=True,
         )
 
     def _replay(
@@ -196,13 +244,15 @@ class Reports(Store):
         now: datetime,
         task_states: tuple[TaskState, ...],
         delivery_states: tuple[DeliveryState, ...],
+        *,
+        anew: bool = False,
     ) -> Replayed:
         chosen_tasks: list[ColumnElement[bool]] = [tasks.c.state.in_(task_states)]
-        chosen_deliveries: list[ColumnElement[bool]] = [deliveries.c.state.in_(delivery_states)]
+        of_study: list[ColumnElement[bool]] = []
         if study_instance_uid is not None:
             chosen_tasks.append(tasks.c.study_instance_uid == study_instance_uid)
-            of_study = select(tasks.c.task_id).where(tasks.c.study_instance_uid == study_instance_uid)
-            chosen_deliveries.append(deliveries.c.task_id.in_(of_study))
+            task_ids = select(tasks.c.task_id).where(tasks.c.study_instance_uid == study_instance_uid)
+            of_study.append(deliveries.c.task_id.in_(task_ids))
         with self._write() as connection:
             for uid, revision in connection.execute(
                 select(tasks.c.study_instance_uid, tasks.c.revision).where(*chosen_tasks).distinct()
@@ -213,16 +263,16 @@ class Reports(Store):
                     .values(state=StudyState.READY, reason=None, finished_at=None)
                 )
             replayed_tasks = connection.execute(update(tasks).where(*chosen_tasks).values(_fresh_task())).rowcount
+            if anew:
+                connection.execute(
+                    update(deliveries)
+                    .where(*of_study, deliveries.c.reserve)
+                    .values(_fresh_delivery(DeliveryState.STANDBY, now))
+                )
             replayed_deliveries = connection.execute(
                 update(deliveries)
-                .where(*chosen_deliveries)
-                .values(
-                    state=DeliveryState.PENDING,
-                    attempts=0,
-                    next_attempt_at=now,
-                    submitted_at=None,
-                    finished_at=None,
-                )
+                .where(*of_study, deliveries.c.state.in_(delivery_states))
+                .values(_fresh_delivery(DeliveryState.PENDING, now))
             ).rowcount
         return Replayed(tasks=replayed_tasks, deliveries=replayed_deliveries)
 
@@ -230,6 +280,11 @@ class Reports(Store):
 def _fresh_task() -> dict[str, Any]:
     cleared = ("given_up", "submitted_at", "leased_at", "finished_at", "outcome", "outcome_reason")
     return dict.fromkeys(cleared) | {"state": TaskState.PENDING, "attempts": 0}
+
+
+def _fresh_delivery(state: DeliveryState, now: datetime) -> dict[str, Any]:
+    cleared = ("submitted_at", "finished_at", "stand_in")
+    return dict.fromkeys(cleared) | {"state": state, "attempts": 0, "next_attempt_at": now}
 
 
 def _by_state(connection: Connection, table: Table) -> dict[str, int]:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
+    Boolean,
     Column,
     DateTime,
     Dialect,
@@ -135,6 +136,10 @@ deliveries = Table(
     metadata,
     Column("delivery_id", KEY, primary_key=True),
     Column("task_id", KEY, nullable=False, index=True),
+    Column("kind", KEY, nullable=False),
+    Column("fallback", KEY),
+    Column("reserve", Boolean, nullable=False),  # recorded on standby; it may have been called in since
+    Column("stand_in", KEY),  # of a downgraded one: the kind that is sent instead
     Column("sop_instance_uid", UID, nullable=False),
     Column("sop_class_uid", UID, nullable=False),
     Column("path", Text, nullable=False),

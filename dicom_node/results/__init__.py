@@ -3,6 +3,22 @@
 A builder is a module of this package whose `PLUGIN` is a `Builder`. Builders do not import each other.
 """
 
-from dicom_node.results._context import Builder, NotAnalysed, ResultContext, ResultOptions, SourceReference
+from dicom_node.results._context import (
+    AssessedImage,
+    Builder,
+    Refusal,
+    ResultContext,
+    ResultOptions,
+    SourceReference,
+    StudyContext,
+)
 
-__all__ = ["Builder", "NotAnalysed", "ResultContext", "ResultOptions", "SourceReference"]
+__all__ = [
+    "AssessedImage",
+    "Builder",
+    "Refusal",
+    "ResultContext",
+    "ResultOptions",
+    "SourceReference",
+    "StudyContext",
+]

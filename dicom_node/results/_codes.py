@@ -3,6 +3,8 @@
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 
+from dicom_node.errors import Reason
+
 SCHEME = "99XAI"
 
 DEVICE = Code("121007", "DCM", "Device")
@@ -19,6 +21,8 @@ ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 OUTCOME = Code("111017", "DCM", "CAD Processing and Findings Summary")
 WITHOUT_FINDINGS = Code("111241", "DCM", "All algorithms succeeded; without findings")
 WITH_FINDINGS = Code("111242", "DCM", "All algorithms succeeded; with findings")
+SOME_WITHOUT_FINDINGS = Code("111243", "DCM", "Not all algorithms succeeded; without findings")
+SOME_WITH_FINDINGS = Code("111244", "DCM", "Not all algorithms succeeded; with findings")
 NONE_SUCCEEDED = Code("111245", "DCM", "No algorithms succeeded; without findings")
 PROBABILITY = Code("122157", "DCM", "Probability")
 METHOD_CITATION = Code("121423", "DCM", "Method Citation")
@@ -41,11 +45,38 @@ THRESHOLD = Code("threshold", SCHEME, "Decision threshold")
 SIMILAR_PROBABILITY = Code("p-similar", SCHEME, "Probability of the similar image")
 ADVERSARIAL_PROBABILITY = Code("p-adversarial", SCHEME, "Probability of the adversarial image")
 DECISION_CHANGED = Code("decision-changed", SCHEME, "Adversarial image crosses the decision threshold")
+SIMILAR_KEPT = Code("decision-kept", SCHEME, "Similar image keeps the decision")
+MARGIN = Code("margin", SCHEME, "Half-width of the uncertain band around the threshold")
+NEAR_THRESHOLD = Code("near-threshold", SCHEME, "Decision is near the threshold")
+DISTANCE = Code("distance", SCHEME, "Distance from the training data")
+DISTANCE_LIMIT = Code("distance-limit", SCHEME, "Limit of the distance from the training data")
+FAR = Code("far", SCHEME, "Image is far from the training data")
+DELETION = Code("deletion", SCHEME, "Deletion score of the heatmap")
+NOT_ANALYSED = Code("not-analysed", SCHEME, "Not analysed because")
 SALIENT_AREA = Code("salient-area", SCHEME, "Salient part of the image area")
 HEATMAP_MAXIMUM = Code("heatmap-maximum", SCHEME, "Maximum of the heatmap")
 HEATMAP_SCALE = Code("heatmap-scale", SCHEME, "Scale of the heatmap")
 COVERAGE = Code("coverage", SCHEME, "Part of the image that was examined")
 METHOD = Code("method", SCHEME, "Explanation method")
+
+REASONS = {
+    Reason.RULES: Code("rules", SCHEME, "Not chosen by the routing rules"),
+    Reason.MODALITY: Code("modality", SCHEME, "Not a plain radiograph"),
+    Reason.BODY_PART: Code("body-part", SCHEME, "Not the chest"),
+    Reason.VIEW: Code("view", SCHEME, "Not a frontal view"),
+    Reason.FRAMES: Code("frames", SCHEME, "More than one frame"),
+    Reason.COLOUR: Code("colour", SCHEME, "Colour image"),
+    Reason.RAW: Code("raw", SCHEME, "Image for processing"),
+    Reason.DERIVED: Code("derived", SCHEME, "Made from another image"),
+    Reason.SIZE: Code("size", SCHEME, "Too few or too many pixels"),
+    Reason.BLANK: Code("blank", SCHEME, "Blank image"),
+    Reason.PIXELS: Code("pixels", SCHEME, "Pixel data missing, damaged or wrongly described"),
+    Reason.SYNTAX: Code("syntax", SCHEME, "Unknown transfer syntax"),
+    Reason.UNREADABLE: Code("unreadable", SCHEME, "Data set cannot be read"),
+    Reason.MODEL: Code("model", SCHEME, "Nothing that the model can use"),
+    Reason.FAILED: Code("failed", SCHEME, "Analysis failed"),
+}
+"""Why an image is not analysed."""
 
 _FINDINGS = {"lung opacity": (OPACITY, LUNG), "opacity": (OPACITY, LUNG)}
 
@@ -76,3 +107,13 @@ def scheme() -> Dataset:
     dataset.CodingSchemeName = "Explanations of classifiers"
     dataset.CodingSchemeResponsibleOrganization = "DICOM explanation node"
     return dataset
+
+
+SYNTHESIZING_EQUIPMENT = Code("109100", "DCM", "Synthesizing Equipment")
+SPATIAL_CONCEPT = Code("309825002", "SCT", "Spatial and Relational Concept")
+GRADIENT_WEIGHTED_CLASS_ACTIVATION = Code("130403", "DCM", "Gradient-weighted class activation")
+SALIENCY = Code("130404", "DCM", "Saliency")
+PIXEL_SUBTRACTION = Code("113062", "DCM", "Pixel by pixel subtraction")
+OF_INTEREST = Code("113000", "DCM", "Of Interest")
+SIMILAR_IMAGE = Code("similar-image", SCHEME, "Image synthesized to keep the decision")
+ADVERSARIAL_IMAGE = Code("adversarial", SCHEME, "Image synthesized to change the decision")

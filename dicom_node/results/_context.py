@@ -10,14 +10,15 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from pydicom import Dataset
 
+from dicom_node.errors import Reason
 from dicom_node.header import code
 from dicom_node.model import Task
 from explain_core.display import salient
-from explain_core.explanation import Explanation, ModelIdentity
+from explain_core.explanation import Assessment, Explanation, ModelIdentity
 from explain_core.radiograph import Radiograph
 
 NAMESPACE = uuid.UUID("5d0d5b5e-0d5c-5f5b-8f43-1a3a0c0f7d11")
@@ -34,13 +35,21 @@ def device_uid(model: ModelIdentity) -> str:
     return uid("device", model.digest)
 
 
+Compression: TypeAlias = Literal["none", "rle", "jpeg-ls", "jpeg-2000", "jpeg"]
+Policy: TypeAlias = Literal["always", "positives"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultOptions:
-    """What a site chooses about its result objects.
+    """What a destination gets: the profile of its result objects.
 
     Attributes:
-        objects: names of the builders to run, in this order.
-        long_edge: longest side in pixels of the fused image; never more than the source's, never under 512.
+        objects: names of the builders to run.
+        long_edge: longest side in pixels of the radiograph in pictures with a legend; never more than the source's,
+            never under 512.
+        compression: of pictures with a legend; "none" is Explicit VR Little Endian.
+        explain: "positives" leaves negative decisions unexplained: they are reported, without pictures.
+        patient_in_image: whether pictures carry the patient's name and identifier as text.
         content_qualification: PRODUCT, RESEARCH or SERVICE (0018,9004).
         series_number_base: series numbers follow this number.
         manufacturer: Manufacturer of this software.
@@ -52,6 +61,9 @@ class ResultOptions:
 
     objects: tuple[str, ...] = ("secondary_capture", "overlay", "structured_report")
     long_edge: int = 1600
+    compression: Compression = "none"
+    explain: Policy = "always"
+    patient_in_image: bool = True
     content_qualification: str = "RESEARCH"
     series_number_base: int = 9900
     manufacturer: str = "DICOM explanation node"
@@ -61,10 +73,15 @@ class ResultOptions:
     timezone: tzinfo = UTC
 
     @property
-    def rendering(self) -> tuple[str, ...]:
-        """The choices that change an object's bytes."""
-        site = (self.manufacturer, self.institution or "", self.station_ae_title, self.software_version)
-        return (str(self.long_edge), self.content_qualification, str(self.series_number_base), *site)
+    def site(self) -> tuple[str, ...]:
+        """The choices that change the bytes of every object."""
+        who = (self.manufacturer, self.institution or "", self.station_ae_title, self.software_version)
+        return (self.content_qualification, str(self.series_number_base), *who)
+
+    @property
+    def picture(self) -> tuple[str, ...]:
+        """The choices that change the bytes of pictures with a legend."""
+        return (str(self.long_edge), self.compression, "named" if self.patient_in_image else "unnamed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +95,7 @@ class SourceReference:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class Answer:
     """What every result object needs to know.
 
     Attributes:
@@ -87,7 +104,7 @@ class _Answer:
             patient and the study, or nothing.
         sources: the instances that the result is about; at least one.
         model: the model version, or None when it could not be loaded.
-        options: the site's choices.
+        options: what the destination gets.
         number: Instance Number of the result.
         earlier: headers of results already made for this study, among them this one's predecessors.
     """
@@ -115,30 +132,39 @@ class _Answer:
         """One series per study, model version and kind of result."""
         return uid("series", self.task.study_instance_uid, self.model.digest if self.model else "none", kind)
 
-    def sop_instance_uid(self, kind: str) -> str:
-        """Follows from study, revision, sources, model, options, method, target, outcome and kind."""
+    def sop_instance_uid(self, kind: str, *choices: str) -> str:
+        """Follows from study, revision, sources, model, site, method, target, outcome, kind and `choices`."""
         return uid(
             self.task.study_instance_uid,
             self.task.revision,
             *(source.sop_instance_uid for source in self.sources),
             self.model.digest if self.model else "none",
-            *self.options.rendering,
+            *self.options.site,
             *self.outcome,
             kind,
+            *choices,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ResultContext(_Answer):
+class ResultContext(Answer):
     """One explained image.
 
     Attributes:
         radiograph: the image as the model saw it.
+        shown_range: values after the modality transformation shown as black and white where the file itself does not
+            say; None where its own VOI LUT or window was used.
         explanation: the decision and its reason.
     """
 
     radiograph: Radiograph
+    shown_range: tuple[float, float] | None = None
     explanation: Explanation
+
+    @property
+    def source(self) -> SourceReference:
+        """The image."""
+        return self.sources[0]
 
     @property
     def outcome(self) -> tuple[str, ...]:
@@ -160,19 +186,62 @@ class ResultContext(_Answer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NotAnalysed(_Answer):
-    """Images, or a whole study, that were not analysed.
+class AssessedImage:
+    """An image with a decision and, as the site wants it for this decision, no explanation."""
 
-    Attributes:
-        reason: a plain clause that follows "because".
-    """
-
-    reason: str
+    source: SourceReference
+    header: Dataset
+    assessment: Assessment
 
     @property
     def outcome(self) -> tuple[str, ...]:
-        """The reason."""
-        return ("not analysed", self.reason)
+        """Target, decision and probability to 0.1 %."""
+        prediction = self.assessment.prediction
+        return ("assessed", prediction.label, str(prediction.positive), f"{prediction.probability:.3f}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Images that were not analysed for one reason.
+
+    Attributes:
+        sources: the images.
+        reason: a plain clause that follows "because".
+        code: the reason for machines.
+    """
+
+    sources: tuple[SourceReference, ...]
+    reason: str
+    code: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyContext(Answer):
+    """The whole answer to one task, from which every builder takes what it shows.
+
+    Attributes:
+        images: what was explained.
+        assessed: what was decided and not explained.
+        refused: what was not analysed.
+        omitted: for each object that an image cannot have, its name and why.
+        made: the objects built before, in the order of their series.
+    """
+
+    images: tuple[ResultContext, ...] = ()
+    assessed: tuple[AssessedImage, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    omitted: tuple[tuple[str, str], ...] = ()
+    made: tuple[Dataset, ...] = ()
+
+    @property
+    def outcome(self) -> tuple[str, ...]:
+        """What was found in every image."""
+        return (
+            *(part for image in self.images for part in (image.source.sop_instance_uid, *image.outcome)),
+            *(part for image in self.assessed for part in (image.source.sop_instance_uid, *image.outcome)),
+            *(part for refusal in self.refused for part in ("not analysed", refusal.code, refusal.reason)),
+            *(part for one in self.omitted for part in one),
+        )
 
 
 class Builder(Protocol):
@@ -186,8 +255,19 @@ class Builder(Protocol):
     def sop_class_uids(self) -> tuple[str, ...]:
         """The SOP Classes of what it builds, for negotiation."""
 
-    def build(self, context: ResultContext) -> Dataset:
-        """A complete data set with file meta information."""
+    @property
+    def series(self) -> int:
+        """Added to the site's first series number; objects are built in this order."""
+
+    @property
+    def fallback(self) -> str | None:
+        """The object that a destination gets when it does not take this one's SOP Class."""
+
+    def refuses(self, image: ResultContext) -> str | None:
+        """Why this image cannot have the object, as a plain clause that follows "because"; None when it can."""
+
+    def build(self, study: StudyContext) -> tuple[Dataset, ...]:
+        """Complete data sets with file meta information, for the images that are not refused."""
 
 
 def _offset(header: Dataset) -> timezone | None:

@@ -6,6 +6,7 @@ changes; our own text is ASCII, which every character set of the standard contai
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from copy import deepcopy
 
 from pydicom import Dataset
@@ -15,10 +16,10 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from dicom_node.header import code
+from dicom_node.header import OWN_CONTRIBUTION, code
 from dicom_node.observe import without_warnings
 from dicom_node.results import _codes as codes
-from dicom_node.results._context import NotAnalysed, ResultContext, SourceReference, device_uid, uid
+from dicom_node.results._context import Answer, SourceReference, device_uid, uid
 
 DISCLAIMER = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
 IMPLEMENTATION_CLASS_UID = UID(uid("implementation"))
@@ -57,7 +58,7 @@ INHERITED = (
     *("ReasonForVisit", "ReasonForVisitCodeSequence", "AdmissionID", "IssuerOfAdmissionIDSequence"),
     *("ServiceEpisodeID", "ServiceEpisodeDescription", "IssuerOfServiceEpisodeIDSequence", "PatientState"),
 )
-UNPAIRED = frozenset({"CHEST", "THORAX"})
+UNPAIRED = frozenset({"CHEST"})
 _TEXT = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UT"})
 _FILL = b" \0"
 _FORMS = {
@@ -88,13 +89,14 @@ def patient_and_study(ds: Dataset) -> Dataset:
     return header
 
 
-def start(answer: ResultContext | NotAnalysed, kind: str, sop_class_uid: str) -> Dataset:
+def start(answer: Answer, kind: str, sop_class_uid: str, *choices: str) -> Dataset:
     """A data set with Patient, Study, Series, Equipment and SOP Common, and its file meta information.
 
     Args:
         answer: what is reported.
         kind: name of the builder, part of the UIDs.
         sop_class_uid: SOP Class of the result.
+        choices: of the destination, as far as they change this object's bytes; part of its SOP Instance UID.
     """
     with without_warnings():
         ds = Dataset()
@@ -106,7 +108,7 @@ def start(answer: ResultContext | NotAnalysed, kind: str, sop_class_uid: str) ->
         if keyword not in ds:
             setattr(ds, keyword, None)
     ds.StudyInstanceUID = answer.task.study_instance_uid  # the ledger's: a torn file's own may be cut short
-    _sop_common(ds, answer, kind, sop_class_uid)
+    _sop_common(ds, answer, sop_class_uid, answer.sop_instance_uid(kind, *choices))
     _equipment(ds, answer)
     ds.SeriesInstanceUID = answer.series_instance_uid(kind)
     ds.SeriesDescription = _series_description(answer)
@@ -137,7 +139,7 @@ def inherit(source: Dataset, target: Dataset, keyword: str, *, decoded: bool = F
 def inherit_anatomy(ds: Dataset, source: Dataset) -> None:
     """Body part and laterality of the source (PS3.3 C.7.3.1).
 
-    Laterality is of paired body parts: none for a chest, and empty where neither is stated.
+    Laterality is of paired body parts: none for a chest, and empty where it is not stated for another part.
     """
     for keyword in ("BodyPartExamined", "Laterality", "ImageLaterality"):
         inherit(source, ds, keyword)
@@ -145,7 +147,7 @@ def inherit_anatomy(ds: Dataset, source: Dataset) -> None:
             del ds[keyword]
     if code(ds, "ImageLaterality") or code(ds, "BodyPartExamined") in UNPAIRED:
         ds.pop("Laterality", None)
-    elif "BodyPartExamined" not in ds and "Laterality" not in ds:
+    elif "Laterality" not in ds:
         ds.Laterality = ""
 
 
@@ -155,6 +157,26 @@ def reference(source: SourceReference) -> Dataset:
     item.ReferencedSOPClassUID = source.sop_class_uid
     item.ReferencedSOPInstanceUID = source.sop_instance_uid
     return item
+
+
+def by_study(references: Sequence[SourceReference]) -> list[Dataset]:
+    """References grouped by study and series (Hierarchical SOP Instance Reference Macro, PS3.3 table C.17-3)."""
+    studies: dict[str, dict[str, list[Dataset]]] = {}
+    for one in references:
+        series = studies.setdefault(one.study_instance_uid, {})
+        series.setdefault(one.series_instance_uid, []).append(reference(one))
+    items = []
+    for study_uid, by_series in studies.items():
+        item = Dataset()
+        item.StudyInstanceUID = study_uid
+        item.ReferencedSeriesSequence = []
+        for series_uid, instances in by_series.items():
+            series_item = Dataset()
+            series_item.SeriesInstanceUID = series_uid
+            series_item.ReferencedSOPSequence = instances
+            item.ReferencedSeriesSequence.append(series_item)
+        items.append(item)
+    return items
 
 
 def _legal(vr: str, value: bytes) -> bytes:
@@ -169,9 +191,9 @@ def _legal(vr: str, value: bytes) -> bytes:
     return b""
 
 
-def _sop_common(ds: Dataset, answer: ResultContext | NotAnalysed, kind: str, sop_class_uid: str) -> None:
+def _sop_common(ds: Dataset, answer: Answer, sop_class_uid: str, sop_instance_uid: str) -> None:
     ds.SOPClassUID = sop_class_uid
-    ds.SOPInstanceUID = answer.sop_instance_uid(kind)
+    ds.SOPInstanceUID = sop_instance_uid
     ds.InstanceCreationDate = answer.moment.strftime("%Y%m%d")
     ds.InstanceCreationTime = answer.moment.strftime("%H%M%S.%f")
     ds.ContentQualification = answer.options.content_qualification
@@ -185,7 +207,7 @@ def _sop_common(ds: Dataset, answer: ResultContext | NotAnalysed, kind: str, sop
     ds.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
 
 
-def _equipment(ds: Dataset, answer: ResultContext | NotAnalysed) -> None:
+def _equipment(ds: Dataset, answer: Answer) -> None:
     options, model = answer.options, answer.model
     ds.Manufacturer = plain(options.manufacturer)
     ds.StationName = plain(options.station_ae_title, 16)
@@ -200,14 +222,14 @@ def _equipment(ds: Dataset, answer: ResultContext | NotAnalysed) -> None:
         inherit(answer.header, ds, "InstitutionName")
 
 
-def _processing(answer: ResultContext | NotAnalysed) -> Dataset:
+def _processing(answer: Answer) -> Dataset:
     """This software and its model as Processing Equipment (CID 7005)."""
     item = Dataset()
     _equipment(item, answer)
     item.pop("InstitutionName", None)
     item.ContributionDateTime = answer.moment.strftime("%Y%m%d%H%M%S.%f%z")
     described = f", bundle SHA-256 {answer.model.digest}" if answer.model is not None else ""
-    item.ContributionDescription = f"Explanation of a classifier's decision{described}"
+    item.ContributionDescription = f"{OWN_CONTRIBUTION}{described}"
     item.PurposeOfReferenceCodeSequence = [codes.item(codes.PROCESSING_EQUIPMENT)]
     return item
 
@@ -229,7 +251,7 @@ def _acquisition(source: Dataset) -> list[Dataset]:
     return [item]
 
 
-def _series_description(answer: ResultContext | NotAnalysed) -> str:
+def _series_description(answer: Answer) -> str:
     ending = " - NOT FOR DIAGNOSIS"
     name = f"{answer.model.name} {answer.model.version}" if answer.model is not None else "Explanation"
     return plain(name, 64 - len(ending)) + ending

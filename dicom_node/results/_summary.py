@@ -14,31 +14,39 @@ ALGORITHM_VERSION = Code("111003", "DCM", "Algorithm Version")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The headline of one report; probability (0 to 1) and decision are None when nothing was analysed."""
+    """The headline of one decided image: probability (0 to 1), decision, model."""
 
-    probability: float | None
-    decision: str | None
+    probability: float
+    decision: str
     model: str
 
 
-def read_summary(ds: Dataset) -> Summary | None:
-    """The headline of a structured report, or None when `ds` is no structured report."""
+def read_summaries(ds: Dataset) -> list[Summary]:
+    """The headlines of a structured report, in its order; none for another object or when nothing was decided."""
     if ds.get("Modality") != "SR":
-        return None
-    probability = decision = None
-    name = version = ""
+        return []
+    probabilities, decisions, names, versions = [], [], [], []
     for item in _walk(ds):
-        if _is(item, PROBABILITY) and item.ValueType == "NUM" and probability is None:
+        if _is(item, PROBABILITY) and item.ValueType == "NUM":
             measured = item.MeasuredValueSequence[0]
             percent = measured.MeasurementUnitsCodeSequence[0].CodeValue == PERCENT.value
-            probability = float(measured.NumericValue) / (100 if percent else 1)
+            probabilities.append(float(measured.NumericValue) / (100 if percent else 1))
         elif _is(item, DECISION) and item.ValueType == "CODE":
-            decision = str(item.ConceptCodeSequence[0].CodeMeaning)
-        elif _is(item, ALGORITHM_NAME) and not name:
-            name = str(item.TextValue)
-        elif _is(item, ALGORITHM_VERSION) and not version:
-            version = str(item.TextValue)
-    return Summary(probability=probability, decision=decision, model=f"{name} {version}".strip())
+            decisions.append(str(item.ConceptCodeSequence[0].CodeMeaning))
+        elif _is(item, ALGORITHM_NAME):
+            names.append(str(item.TextValue))
+        elif _is(item, ALGORITHM_VERSION):
+            versions.append(str(item.TextValue))
+    return [
+        Summary(probability=probability, decision=decision, model=f"{names[0]} {_version(versions[0])}")
+        for probability, decision in zip(probabilities, decisions, strict=True)
+    ]
+
+
+def _version(text: str) -> str:
+    """The version with the first digits of the bundle's digest."""
+    version, _, digest = text.partition("+")
+    return f"{version} ({digest[:8]})" if digest else version
 
 
 def _walk(item: Dataset) -> Iterator[Dataset]:

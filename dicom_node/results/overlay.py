@@ -1,28 +1,35 @@
-"""The radiograph again, in grey, with the salient region in an overlay plane that a viewer can switch off.
+"""The radiograph again, in grey at the source's depth, with two overlay planes that a viewer can switch off.
 
-The pixel grid is the source's. The plane (6000,eeee) holds the outlines and the finding's name; only the
-disclaimer is burned in, because the plane that says so can be hidden.
+The pixel grid is the source's. Plane 6000 holds the outlines with the finding's name, as graphics; plane 6002 the
+salient region itself, as a region of interest; without one there is no such plane. Only the disclaimer is burned in,
+because the planes can be hidden.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
+from pydicom.valuerep import format_number_as_ds
 
 from dicom_node.header import integer
 from dicom_node.results import _codes as codes
-from dicom_node.results._context import ResultContext
+from dicom_node.results._context import ResultContext, StudyContext
 from dicom_node.results._header import DISCLAIMER, plain
 from dicom_node.results._image import derivation, pixel_spacing, secondary_capture
+from dicom_node.results._regions import contours, headline
 from dicom_node.results._text import READABLE, font, line_height, wrap
 from explain_core import display
 from explain_core.explanation import Explanation
 
+OUTLINE_GROUP = 0x6000
+REGION_GROUP = 0x6002
+
 _BYTE = 8
-_STORED = 12
+_WORD = 16
 
 
 def burned(luminance: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -42,32 +49,46 @@ def burned(luminance: NDArray[np.float32]) -> NDArray[np.float32]:
     return copy
 
 
-def plane(explanation: Explanation) -> NDArray[np.bool_]:
-    """The bits of the overlay: outlines of the salient regions, and the finding beside the largest one."""
-    attribution, prediction = explanation.attribution, explanation.prediction
-    rows, columns = attribution.values.shape
+def outline_plane(explanation: Explanation) -> NDArray[np.bool_]:
+    """Outlines of the salient regions, and the finding beside the largest one; without any, only that.
+
+    Returns:
+        bool, shape (rows, columns) of the source.
+    """
+    rows, columns = explanation.attribution.values.shape
     image = Image.new("L", (columns, rows))
-    lines = display.outlines(display.salient(attribution), holes=True)
+    lines = contours(explanation)
     display.draw_outlines(image, lines, colour=255, width=max(2, rows // 400))
     height = max(8, -(-rows // READABLE))
-    text = f"{prediction.label} {prediction.probability:.1%}" if lines else "No salient region"
-    x, y = lines[0].min(axis=0) if lines else (height, 2 * height)
-    wide = min(font(height).getlength(text), columns)
-    place = (max(0, min(x, columns - wide)), max(0, y - line_height(height)))
-    ImageDraw.Draw(image).text(place, text, fill=255, font=font(height), anchor="la")
+    words = wrap(headline(explanation), font(height), columns)
+    x, y = lines[0].min(axis=0) if lines else (height, height + len(words) * line_height(height))
+    wide = max(font(height).getlength(line) for line in words)
+    left, top = max(0, min(x, columns - wide)), max(0, y - len(words) * line_height(height))
+    draw = ImageDraw.Draw(image)
+    for number, line in enumerate(words):
+        draw.text((left, top + number * line_height(height)), line, fill=255, font=font(height), anchor="la")
     bits: NDArray[np.bool_] = np.asarray(image) >= 128  # noqa: PLR2004
     return bits
 
 
-def add_overlay(ds: Dataset, bits: NDArray[np.bool_], label: str, description: str) -> None:
-    """Put `bits` into overlay plane 6000 on the image's own grid (PS3.3 C.9.2)."""
+def add_plane(ds: Dataset, group: int, bits: NDArray[np.bool_], kind: str, label: str, description: str) -> None:
+    """Put `bits` into an overlay plane on the image's own grid (PS3.3 C.9.2).
+
+    Args:
+        ds: the image.
+        group: 0x6000, 0x6002, ... 0x601E.
+        bits: bool, shape (rows, columns) of the image; packed without a gap between rows, to an even length.
+        kind: G for graphics, R for a region of interest.
+        label: what the plane is, of which printable ASCII is kept.
+        description: the same in more words.
+    """
     rows, columns = bits.shape
     packed = np.packbits(bits.ravel(), bitorder="little").tobytes()
     for element, vr, value in (
         (0x0010, "US", rows),
         (0x0011, "US", columns),
         (0x0022, "LO", plain(description)),
-        (0x0040, "CS", "G"),
+        (0x0040, "CS", kind),
         (0x0045, "LO", "AUTOMATED"),
         (0x0050, "SS", [1, 1]),
         (0x0100, "US", 1),
@@ -75,23 +96,44 @@ def add_overlay(ds: Dataset, bits: NDArray[np.bool_], label: str, description: s
         (0x1500, "LO", plain(label)),
         (0x3000, "OW", packed + b"\0" * (len(packed) % 2)),
     ):
-        ds.add_new((0x6000, element), vr, value)
+        ds.add_new((group, element), vr, value)
+
+
+def add_statistics(ds: Dataset, group: int, values: NDArray[Any]) -> None:
+    """Area, mean and standard deviation of a region of interest (PS3.3 C.9.2.1.2).
+
+    Args:
+        ds: the image.
+        group: the region's plane.
+        values: the image's pixel values in the region, as stored in `ds`; at least one.
+    """
+    ds.add_new((group, 0x1301), "IS", values.size)
+    ds.add_new((group, 0x1302), "DS", format_number_as_ds(float(values.mean())))
+    ds.add_new((group, 0x1303), "DS", format_number_as_ds(float(values.std())))
 
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """Builds the grey Secondary Capture with the overlay plane."""
+    """Builds the grey Secondary Capture with the overlay planes."""
 
     name: str = "overlay"
     sop_class_uids: tuple[str, ...] = (SecondaryCaptureImageStorage,)
     series: int = 2
+    fallback: str | None = "secondary_capture"
 
-    def build(self, context: ResultContext) -> Dataset:
-        """The windowed radiograph on its own grid, with the salient regions' outlines as overlay."""
-        luminance, attribution = burned(context.radiograph.pixels), context.explanation.attribution
-        bits = _BYTE if integer(context.header, "BitsStored", _STORED) <= _BYTE else _STORED
-        full = (1 << bits) - 1
-        pixels = np.rint(luminance * full).astype(np.uint8 if bits == _BYTE else np.uint16)
+    def refuses(self, image: ResultContext) -> str | None:  # noqa: ARG002 - it fits every image
+        """Every image can have it."""
+        return None
+
+    def build(self, study: StudyContext) -> tuple[Dataset, ...]:
+        """One for each image."""
+        return tuple(self.of(image) for image in study.images)
+
+    def of(self, context: ResultContext) -> Dataset:
+        """The windowed radiograph on its own grid and at its own depth, with the salient regions as overlays."""
+        bits = min(max(integer(context.header, "BitsStored", _WORD), _BYTE), _WORD)
+        shown = burned(context.radiograph.pixels).astype(np.float64) * ((1 << bits) - 1)
+        pixels = np.rint(shown).astype(np.uint8 if bits == _BYTE else np.uint16)
         ds = secondary_capture(context, self.name, self.series, pixels)
         ds.BitsStored, ds.HighBit = bits, bits - 1
         ds.WindowCenter, ds.WindowWidth = str(1 << (bits - 1)), str(1 << bits)
@@ -99,11 +141,18 @@ class Overlay:
         pixel_spacing(ds, context.header, 1)
         derivation(
             ds,
-            f"Windowed source image with the outline of the salient region as overlay. {DISCLAIMER}.",
+            "Windowed source image with the outline of the salient region and the region itself as overlays. "
+            f"{DISCLAIMER}.",
             codes.VISUAL_EXPLANATION,
         )
-        scale = attribution.scale
-        add_overlay(ds, plane(context.explanation), "Salient region", f"Heatmap >= {scale.salient:.3g}: {scale.unit}")
+        explanation = context.explanation
+        scale, region = explanation.attribution.scale, display.salient(explanation.attribution)
+        outline = outline_plane(explanation)
+        add_plane(ds, OUTLINE_GROUP, outline, "G", "Salient region outline", headline(explanation))
+        if region.any():  # a viewer may darken what is outside a region of interest: of an empty one, the whole image
+            description = f"Heatmap >= {scale.salient:.3g}: {scale.unit}"
+            add_plane(ds, REGION_GROUP, region, "R", "Salient region", description)
+            add_statistics(ds, REGION_GROUP, pixels[region])
         return ds
 
 

@@ -1,15 +1,17 @@
 """The viewer-safe copy: a true-colour Secondary Capture of the heatmap over the radiograph, with its legend.
 
-+-----------------+----+     The whole image and the picture in it have the source's aspect ratio, so the
-|                 |    |     margins are an L: the colour bar on the right, the text below. Nothing covers
-|     picture     |bar |     the picture.
-|                 |    |
-+-----------------+    |
-|  text                |
-+----------------------+
++------------------------------+     The picture has its true shape and the wanted size; the legend stands beside it,
+| R +-----------------+ L text |     so the whole is larger. Nothing covers the picture: the letters of the patient's
+|   |                 |   text |     sides stand in the margins.
+|   |     picture     |   text |
+|   |                 |   text |
+|   +-----------------+   bar  |
++------------------------------+
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,23 +19,48 @@ from PIL import Image, ImageDraw
 from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
+from dicom_node.header import code
 from dicom_node.results import _codes as codes
-from dicom_node.results._context import ResultContext
+from dicom_node.results._context import ResultContext, StudyContext
+from dicom_node.results._encoding import compress
 from dicom_node.results._header import DISCLAIMER
-from dicom_node.results._image import derivation, pixel_spacing, secondary_capture
-from dicom_node.results._text import READABLE, Font, font, line_height, wrap
+from dicom_node.results._image import derivation, pixel_shape, secondary_capture, square_pixel_spacing
+from dicom_node.results._legend import Sentence, sentences
+from dicom_node.results._patient import patient_lines
+from dicom_node.results._sides import Sides, sides
+from dicom_node.results._text import (
+    BACKGROUND,
+    READABLE,
+    TEXT,
+    Font,
+    Line,
+    font,
+    font_names,
+    line_height,
+    lines_of,
+    write,
+)
 from explain_core import display
 from explain_core.explanation import Explanation, HeatmapScale
 from explain_core.radiograph import Radiograph
 
 SHORTEST_LONG_EDGE = 512
-"""The legend cannot be read on less: images smaller than this are enlarged."""
+"""An outline cannot be read on less: images smaller than this are enlarged."""
 
-_BACKGROUND = (16, 18, 22)
-_TEXT_COLOUR = (236, 236, 236)
-_WARNING_COLOUR = (255, 190, 60)
-_OUTLINE_COLOUR = (110, 220, 255)
-_LEAST_SHARE = 0.55
+OUTLINE = (110, 220, 255)
+_LEAST_TEXT = 14
+_LEGIBLE = 60
+"""Text that is at least this part of the longest side, too, is large enough for a viewer that shows the whole."""
+_MOST_TIMES = 3
+
+
+class Box(NamedTuple):
+    """Part of an image, in pixels."""
+
+    top: int
+    left: int
+    rows: int
+    columns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,118 +69,178 @@ class Layout:
 
     Attributes:
         rows, columns: the whole image.
-        picture: rows and columns of the picture, which begins at the top left corner.
+        picture: the radiograph.
         text: height of the text.
-        lines: the text below the picture; the first `warning` of them are the disclaimer.
-        warning: number of lines of the disclaimer.
+        lines: the legend, from its top downwards.
+        legend: the room of the legend: `lines`, and below them the colour bar.
+        bar: the colour bar itself, with a line of text above and one below it.
     """
 
     rows: int
     columns: int
-    picture: tuple[int, int]
+    picture: Box
     text: int
-    lines: tuple[str, ...]
-    warning: int
+    lines: tuple[Line, ...]
+    legend: Box
+    bar: Box
+
+    @property
+    def longest(self) -> int:
+        """The longest side of the whole image."""
+        return max(self.rows, self.columns)
 
 
-def layout(shape: tuple[int, int], sentences: tuple[str, ...], long_edge: int) -> Layout:
-    """Give the picture the room that the text below it leaves.
+def picture_shape(shape: tuple[int, int], long_edge: int, pixel: tuple[float, float] = (1, 1)) -> tuple[int, int]:
+    """Rows and columns of square pixels for a source of `shape`.
 
     Args:
         shape: rows and columns of the source.
-        sentences: the disclaimer, then what else is to be said; each begins a line.
         long_edge: wanted longest side; never more than the source's, never less than 512.
+        pixel: height and width of the source's pixels, in any unit.
     """
-    longest = max(min(long_edge, max(shape)), SHORTEST_LONG_EDGE)
-    rows, columns = (max(1, round(side * longest / max(shape))) for side in shape)
-    height = -(-rows // READABLE)
-    while True:
-        margin = max(2, height // 2)
-        wrapped = [wrap(sentence, font(height), columns - 2 * margin) for sentence in sentences]
-        lines = tuple(line for sentence in wrapped for line in sentence)
-        share = 1 - (len(lines) * line_height(height) + 2 * margin) / rows
-        if share >= _LEAST_SHARE or height <= 8:  # noqa: PLR2004 - below this nothing is legible anyway
-            break
-        height -= 1
-    share = max(share, _LEAST_SHARE)
-    picture = (max(1, int(rows * share)), max(1, int(columns * share)))
-    return Layout(rows=rows, columns=columns, picture=picture, text=height, lines=lines, warning=len(wrapped[0]))
+    full = [size * step / min(pixel) for size, step in zip(shape, pixel, strict=True)]
+    share = max(min(long_edge, max(full)), SHORTEST_LONG_EDGE) / max(full)
+    return max(1, round(full[0] * share)), max(1, round(full[1] * share))
 
 
-def sentences(explanation: Explanation) -> tuple[str, ...]:
-    """What the legend says, most important first."""
-    prediction, model = explanation.prediction, explanation.provenance.model
-    called = "called present" if prediction.positive else "not called"
-    said = [
-        DISCLAIMER,
-        f"{prediction.label}: {prediction.probability:.1%}, {called} (threshold {prediction.threshold:.1%})",
-    ]
-    if explanation.adversarial is not None:
-        crosses = "crosses the threshold" if explanation.decision_changed else "does NOT cross the threshold"
-        said.append(f"Adversarial image: {explanation.adversarial.probability:.1%}, {crosses}")
-    said.append(f"Colour: {explanation.attribution.scale.unit}")
-    covered = float(explanation.attribution.covered.mean())
-    if covered < 0.99:  # noqa: PLR2004 - a rim of a few pixels is not worth a line
-        said.append(f"{1 - covered:.0%} of the image was not examined")
-    said.append(f"Model {model.name} {model.version}, method {explanation.provenance.method}")
-    return tuple(said)
+def layout(shape: tuple[int, int], said: tuple[Sentence, ...], scale: HeatmapScale, marked: Sides | None) -> Layout:
+    """The picture with the narrowest legend beside it that is as high as the picture.
+
+    Text is at least one 32nd of the height of the whole, and every sentence fits. Beside a wide picture such text would
+    be too small for the length of the whole: then it is larger, and the legend higher than the picture.
+
+    Args:
+        shape: rows and columns of the picture.
+        said: the sentences of the legend.
+        scale: of the colour bar.
+        marked: the sides whose letters stand in the margins.
+    """
+    least = height = max(_LEAST_TEXT, -(-shape[0] // (READABLE - 4)))
+    best = _with_text(height, shape, said, scale, marked, higher=False)
+    while best.longest > _LEGIBLE * best.text and height < _MOST_TIMES * least:
+        height += -(-height // 16)
+        larger = _with_text(height, shape, said, scale, marked, higher=True)
+        best = min(best, larger, key=lambda place: place.longest / place.text)
+    return best
 
 
-def render(radiograph: Radiograph, explanation: Explanation, place: Layout) -> NDArray[np.uint8]:
+def render(
+    radiograph: Radiograph, explanation: Explanation, place: Layout, marked: Sides | None = None
+) -> NDArray[np.uint8]:
     """The picture with its legend; uint8 sRGB, shape (rows, columns, 3) of `place`."""
-    attribution = explanation.attribution
+    attribution, box = explanation.attribution, place.picture
+    shape = (box.rows, box.columns)
     fused = display.fuse(
-        display.resize(radiograph.pixels, place.picture),
-        display.resize(attribution.values, place.picture),
-        attribution.scale,
+        display.resize(radiograph.pixels, shape), display.resize(attribution.values, shape), attribution.scale
     )
     picture = Image.fromarray(fused)
-    zoom = np.array(place.picture[::-1]) / radiograph.pixels.shape[::-1]
+    zoom = np.array(shape[::-1]) / radiograph.pixels.shape[::-1]
     lines = tuple(line * zoom for line in display.outlines(display.salient(attribution), holes=True))
-    display.draw_outlines(picture, lines, colour=_OUTLINE_COLOUR, width=max(1, place.rows // 500))
-    image = Image.new("RGB", (place.columns, place.rows), _BACKGROUND)
-    image.paste(picture, (0, 0))
-    _write_text(image, place)
+    display.draw_outlines(picture, lines, colour=OUTLINE, width=max(1, max(shape) // 500))
+    image = Image.new("RGB", (place.columns, place.rows), BACKGROUND)
+    image.paste(picture, (box.left, box.top))
+    write(image, place.lines, place.text, (place.legend.left, place.legend.top))
     _draw_bar(image, place, attribution.scale)
+    if marked is not None:
+        _draw_letters(image, place, marked)
     return np.asarray(image)
 
 
-def _write_text(image: Image.Image, place: Layout) -> None:
-    draw, margin = ImageDraw.Draw(image), max(2, place.text // 2)
-    for number, line in enumerate(place.lines):
-        colour = _WARNING_COLOUR if number < place.warning else _TEXT_COLOUR
-        top = place.picture[0] + margin + number * line_height(place.text)
-        draw.text((margin, top), line, fill=colour, font=font(place.text), anchor="la")
+def labels(scale: HeatmapScale) -> tuple[str, str, str]:
+    """What stands at the floor, the salient value and full scale of the colour bar."""
+    return (f"none below {scale.floor:.3g}", f"outlined from {scale.salient:.3g}", f"{scale.full_scale:.3g} or more")
+
+
+def _with_text(
+    height: int,
+    shape: tuple[int, int],
+    said: tuple[Sentence, ...],
+    scale: HeatmapScale,
+    marked: Sides | None,
+    *,
+    higher: bool,
+) -> Layout:
+    """The layout with text of one height; the legend may be `higher` than the picture if its text stays readable."""
+    top, left, bottom, right = _margins(height, marked)
+    rows, columns = top + shape[0] + bottom, left + shape[1] + right
+    most = READABLE * height if higher else rows
+    width = _least_width(scale, height)
+    lines = lines_of(said, height, width)
+    while _legend_rows(len(lines), height) > most and len(lines) > len(said):
+        width += max(height, width // 16)
+        lines = lines_of(said, height, width)
+    rows = max(rows, _legend_rows(len(lines), height))
+    bar = height // 2 + (len(lines) + 1) * line_height(height) + height // 4
+    return Layout(
+        rows=rows,
+        columns=columns + width + height // 2,
+        picture=Box(top, left, *shape),
+        text=height,
+        lines=lines,
+        legend=Box(height // 2, columns, rows - height, width),
+        bar=Box(bar, columns, height, width),
+    )
+
+
+def _margins(height: int, marked: Sides | None) -> tuple[int, int, int, int]:
+    """Free pixels above, left of, below and right of the picture: room for letters where they stand."""
+    little, letter = height // 2, round(1.5 * height)
+    if marked is None:
+        return little, little, little, little
+    return (letter, little, letter, little) if marked.upright else (little, letter, little, letter)
+
+
+def _least_width(scale: HeatmapScale, height: int) -> int:
+    """What the labels of the colour bar need: two of them stand in one line."""
+    floor, salient, full = (font(height).getlength(label) for label in labels(scale))
+    return int(max(floor + full + height, salient)) + 1
+
+
+def _legend_rows(lines: int, height: int) -> int:
+    """Height of the text and of the colour bar with its labels, margins included."""
+    return (lines + 2) * line_height(height) + 2 * height + height // 2
 
 
 def _draw_bar(image: Image.Image, place: Layout, scale: HeatmapScale) -> None:
-    """The colour bar in the right margin, with 0, the salient value and full scale beside it."""
-    draw, room = ImageDraw.Draw(image), place.columns - place.picture[1]
-    ticks = [(scale.full_scale, f">={scale.full_scale:.3g}"), (0.0, "0")]
-    if 0 < scale.salient < scale.full_scale:
-        ticks.append((scale.salient, f"{scale.salient:.3g}"))
-    gap = max(2, room // 16)
-    width = max(4, room // 4)
-    chosen = _fitting(("outline", *(text for _, text in ticks)), room - width - 3 * gap, place.text)
-    top, rows = place.text, max(8, place.picture[0] - 2 * place.text)
-    left = place.picture[1] + gap
-    image.paste(Image.fromarray(display.colour_bar(rows, width, scale)), (left, top))
-    draw.rectangle((left - 1, top - 1, left + width, top + rows), outline=_TEXT_COLOUR)
-    for value, text in ticks:
-        y = top + round((rows - 1) * (1 - value / scale.full_scale))
-        colour = _OUTLINE_COLOUR if 0 < value < scale.full_scale else _TEXT_COLOUR
-        draw.line((left, y, left + width + gap, y), fill=colour, width=max(1, place.rows // 500))
-        draw.text((left + width + 2 * gap, y), text, fill=colour, font=chosen, anchor="lm")
-        if value == scale.salient:
-            below = (left + width + 2 * gap, y + chosen.size)
-            draw.text(below, "outline", fill=colour, font=chosen, anchor="lm")
+    """The colour bar from 0 to full scale, and where painting and outlines begin on it."""
+    draw, box, chosen = ImageDraw.Draw(image), place.bar, font(place.text)
+    bar = np.rot90(display.colour_bar(box.columns, box.rows, scale), -1)  # full scale from the top to the right
+    image.paste(Image.fromarray(np.ascontiguousarray(bar)), (box.left, box.top))
+    last, below = box.left + box.columns - 1, box.top + box.rows
+    draw.rectangle((box.left, box.top, last, below - 1), outline=TEXT)
+    floor, salient, full = labels(scale)
+    tick, wide = max(1, place.text // 4), max(1, place.text // 12)
+    for value, text, colour, above in ((scale.floor, floor, TEXT, False), (scale.salient, salient, OUTLINE, True)):
+        x = box.left + round((box.columns - 1) * value / scale.full_scale)
+        draw.line((x, box.top - tick if above else box.top, x, below - 1 + tick * (not above)), fill=colour, width=wide)
+        most = last if above else last - round(chosen.getlength(full)) - place.text
+        left = max(box.left, min(x - round(chosen.getlength(text) / 2), most - round(chosen.getlength(text))))
+        _label(draw, (left, box.top - line_height(place.text) if above else below + tick), text, colour, chosen)
+    _label(draw, (last - round(chosen.getlength(full)), below + tick), full, TEXT, chosen)
 
 
-def _fitting(texts: tuple[str, ...], width: int, height: int) -> Font:
-    """The largest font up to `height` in which every text takes at most `width` pixels."""
-    while height > 8 and max(font(height).getlength(text) for text in texts) > width:  # noqa: PLR2004
-        height -= 1
-    return font(height)
+def _label(
+    draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, colour: tuple[int, int, int], chosen: Font
+) -> None:
+    draw.text(place, text, fill=colour, font=chosen, anchor="la")
+
+
+def _draw_letters(image: Image.Image, place: Layout, marked: Sides) -> None:
+    """The letters of the patient's sides, in the margins at the picture's edges."""
+    draw, chosen = ImageDraw.Draw(image), font(place.text)
+    for letter, (x, y) in zip((marked.first, marked.last), _letters_at(place, marked), strict=True):
+        draw.text((x, y), letter, fill=TEXT, font=chosen, anchor="mm")
+
+
+def _letters_at(place: Layout, marked: Sides) -> Iterator[tuple[int, int]]:
+    """Middles of the letters, as x and y."""
+    box, away = place.picture, round(0.75 * place.text)
+    if marked.upright:
+        x = box.left + box.columns // 2
+        yield from ((x, box.top - away), (x, box.top + box.rows + away))
+    else:
+        y = box.top + place.text
+        yield from ((box.left - away, y), (box.left + box.columns + away, y))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +250,28 @@ class SecondaryCapture:
     name: str = "secondary_capture"
     sop_class_uids: tuple[str, ...] = (SecondaryCaptureImageStorage,)
     series: int = 1
+    fallback: str | None = None
 
-    def build(self, context: ResultContext) -> Dataset:
+    def refuses(self, image: ResultContext) -> str | None:  # noqa: ARG002 - it fits every image
+        """Every image can have it."""
+        return None
+
+    def build(self, study: StudyContext) -> tuple[Dataset, ...]:
+        """One for each image."""
+        return tuple(self.of(image) for image in study.images)
+
+    def of(self, context: ResultContext) -> Dataset:
         """The heatmap fused over the radiograph, with colour bar, decision, model and disclaimer."""
-        place = layout(context.radiograph.pixels.shape, sentences(context.explanation), context.options.long_edge)
-        pixels = render(context.radiograph, context.explanation, place)
-        ds = secondary_capture(context, self.name, self.series, pixels)
-        pixel_spacing(ds, context.header, context.radiograph.pixels.shape[0] / place.picture[0])
+        options, shape = context.options, context.radiograph.pixels.shape
+        marked = sides(
+            context.radiograph.orientation, quadruped=code(context.header, "AnatomicalOrientationType") == "QUADRUPED"
+        )
+        said = legend(context, marked)
+        shown = picture_shape((shape[0], shape[1]), options.long_edge, pixel_shape(context.header))
+        place = layout(shown, said, context.explanation.attribution.scale, marked)
+        pixels = render(context.radiograph, context.explanation, place, marked)
+        ds = secondary_capture(context, self.name, self.series, pixels, *options.picture, *font_names(place.lines))
+        square_pixel_spacing(ds, context.header, (shape[0], shape[1]), shown)
         derivation(
             ds,
             f"Heatmap ({context.explanation.provenance.method}) fused over the source image, resampled, with "
@@ -177,7 +279,22 @@ class SecondaryCapture:
             codes.VISUAL_EXPLANATION,
             codes.SPATIAL_RESAMPLING,
         )
+        compress(ds, pixels, options.compression)
         return ds
+
+
+def legend(context: ResultContext, marked: Sides | None) -> tuple[Sentence, ...]:
+    """Everything that the picture of `context` says."""
+    patient = patient_lines(context.header) if context.options.patient_in_image else ()
+    first, *others = sentences(context.explanation)
+    return (
+        Sentence(DISCLAIMER, warning=True),
+        first,
+        *others,
+        *(Sentence(line) for line in patient),
+        *(() if marked is not None else (Sentence("Sides not stated by the source"),)),
+        Sentence(f"Made on {context.moment:%Y-%m-%d} at {context.moment:%H:%M}"),
+    )
 
 
 PLUGIN = SecondaryCapture()

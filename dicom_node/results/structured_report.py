@@ -1,35 +1,35 @@
-"""The machine-readable answer: a Comprehensive SR after TID 1500, also for what was not analysed.
+"""The machine-readable answer: one Comprehensive SR after TID 1500 for all images of a study, analysed or not.
 
     Imaging Measurement Report
       language, device observer (model and its Device UID), procedure
-      Imaging Measurements
-        Measurement Group, TID 1410: the whole image as a rectangle; probability, threshold, counterfactuals
+      Imaging Measurements (when an image was decided)
+        Measurement Group, TID 1410: the whole image as a rectangle; probability, threshold, counterfactuals, quality
         Measurement Group, TID 1410: one per salient region, as a closed polyline
-      Qualitative Evaluations: outcome of the algorithms, decision, method, citation, disclaimer
+        ... the same of the next image
+      Qualitative Evaluations: outcome of the algorithms; of each image the decision, what it is worth and what the
+        source does not state; why images were not analysed, coded and in words; method, citation, disclaimer
 
-Each group has coordinates, because a viewer (OHIF 3.13) shows nothing at all when one has none. A report on
-what was not analysed has no groups. There is no Image Library: it asks for attributes that CR often lacks.
+There is no Image Library: it asks for attributes that CR often lacks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import highdicom.sr as hd
-import numpy as np
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, ComprehensiveSRStorage
 
 from dicom_node.results import _codes as codes
-from dicom_node.results._context import NotAnalysed, ResultContext, SourceReference, device_uid, uid
-from dicom_node.results._header import DISCLAIMER, plain, reference, start
-from explain_core import display
-from explain_core.explanation import Explanation
-
-MOST_REGIONS = 5
+from dicom_node.results._context import Answer, AssessedImage, ResultContext, SourceReference, StudyContext
+from dicom_node.results._header import DISCLAIMER, by_study, plain, start
+from dicom_node.results._measurements import groups
+from dicom_node.results._notes import limits_of, warnings_of
+from dicom_node.results._observer import device_observer
 
 _CONTAINS = hd.RelationshipTypeValues.CONTAINS
 _INFERRED = hd.RelationshipTypeValues.INFERRED_FROM
+_NEGATIVES = "negative decisions are reported without explanation here (explain = positives)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,197 +39,142 @@ class StructuredReport:
     name: str = "structured_report"
     sop_class_uids: tuple[str, ...] = (ComprehensiveSRStorage,)
     series: int = 3
+    fallback: str | None = "report_page"
 
-    def build(self, context: ResultContext) -> Dataset:
-        """The report on an explained image."""
-        report = hd.MeasurementReport(
-            observation_context=_observer(context),
-            procedure_reported=codes.CHEST_RADIOGRAPHY,
-            imaging_measurements=list(_groups(context)),
-        )
-        root = report[0]
-        root.ContentSequence.append(_evaluations(_findings(context)))
-        return self._document(context, root)
+    def refuses(self, image: ResultContext) -> str | None:  # noqa: ARG002 - it fits every image
+        """Every image can be reported."""
+        return None
 
-    def report(self, refusal: NotAnalysed) -> Dataset:
-        """The report that says why images were not analysed."""
-        root = hd.ContainerContentItem(name=codes.MEASUREMENT_REPORT, template_id="1500")
-        root.ContentSequence = hd.ContentSequence()
-        root.ContentSequence.extend(hd.LanguageOfContentItemAndDescendants(hd.CodedConcept.from_code(codes.ENGLISH)))
-        root.ContentSequence.extend(_observer(refusal))
-        root.ContentSequence.append(
-            hd.CodeContentItem(
-                name=codes.PROCEDURE_REPORTED,
-                value=codes.IMAGING_PROCEDURE,
-                relationship_type=hd.RelationshipTypeValues.HAS_CONCEPT_MOD,
+    def build(self, study: StudyContext) -> tuple[Dataset, ...]:
+        """One report on everything."""
+        if study.images or study.assessed:
+            report = hd.MeasurementReport(
+                observation_context=hd.ObservationContext(observer_device_context=device_observer(study)),
+                procedure_reported=codes.CHEST_RADIOGRAPHY,
+                imaging_measurements=list(groups(study)),
             )
-        )
-        root.ContentSequence.append(_evaluations(_refusal(refusal)))
-        return self._document(refusal, root)
+            root = report[0]
+        else:
+            root = _without_measurements(study)
+        container = hd.ContainerContentItem(name=codes.QUALITATIVE_EVALUATIONS, relationship_type=_CONTAINS)
+        container.ContentSequence = hd.ContentSequence(list(_evaluations(study)))
+        root.ContentSequence.append(container)  # TID 1500, row 12
+        return (self._document(study, root),)
 
-    def _document(self, answer: ResultContext | NotAnalysed, root: Dataset) -> Dataset:
+    def _document(self, study: StudyContext, root: Dataset) -> Dataset:
         """The SR document around the content tree (PS3.3 A.35.3)."""
-        ds = start(answer, self.name, ComprehensiveSRStorage)
+        ds = start(study, self.name, ComprehensiveSRStorage)
         ds.Modality = "SR"
-        ds.SeriesNumber = answer.options.series_number_base + self.series
+        ds.SeriesNumber = study.options.series_number_base + self.series
         ds.ReferencedPerformedProcedureStepSequence = []
         ds.CompletionFlag = "COMPLETE"
         ds.VerificationFlag = "UNVERIFIED"
         ds.PreliminaryFlag = "PRELIMINARY"
         ds.PerformedProcedureCodeSequence = []
-        ds.CurrentRequestedProcedureEvidenceSequence = _by_study(answer.sources)
-        predecessors = tuple(_predecessors(answer, ds.SOPInstanceUID))
+        ds.CurrentRequestedProcedureEvidenceSequence = by_study(study.sources)
+        predecessors = tuple(_predecessors(study, ds.SOPInstanceUID))
         if predecessors:
-            ds.PredecessorDocumentsSequence = _by_study(predecessors)
-        if isinstance(answer, ResultContext):
-            ds.CodingSchemeIdentificationSequence = [codes.scheme()]
+            ds.PredecessorDocumentsSequence = by_study(predecessors)
+        ds.CodingSchemeIdentificationSequence = [codes.scheme()]
         for element in root:
             if element.keyword != "RelationshipType":
                 ds.add(element)
         return ds
 
 
-def _observer(answer: ResultContext | NotAnalysed) -> hd.ObservationContext:
-    """This software with its model as device observer (TID 1001, 1002, 1004)."""
-    options, model = answer.options, answer.model
-    device = hd.DeviceObserverIdentifyingAttributes(
-        uid=device_uid(model) if model is not None else uid("device", options.station_ae_title),
-        name=plain(options.station_ae_title),
-        manufacturer_name=plain(options.manufacturer),
-        model_name=plain(f"{model.name} {model.version}") if model is not None else "no model",
-    )
-    return hd.ObservationContext(
-        observer_device_context=hd.ObserverContext(
-            observer_type=hd.CodedConcept.from_code(codes.DEVICE), observer_identifying_attributes=device
-        )
-    )
+def _without_measurements(study: StudyContext) -> hd.ContainerContentItem:
+    root = hd.ContainerContentItem(name=codes.MEASUREMENT_REPORT, template_id="1500")
+    root.ContentSequence = hd.ContentSequence()
+    root.ContentSequence.extend(hd.LanguageOfContentItemAndDescendants(hd.CodedConcept.from_code(codes.ENGLISH)))
+    root.ContentSequence.extend(hd.ObservationContext(observer_device_context=device_observer(study)))
+    procedure = _code(codes.PROCEDURE_REPORTED, codes.IMAGING_PROCEDURE)
+    procedure.RelationshipType = hd.RelationshipTypeValues.HAS_CONCEPT_MOD.value
+    root.ContentSequence.append(procedure)
+    return root
 
 
-def _groups(context: ResultContext) -> Iterator[hd.PlanarROIMeasurementsAndQualitativeEvaluations]:
-    """The measurement groups: the whole image, then the largest salient regions."""
-    explanation = context.explanation
-    prediction, values = explanation.prediction, explanation.attribution.values
-    finding = codes.finding(plain(prediction.label))
-    rows, columns = values.shape
-    frame = np.array([[0, 0], [columns, 0], [columns, rows], [0, rows], [0, 0]], dtype=np.float64)
-    called = "called present" if prediction.positive else "not called"
-    whole = f"{plain(prediction.label, 40)}: {called}"
-    yield _group(context, whole, frame, finding, list(_measurements(explanation)))
-    mask = display.salient(explanation.attribution)
-    for number, outline in enumerate(display.outlines(mask, most=MOST_REGIONS), start=1):
-        part = display.inside(outline, values.shape) & mask
-        maximum = _number(codes.HEATMAP_MAXIMUM, float(values[part].max(initial=0)), codes.UNITY, 6)
-        area = _number(codes.SALIENT_AREA, 100 * float(part.mean()), codes.PERCENT, 2)
-        name = f"Salient region {number}"
-        yield _group(context, name, outline, (codes.VISUAL_EXPLANATION, codes.CHEST), [maximum, area])
-
-
-def _group(
-    context: ResultContext,
-    name: str,
-    outline: display.Outline,
-    finding: tuple[Code, Code],
-    measurements: list[hd.Measurement],
-) -> hd.PlanarROIMeasurementsAndQualitativeEvaluations:
-    source, provenance = context.sources[0], context.explanation.provenance
-    return hd.PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=hd.TrackingIdentifier(
-            uid=uid("tracking", context.sop_instance_uid("tracking"), name), identifier=name
-        ),
-        referenced_region=hd.ImageRegion(
-            graphic_type=hd.GraphicTypeValues.POLYLINE,
-            graphic_data=outline,
-            source_image=hd.SourceImageForRegion(
-                referenced_sop_class_uid=source.sop_class_uid,
-                referenced_sop_instance_uid=source.sop_instance_uid,
-            ),
-        ),
-        finding_type=finding[0],
-        method=Code(codes.slug(provenance.method), codes.SCHEME, plain(provenance.method)),
-        finding_sites=[hd.FindingSite(finding[1])],
-        algorithm_id=_algorithm(context),
-        measurements=measurements,
-    )
-
-
-def _algorithm(context: ResultContext) -> hd.AlgorithmIdentification:
-    """Name, version and parameters, the bundle's digest among them (TID 4019)."""
-    provenance = context.explanation.provenance
-    parameters = {
-        "bundle SHA-256": provenance.model.digest,
-        "method": provenance.method,
-        **dict(sorted(provenance.parameters.items())),
-        "software": provenance.software_version,
-    }
-    return hd.AlgorithmIdentification(
-        name=plain(provenance.model.name),
-        version=plain(provenance.model.version),
-        parameters=[plain(f"{name}={value}", 256) for name, value in parameters.items()],
-        family=codes.ARTIFICIAL_INTELLIGENCE,
-        manufacturer=plain(context.options.manufacturer),
-    )
-
-
-def _measurements(explanation: Explanation) -> Iterator[hd.Measurement]:
-    """What is known of the whole image, as numbers."""
-    prediction, attribution = explanation.prediction, explanation.attribution
-    similar, adversarial = explanation.similar, explanation.adversarial
-    for name, value in (
-        (codes.PROBABILITY, prediction.probability),
-        (codes.THRESHOLD, prediction.threshold),
-        (codes.SIMILAR_PROBABILITY, None if similar is None else similar.probability),
-        (codes.ADVERSARIAL_PROBABILITY, None if adversarial is None else adversarial.probability),
-        (codes.SALIENT_AREA, float(display.salient(attribution).mean())),
-        (codes.COVERAGE, float(attribution.covered.mean())),
-    ):
-        if value is not None:
-            yield _number(name, 100 * value, codes.PERCENT, 2)
-    yield _number(codes.HEATMAP_MAXIMUM, float(attribution.values.max()), codes.UNITY, 6)
-
-
-def _number(name: Code, value: float, unit: Code, digits: int) -> hd.Measurement:
-    return hd.Measurement(name=name, value=round(value, digits), unit=unit)
-
-
-def _findings(context: ResultContext) -> Iterator[hd.ContentItem]:
+def _evaluations(study: StudyContext) -> Iterator[hd.ContentItem]:
     """What the whole analysis comes to, as codes and sentences."""
-    explanation = context.explanation
-    positive, scale = explanation.prediction.positive, explanation.attribution.scale
-    outcome = _code(codes.OUTCOME, codes.WITH_FINDINGS if positive else codes.WITHOUT_FINDINGS)
-    outcome.ContentSequence = hd.ContentSequence([_inferred_from(context.sources[0])])
-    yield outcome
-    yield _code(codes.DECISION, codes.PRESENT if positive else codes.ABSENT)
-    if explanation.decision_changed is not None:
-        yield _code(codes.DECISION_CHANGED, codes.YES if explanation.decision_changed else codes.NO)
-    yield _text(codes.METHOD, explanation.provenance.method)
-    yield _text(codes.METHOD_CITATION, explanation.provenance.reference)
-    limits = f"salient from {scale.salient:.6g}, full scale {scale.full_scale:.6g}"
-    yield _text(codes.HEATMAP_SCALE, f"{scale.unit}; {limits}")
-    yield _text(codes.COMMENT, f"{DISCLAIMER}.")
+    yield _code(codes.OUTCOME, _outcome(study), study.sources)
+    for image in study.images:
+        yield from _of_explained(image)
+    for assessed in study.assessed:
+        yield from _of_assessed(assessed)
+    for refusal in study.refused:
+        yield _code(codes.NOT_ANALYSED, codes.REASONS[refusal.code], refusal.sources)
+        yield _text(codes.COMMENT, f"Not analysed because {refusal.reason}.", refusal.sources)
+    for name, why in study.omitted:
+        yield _text(codes.COMMENT, f"No {name.replace('_', ' ')} was made because {why}.")
+    yield from _methods(study)
+    if study.refused and not (study.images or study.assessed):
+        yield _text(codes.COMMENT, f"This says nothing about the image: it is no finding. {DISCLAIMER}.")
+    else:
+        yield _text(codes.COMMENT, f"{DISCLAIMER}.")
 
 
-def _refusal(refusal: NotAnalysed) -> Iterator[hd.ContentItem]:
-    """Why there is no analysis."""
-    outcome = _code(codes.OUTCOME, codes.NONE_SUCCEEDED)
-    outcome.ContentSequence = hd.ContentSequence([_inferred_from(source) for source in refusal.sources])
-    yield outcome
-    yield _text(codes.COMMENT, f"Not analysed because {refusal.reason}.")
-    yield _text(codes.COMMENT, f"This says nothing about the image: it is no finding. {DISCLAIMER}.")
+def _outcome(study: StudyContext) -> Code:
+    """PS3.16 CID 6047: how many images were analysed, and whether anything was found."""
+    decisions = [image.explanation.prediction.positive for image in study.images]
+    decisions += [image.assessment.prediction.positive for image in study.assessed]
+    if not decisions:
+        return codes.NONE_SUCCEEDED
+    if study.refused:
+        return codes.SOME_WITH_FINDINGS if any(decisions) else codes.SOME_WITHOUT_FINDINGS
+    return codes.WITH_FINDINGS if any(decisions) else codes.WITHOUT_FINDINGS
 
 
-def _evaluations(items: Iterator[hd.ContentItem]) -> hd.ContainerContentItem:
-    """TID 1500, row 12."""
-    container = hd.ContainerContentItem(name=codes.QUALITATIVE_EVALUATIONS, relationship_type=_CONTAINS)
-    container.ContentSequence = hd.ContentSequence(list(items))
-    return container
+def _of_explained(image: ResultContext) -> Iterator[hd.ContentItem]:
+    explanation, of = image.explanation, image.sources
+    prediction, distance = explanation.prediction, explanation.out_of_distribution
+    yield _code(codes.DECISION, codes.PRESENT if prediction.positive else codes.ABSENT, of)
+    for name, holds in (
+        (codes.NEAR_THRESHOLD, prediction.near_threshold),
+        (codes.FAR, None if distance is None else distance.far),
+        (codes.SIMILAR_KEPT, explanation.similar_kept),
+        (codes.DECISION_CHANGED, explanation.decision_changed),
+    ):
+        if holds is not None:
+            yield _code(name, codes.YES if holds else codes.NO, of)
+    for sentence in (*warnings_of(prediction, distance), *limits_of(image.header)):
+        yield _text(codes.COMMENT, f"{sentence}.", of)
 
 
-def _code(name: Code, value: Code) -> hd.CodeContentItem:
-    return hd.CodeContentItem(name=name, value=value, relationship_type=_CONTAINS)
+def _of_assessed(image: AssessedImage) -> Iterator[hd.ContentItem]:
+    prediction, distance, of = image.assessment.prediction, image.assessment.out_of_distribution, (image.source,)
+    yield _code(codes.DECISION, codes.PRESENT if prediction.positive else codes.ABSENT, of)
+    yield _code(codes.NEAR_THRESHOLD, codes.YES if prediction.near_threshold else codes.NO, of)
+    if distance is not None:
+        yield _code(codes.FAR, codes.YES if distance.far else codes.NO, of)
+    for sentence in (*warnings_of(prediction, distance), *limits_of(image.header)):
+        yield _text(codes.COMMENT, f"{sentence}.", of)
+    yield _text(codes.COMMENT, f"Not explained because {_NEGATIVES}.", of)
 
 
-def _text(name: Code, value: str) -> hd.TextContentItem:
-    return hd.TextContentItem(name=name, value=plain(value, 1024), relationship_type=_CONTAINS)
+def _methods(study: StudyContext) -> Iterator[hd.ContentItem]:
+    """Method, citation and scale, each once."""
+    said: dict[tuple[Code, str], None] = {}
+    for image in study.images:
+        provenance, scale = image.explanation.provenance, image.explanation.attribution.scale
+        limits = f"painted from {scale.floor:.6g}, salient from {scale.salient:.6g}, full scale {scale.full_scale:.6g}"
+        said[codes.METHOD, provenance.method] = None
+        said[codes.METHOD_CITATION, provenance.reference] = None
+        said[codes.HEATMAP_SCALE, f"{scale.unit}; {limits}"] = None
+    for name, value in said:
+        yield _text(name, value)
+
+
+def _code(name: Code, value: Code, of: Sequence[SourceReference] = ()) -> hd.CodeContentItem:
+    item = hd.CodeContentItem(name=name, value=value, relationship_type=_CONTAINS)
+    if of:
+        item.ContentSequence = hd.ContentSequence([_inferred_from(source) for source in of])
+    return item
+
+
+def _text(name: Code, value: str, of: Sequence[SourceReference] = ()) -> hd.TextContentItem:
+    item = hd.TextContentItem(name=name, value=plain(value, 1024), relationship_type=_CONTAINS)
+    if of:
+        item.ContentSequence = hd.ContentSequence([_inferred_from(source) for source in of])
+    return item
 
 
 def _inferred_from(source: SourceReference) -> hd.ContentItem:
@@ -243,28 +188,8 @@ def _inferred_from(source: SourceReference) -> hd.ContentItem:
     )
 
 
-def _by_study(references: tuple[SourceReference, ...]) -> list[Dataset]:
-    """References grouped by study and series (Hierarchical SOP Instance Reference Macro)."""
-    studies: dict[str, dict[str, list[Dataset]]] = {}
-    for one in references:
-        series = studies.setdefault(one.study_instance_uid, {})
-        series.setdefault(one.series_instance_uid, []).append(reference(one))
-    items = []
-    for study_uid, by_series in studies.items():
-        item = Dataset()
-        item.StudyInstanceUID = study_uid
-        item.ReferencedSeriesSequence = []
-        for series_uid, instances in by_series.items():
-            series_item = Dataset()
-            series_item.SeriesInstanceUID = series_uid
-            series_item.ReferencedSOPSequence = instances
-            item.ReferencedSeriesSequence.append(series_item)
-        items.append(item)
-    return items
-
-
-def _predecessors(answer: ResultContext | NotAnalysed, own: str) -> Iterator[SourceReference]:
-    """Earlier reports of this node on the same image."""
+def _predecessors(answer: Answer, own: str) -> Iterator[SourceReference]:
+    """Earlier reports of this node on the same images."""
     about = {source.sop_instance_uid for source in answer.sources}
     for earlier in answer.earlier:
         if earlier.get("SOPClassUID") != ComprehensiveSRStorage or earlier.SOPInstanceUID == own:

@@ -1,11 +1,10 @@
-"""Whether a map shows what the classifier uses: removal of pixels, stability, and a randomised classifier.
+"""Whether a map shows what the classifier uses: imputed pixels, stability, and a randomised classifier.
 
 Every figure is per image, and the figure of one image does not depend on the batch it came in.
 """
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,147 +13,16 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor, nn
 
-from explain_core.blur import gaussian_blur
 from explain_core.classifier import Classifier, DecisionRule
 from explain_core.errors import GradientsNeeded
 from explain_core.method import Method
 from explain_core.quality.imputation import impute
-from explain_core.quality.localisation import ranking
+from explain_core.quality.removal import need_finite, rank_places
 from explain_core.quality.similarity import ssim
 
 Floats = NDArray[np.float64]
 ROAD_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 ROAD_NOISE = 0.01
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Blurred:
-    """Replaces pixels by the image under a Gaussian.
-
-    Attributes:
-        width: of the Gaussian, as a share of the image's side.
-    """
-
-    width: float = 0.05
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """What takes the place of each pixel, shape (N, 1, S, S)."""
-        return gaussian_blur(images, self.width * images.shape[-1])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Constant:
-    """Replaces pixels by one grey value.
-
-    Attributes:
-        value: in [0, 1].
-    """
-
-    value: float = 0.0
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """What takes the place of each pixel, shape (N, 1, S, S)."""
-        return torch.full_like(images, self.value)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PixelRemoval:
-    """Settings of deletion and insertion (Petsiuk et al. 2018, arXiv:1806.07421, section 3.3).
-
-    Attributes:
-        steps: in how many equal parts the pixels are removed.
-        replacement: what removed pixels show.
-        batch: images per call of the classifier.
-        control: whether a random ranking is followed beside the maps; it is the same for all methods on one image, so
-            that one of them is enough to ask for it.
-        seed: of the random ranking.
-        rule: how logits become the probability that is followed.
-    """
-
-    steps: int = 50
-    replacement: Callable[[Tensor], Tensor] = field(default_factory=Blurred)
-    batch: int = 64
-    control: bool = True
-    seed: int = 0
-    rule: DecisionRule = field(default_factory=DecisionRule)
-
-
-def deletion_insertion(
-    classifier: Classifier, images: Tensor, classes: Tensor, maps: Tensor, settings: PixelRemoval | None = None
-) -> dict[str, Floats]:
-    """Mean probability while pixels go (deletion) or come back (insertion), most salient first, per image, shape (N,).
-
-    Args:
-        classifier: in eval mode.
-        images: in [0, 1], shape (N, 1, S, S).
-        classes: the output that the maps explain, shape (N,).
-        maps: of the images' shape.
-        settings: defaults of `PixelRemoval`.
-
-    Returns:
-        deletion (lower is better), insertion (higher is better): areas under the probability of the class over the
-        share of pixels removed or returned, in [0, 1]. deletion_random, insertion_random: the same for a random
-        ranking, the same for every image, which a map must beat.
-
-    Raises:
-        ValueError: maps that are not finite or of another shape; the message names the image.
-    """
-    how = settings or PixelRemoval()
-    rows = {"": maps} | ({"_random": random_maps(images, how.seed)} if how.control else {})
-    figures: dict[str, Floats] = {}
-    for suffix, ranked in rows.items():
-        deletion, insertion = removal_curves(classifier, images, classes, ranked, how)
-        figures[f"deletion{suffix}"] = _area(deletion)
-        figures[f"insertion{suffix}"] = _area(insertion)
-    return figures
-
-
-def random_maps(images: Tensor, seed: int = 0) -> Tensor:
-    """The control for every ranking: one uniform random map, the same for every image, of the images' shape."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(images.shape[-2:], generator=generator).to(images.device).expand(images.shape)
-
-
-@torch.no_grad()
-def removal_curves(
-    classifier: Classifier, images: Tensor, classes: Tensor, maps: Tensor, settings: PixelRemoval | None = None
-) -> tuple[Floats, Floats]:
-    """Probability of the class after k of `steps` parts are removed, and after k are returned, k = 0..steps.
-
-    Args and errors as for `deletion_insertion`.
-
-    Returns:
-        The deletion and the insertion curve of each image, shape (N, steps + 1) each.
-    """
-    how = settings or PixelRemoval()
-    places = torch.from_numpy(rank_places(images, maps)).to(images.device)
-    pixels = places[0].numel()
-    counts = torch.from_numpy(np.rint(np.arange(how.steps + 1) * pixels / how.steps).astype(np.int64)).to(images.device)
-    removed_by = counts[:, None, None, None]
-    replaced = how.replacement(images)
-    curves = []
-    for image, other, place, wanted in zip(images, replaced, places, classes, strict=True):
-        first = place < removed_by
-        changed = torch.cat([torch.where(first, other, image), torch.where(first, image, other)])
-        logits = torch.cat([classifier(part) for part in changed.split(how.batch)])
-        curves.append(how.rule.probabilities(logits)[:, int(wanted)].double().cpu().numpy())
-    both = np.stack(curves).reshape(len(images), 2, -1)
-    return both[:, 0], both[:, 1]
-
-
-def rank_places(images: Tensor, maps: Tensor) -> NDArray[np.int64]:
-    """Place of each pixel in its map's ranking, 0 for the highest, ties as in `localisation`; of the images' shape.
-
-    Raises:
-        ValueError: maps that are not finite or of another shape; the message names the image.
-    """
-    if maps.shape != images.shape:
-        raise ValueError(f"maps of shape {tuple(maps.shape)} for images of shape {tuple(images.shape)}")
-    places = np.empty((len(maps), maps[0].numel()), np.int64)
-    _need_finite(maps)
-    for index, heatmap in enumerate(maps.detach().cpu().numpy()):
-        places[index, ranking(heatmap)] = np.arange(heatmap.size)
-    return places.reshape(tuple(maps.shape))
 
 
 @torch.no_grad()
@@ -296,8 +164,8 @@ def randomisation_similarity(maps: Tensor, maps_of_randomised: Tensor) -> dict[s
     """
     if maps.shape != maps_of_randomised.shape:
         raise ValueError(f"maps of shape {tuple(maps.shape)} and {tuple(maps_of_randomised.shape)}")
-    _need_finite(maps)
-    _need_finite(maps_of_randomised)
+    need_finite(maps)
+    need_finite(maps_of_randomised)
     first, second = (_centred_ranks(part) for part in (maps, maps_of_randomised))
     lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     products = (first * second).sum(axis=1)
@@ -306,17 +174,6 @@ def randomisation_similarity(maps: Tensor, maps_of_randomised: Tensor) -> dict[s
         "spearman": np.divide(products, lengths, out=np.zeros(len(maps)), where=lengths > 0),
         "ssim": alike.double().cpu().numpy(),
     }
-
-
-def _need_finite(maps: Tensor) -> None:
-    finite = torch.isfinite(maps).flatten(1).all(dim=1)
-    if not finite.all():
-        raise ValueError(f"image {int(finite.int().argmin())}: NaN or infinity in the map")
-
-
-def _area(curves: Floats) -> Floats:
-    """Area under curves at equal steps over [0, 1], shape (N,)."""
-    return np.asarray((curves[:, :-1] + curves[:, 1:]).mean(axis=1) / 2)
 
 
 def _reinitialise(module: nn.Module) -> None:

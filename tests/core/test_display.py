@@ -39,6 +39,38 @@ def test_no_evidence_shows_the_grey_image_and_nothing_else():
     assert fused[..., 0] == pytest.approx(np.rint(grey * 255))
 
 
+FLOORED = HeatmapScale(floor=0.04, salient=0.05, full_scale=0.2, unit="test")
+
+
+@pytest.mark.parametrize("value", [0, 0.02, 0.039999, 0.04])
+def test_up_to_the_floor_the_grey_pixel_is_exactly_the_sources(value):
+    grey = np.random.default_rng(0).random((40, 30), np.float32)
+    fused = display.fuse(grey, plane(value), FLOORED)
+    assert (fused == np.rint(grey * 255).astype(np.uint8)[..., np.newaxis]).all()
+
+
+def test_paint_rises_from_the_floor_to_full_scale():
+    values = np.array([[0.04, 0.08, 0.12, 0.16, 0.2, 0.3]], np.float32)
+    assert display.evidence(values, FLOORED)[0] == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1], abs=1e-6)
+    dark = display.fuse(plane(0, values.shape), values, FLOORED)
+    bright = display.fuse(plane(1, values.shape), values, FLOORED)
+    seen_through = (bright.astype(int) - dark)[0].mean(axis=1)
+    assert seen_through == pytest.approx(255 * (1 - display.OPACITY * np.array([0, 0.25, 0.5, 0.75, 1, 1])), abs=1)
+
+
+def test_a_floor_at_full_scale_paints_nothing_at_it_and_everything_above():
+    shut = HeatmapScale(floor=0.2, salient=0.2, full_scale=0.2, unit="test")
+    values = np.array([[0.1, 0.2, 0.21]], np.float32)
+    assert display.evidence(values, shut).tolist() == [[0, 0, 1]]
+
+
+def test_the_colour_bar_is_grey_up_to_the_floor():
+    bar = display.colour_bar(101, 3, FLOORED)
+    coloured = np.ptp(bar.astype(int), axis=2).max(axis=1) > 0
+    assert not coloured[-21:].any(), "the floor is a fifth of full scale"
+    assert coloured[:-23].all()
+
+
 def test_weak_evidence_is_not_stretched():
     values = plane(0)
     values[10:20, 10:20] = 0.01 * SCALE.full_scale  # the strongest of this image, and next to nothing

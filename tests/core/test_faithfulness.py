@@ -11,20 +11,23 @@ from explain_core.classifier import DecisionRule
 from explain_core.classifiers.resnet20 import ResNet20
 from explain_core.errors import GradientsNeeded
 from explain_core.quality.faithfulness import (
-    Blurred,
-    Constant,
-    PixelRemoval,
-    deletion_insertion,
     max_sensitivity,
-    random_maps,
     randomisation_similarity,
     randomised,
-    rank_places,
-    removal_curves,
     road,
 )
 from explain_core.quality.imputation import impute
 from explain_core.quality.localisation import ranking
+from explain_core.quality.removal import (
+    Blurred,
+    Constant,
+    PixelRemoval,
+    deletion,
+    deletion_insertion,
+    random_maps,
+    rank_places,
+    removal_curves,
+)
 
 SIZE = 16
 CLASSES = torch.tensor([0, 1, 1])
@@ -334,3 +337,24 @@ def test_a_constant_map_has_no_rank_correlation():
         randomisation_similarity(maps(), broken)
     with pytest.raises(ValueError, match="shape"):
         randomisation_similarity(maps(), maps(2))
+
+
+@pytest.mark.parametrize("wanted", [0, 1])
+def test_deletion_of_one_image_is_the_deletion_of_the_full_figures(wanted):
+    classifier, image, heatmap = Weighted(), images(1), maps()[:1]
+    figures = deletion_insertion(classifier, image, torch.tensor([wanted]), heatmap, PixelRemoval(steps=16))
+    alone = deletion(lambda x: torch.sigmoid(classifier(x))[:, wanted], image, heatmap, steps=16)
+    assert alone == pytest.approx(float(figures["deletion"][0]), abs=1e-6)
+    worst = deletion(lambda x: torch.sigmoid(classifier(x))[:, wanted], image, -heatmap, steps=16)
+    assert abs(worst - alone) > 1e-4, "the order matters"
+
+
+def test_deletion_of_one_image_is_one_batch():
+    sizes = []
+
+    def probability(batch):
+        sizes.append(len(batch))
+        return torch.full((len(batch),), 0.25)
+
+    assert deletion(probability, images(1), maps()[:1], steps=8) == pytest.approx(0.25)
+    assert sizes == [9]

@@ -65,3 +65,31 @@ def test_the_same_seed_draws_the_same_transforms():
     one, two = (draw_affine(AffineRange(), 5, torch.Generator().manual_seed(7)) for _ in range(2))
     assert torch.equal(one, two)
     assert not torch.equal(one, draw_affine(AffineRange(), 5, torch.Generator().manual_seed(8)))
+
+
+@given(rows=st.integers(1, 700), columns=st.integers(1, 700), size=st.sampled_from([32, 96, 224]))
+@settings(max_examples=60, deadline=None)
+def test_unpadding_leaves_the_sources_aspect_ratio_and_no_padding(rows, columns, size):
+    whole = Preprocessing(source_shape=(rows, columns), size=size, low=0.0, high=1.0)
+    cut = whole.unpad(whole.apply(np.ones((rows, columns), np.float32)))
+    assert max(cut.shape) == size
+    assert abs(cut.shape[0] - max(1, rows * size / whole.side)) <= 0.5
+    assert abs(cut.shape[1] - max(1, columns * size / whole.side)) <= 0.5
+    inner = cut[1:-1] if rows < columns else cut[:, 1:-1]
+    assert inner.size == 0 or inner.min() > 0.5
+
+
+def test_unpadding_a_portrait_film():
+    whole = Preprocessing(source_shape=(2000, 1600), size=224, low=0.0, high=1.0)
+    assert whole.unpad(np.zeros((224, 224), np.float32)).shape == (224, 179)
+    with pytest.raises(GeometryError, match=r"expected a map of shape \(224, 224\)"):
+        whole.unpad(np.zeros((224, 179), np.float32))
+
+
+def test_unpadding_keeps_a_point_in_its_place():
+    pixels = blob(300, 180, 90, 150, 8)
+    whole = Preprocessing.of(pixels, InputSpec(size=96, percentiles=(0, 100)))
+    cut = whole.unpad(whole.apply(pixels))
+    row, column = np.unravel_index(int(cut.argmax()), cut.shape)
+    assert (row + 0.5) / cut.shape[0] == pytest.approx(90 / 300, abs=1 / 96)
+    assert (column + 0.5) / cut.shape[1] == pytest.approx(150 / 180, abs=1 / 57)

@@ -7,6 +7,7 @@ The model is the toy. POINT names a place where the process kills itself (SIGKIL
     explained    the worker has written all files; the ledger knows nothing
     completed    the ledger knows; the broker has no acknowledgement
     stored       the destination has an object; the ledger does not know
+    downgraded   the ledger knows that another object stands in; nobody has sent it
 """
 
 import json
@@ -47,6 +48,7 @@ class Patient:
         self._folder = folder
         self._toy = ToyExplainer()
         self.identity = self._toy.identity
+        self.classify = self._toy.classify
 
     def explain(self, radiograph):
         (self._folder / "explaining").touch()
@@ -75,6 +77,8 @@ def sender(settings: Settings, ledger: Ledger, point: str) -> None:
     def deadly(*arguments, **options):
         yield next(scu.store(*arguments, **options)) and die()
 
+    if point == "downgraded":
+        ledger.delivery_refused = after(ledger.delivery_refused, die)
     app = broker.make_celery(settings)
     store = deadly if point == "stored" else scu.store
     register_deliver(app, Sender(settings=settings, ledger=ledger, store=store))

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from working import STUDY, at, delivery, instance, study, task
 
 from dicom_node.demo import sample
+from dicom_node.ledger import Ledger
+from dicom_node.model import DeliveryState, StudyState
 
 LIGHT = ("scp", "dispatch", "sender", "scu", "conformance", "ledger", "spool", "rules", "app", "cli", "demo")
 
@@ -37,7 +40,7 @@ def test_explain_writes_objects_and_previews_of_the_real_radiograph(tmp_path):
     assert [dcmread(path, stop_before_pixels=True).Modality for path in study["objects"]].count("SR") == 1
     assert len(study["objects"]) == 3
     assert all(Path(path).stat().st_size > 10_000 for path in study["previews"])
-    assert len(study["previews"]) == 2
+    assert len(study["previews"]) == 3
 
 
 def test_explain_says_what_it_cannot_read_and_why_it_leaves_things_out(tmp_path, shared_data):
@@ -94,6 +97,47 @@ def test_status_and_rerun_of_an_empty_node(tmp_path):
     assert "0 task(s)" in run("rerun", "--failed", "--config", config).stdout
     run("rerun", "--config", config, expect=2)
     run("rerun", "1.2.3", "--config", config, expect=1)
+
+
+def test_status_shows_downgrades_and_rerun_offers_the_objects_again(tmp_path):
+    config, url = tmp_path / "node.toml", f"sqlite:///{tmp_path}/ledger.sqlite"
+    config.write_text(f'[node]\ndatabase = "{url}"\nspool = "{tmp_path}/spool"\n')
+    ledger = Ledger(url)
+    ledger.create()
+    ledger.add_instance(instance(1))
+    revision = study(instance(1))
+    ledger.mark_ready(revision, [task(revision)], at(20))
+    ledger.lease("t1", "w", at(30), 60)
+    owed = [
+        delivery(number=1, kind="segmentation", fallback="overlay"),
+        delivery(number=2, kind="overlay", state=DeliveryState.STANDBY),
+    ]
+    ledger.complete("t1", "w", deliveries=owed, state=StudyState.EXPLAINED, reason=None, now=at(40))
+    ledger.lease_deliveries("t1-1-pacs", "s", at(50), 60)
+    ledger.delivery_refused("t1-1-pacs", "s", "Segmentation Storage is not taken", at(51))
+    status = json.loads(run("status", "--config", config, "--json").stdout)
+    assert status["counts"]["deliveries"] == {"downgraded": 1, "pending": 1}
+    assert status["downgrades"] == [
+        {
+            "destination": "pacs",
+            "kind": "segmentation",
+            "stand_in": "overlay",
+            "reason": "Segmentation Storage is not taken",
+            "count": 1,
+        }
+    ]
+    text = run("status", "--config", config).stdout
+    assert "Downgrades" in text
+    assert "downgraded 1" in text
+    assert all(word in text for word in ("segmentation", "overlay", "pacs"))
+    assert "0 delivery(ies)" in run("rerun", "--failed", "--config", config).stdout
+    assert "1 delivery(ies)" in run("rerun", STUDY, "--config", config).stdout
+    assert {one.kind: one.state.value for one in ledger.deliveries()} == {
+        "segmentation": "pending",
+        "overlay": "standby",
+    }
+    assert json.loads(run("status", "--config", config, "--json").stdout)["downgrades"] == []
+    ledger.close()
 
 
 def test_the_example_configuration_is_valid(root):

@@ -61,13 +61,17 @@ def test_a_radiograph_goes_in_and_heatmaps_come_back(tmp_path, bare):
     (study,) = json.loads(done.stdout)["studies"]
     assert study["state"] == "explained"
     assert (study["received"], study["explained"], study["delivered"]) == (1, 1, 3)
-    assert sorted(one["kind"] for one in study["objects"]) == ["overlay", "secondary-capture", "structured-report"]
+    assert sorted(one["kind"] for one in study["objects"]) == [
+        "presentation_state",
+        "secondary_capture",
+        "structured_report",
+    ]
     assert 0 < study["images"][0]["probability"] < 1
     assert study["seconds"]["total"] > 0
     previews = [one["preview"] for one in study["objects"] if one["preview"]]
     assert all(Path(path).stat().st_size > 10_000 for path in previews)
     if not bare:
-        assert sum("preview_of_pacs" in one for one in study["objects"]) == 2
+        assert [one["kind"] for one in study["objects"] if "preview_of_pacs" in one] == ["secondary_capture"]
     assert processes_of(tmp_path) == []
 
 

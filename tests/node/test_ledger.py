@@ -19,7 +19,7 @@ from working import STUDY, T0, association, at, delivery, instance, study, task
 
 from dicom_node.errors import OutOfResources
 from dicom_node.ledger import Ledger, Replayed
-from dicom_node.model import DeliveryState, StudyState, TaskState
+from dicom_node.model import Delivery, DeliveryState, StudyState, TaskState
 
 POSTGRES_FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
@@ -498,6 +498,182 @@ def test_a_dead_destination_is_left_in_peace_and_others_are_not(ledger):
     ledger.postpone_destination("pacs", at(500))
     assert [one.destination for one in ledger.due_deliveries(at(499))] == ["archive"]
     assert len(ledger.due_deliveries(at(500))) == 2
+
+
+# ---- objects whose SOP Class a destination does not take
+
+
+def chain(*, destination: str = "pacs", wanted: tuple[str, ...] = ("segmentation",), of: str = "t1") -> list[Delivery]:
+    """segmentation -> overlay -> secondary_capture; what is not wanted is on standby."""
+    kinds = {"segmentation": "overlay", "overlay": "secondary_capture", "secondary_capture": None}
+    return [
+        delivery(
+            of,
+            number,
+            destination,
+            kind=kind,
+            fallback=fallback,
+            state=DeliveryState.PENDING if kind in wanted else DeliveryState.STANDBY,
+        )
+        for number, (kind, fallback) in enumerate(kinds.items(), start=1)
+    ]
+
+
+def shown(ledger: Ledger, destination: str = "pacs") -> dict[str, tuple[str, str | None]]:
+    rows = ledger.deliveries(study=STUDY)
+    return {one.kind: (one.state.value, one.stand_in) for one in rows if one.destination == destination}
+
+
+def refuse(ledger: Ledger, number: int, seconds: float, destination: str = "pacs") -> Delivery:
+    """Lease what is due and have the destination refuse one SOP Class."""
+    name, owner = f"t1-{number}-{destination}", f"s{seconds}"
+    assert name in [one.delivery_id for one in ledger.lease_deliveries(name, owner, at(seconds), 1)]
+    return ledger.delivery_refused(name, owner, "not taken", at(seconds))
+
+
+def test_what_stands_by_is_not_sent_and_does_not_hold_up_the_end(ledger):
+    explained(ledger, *chain())
+    assert [one.kind for one in ledger.due_deliveries(at(9999))] == ["segmentation"]
+    assert ledger.counts()["deliveries"] == {"pending": 1, "standby": 2}
+    assert ledger.timeline(STUDY).delivered_at is None
+    ledger.delivery_sent("t1-1-pacs", at(45), 0)
+    assert ledger.timeline(STUDY).delivered_at == at(45)
+    assert shown(ledger)["overlay"] == ("standby", None)
+
+
+def test_nothing_but_standby_is_not_delivered(ledger):
+    explained(ledger, *chain(wanted=()))
+    assert ledger.timeline(STUDY).delivered_at is None
+
+
+def test_a_refused_class_calls_in_the_next_of_the_chain(ledger):
+    explained(ledger, *chain(), *chain(destination="archive"))
+    settled = refuse(ledger, 1, 50)
+    assert (settled.state, settled.stand_in, settled.last_error) == (DeliveryState.DOWNGRADED, "overlay", "not taken")
+    assert shown(ledger) == {
+        "segmentation": ("downgraded", "overlay"),
+        "overlay": ("pending", None),
+        "secondary_capture": ("standby", None),
+    }
+    assert shown(ledger, "archive")["overlay"] == ("standby", None)
+    assert [one.kind for one in ledger.due_deliveries(at(50)) if one.destination == "pacs"] == ["overlay"]
+    assert ledger.timeline(STUDY).delivered_at is None
+
+
+def test_a_stand_in_is_due_at_once_and_a_message_is_sent_for_it(ledger):
+    explained(ledger, *chain())
+    ledger.delivery_submitted("t1-1-pacs", at(49))
+    refuse(ledger, 1, 50)
+    submit = ledger.deliveries_to_submit(at(50), timedelta(seconds=30))
+    assert [(one.kind, one.attempts, one.next_attempt_at) for one in submit] == [("overlay", 0, at(50))]
+
+
+def test_a_refused_stand_in_calls_in_the_next(ledger):
+    explained(ledger, *chain())
+    refuse(ledger, 1, 50)
+    refuse(ledger, 2, 51)
+    assert shown(ledger) == {
+        "segmentation": ("downgraded", "secondary_capture"),
+        "overlay": ("downgraded", "secondary_capture"),
+        "secondary_capture": ("pending", None),
+    }
+    ledger.delivery_sent("t1-3-pacs", at(60), 0)
+    assert ledger.timeline(STUDY).delivered_at == at(60)
+    assert {(one.destination, one.kind, one.stand_in, one.count, one.reason) for one in ledger.downgrades()} == {
+        ("pacs", "segmentation", "secondary_capture", 1, "not taken"),
+        ("pacs", "overlay", "secondary_capture", 1, "not taken"),
+    }
+
+
+def test_what_is_sent_anyway_stands_in_without_being_sent_twice(ledger):
+    explained(ledger, *chain(wanted=("segmentation", "overlay")))
+    ledger.delivery_sent("t1-2-pacs", at(49), 0)
+    refuse(ledger, 1, 50)
+    assert shown(ledger)["segmentation"] == ("downgraded", "overlay")
+    assert ledger.due_deliveries(at(999)) == []
+    assert ledger.timeline(STUDY).delivered_at == at(50)
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 1, 3), (2, 3, 1)])
+def test_when_everything_is_refused_everything_is_dead_in_any_order(ledger, order):
+    explained(ledger, *chain(wanted=("segmentation", "overlay", "secondary_capture")))
+    for seconds, number in enumerate(order, start=50):
+        refuse(ledger, number, seconds * 10)
+    assert set(shown(ledger).values()) == {("dead", None)}
+    assert ledger.timeline(STUDY).delivered_at is None
+    assert ledger.downgrades() == []
+    assert {one.last_error for one in ledger.deliveries()} == {"not taken"}
+    assert ledger.replay_failed(None, at(999)) == Replayed(tasks=0, deliveries=3)
+
+
+def test_a_chain_of_which_the_study_has_nothing_more_is_dead(ledger):
+    explained(ledger, delivery(kind="segmentation", fallback="overlay"))
+    assert refuse(ledger, 1, 50).state is DeliveryState.DEAD
+
+
+def test_a_stand_in_that_dies_for_another_reason_is_followed_by_the_next(ledger):
+    explained(ledger, *chain())
+    refuse(ledger, 1, 50)
+    ledger.lease_deliveries("t1-2-pacs", "s", at(60), 60)
+    ledger.delivery_dead("t1-2-pacs", "s", "the result file cannot be read", at(61))
+    assert shown(ledger) == {
+        "segmentation": ("downgraded", "secondary_capture"),
+        "overlay": ("dead", None),
+        "secondary_capture": ("pending", None),
+    }
+
+
+def test_a_sender_that_lost_its_lease_downgrades_nothing(ledger):
+    explained(ledger, *chain())
+    ledger.lease_deliveries("t1-1-pacs", "s1", at(50), 60)
+    ledger.lease_deliveries("t1-1-pacs", "s2", at(120), 60)
+    assert ledger.delivery_refused("t1-1-pacs", "s1", "stale sender", at(121)) is None
+    assert shown(ledger)["segmentation"] == ("pending", None)
+    assert shown(ledger)["overlay"] == ("standby", None)
+
+
+def test_the_stand_ins_of_every_image_are_called_in(ledger):
+    several = [
+        delivery(number=number, kind=kind, fallback=fallback, state=state)
+        for number, (kind, fallback, state) in enumerate(
+            2 * [("segmentation", "overlay", DeliveryState.PENDING)] + 2 * [("overlay", None, DeliveryState.STANDBY)],
+            start=1,
+        )
+    ]
+    explained(ledger, *several)
+    for one in ledger.lease_deliveries("t1-1-pacs", "s", at(50), 60):
+        ledger.delivery_refused(one.delivery_id, "s", "not taken", at(51))
+    assert ledger.counts()["deliveries"] == {"downgraded": 2, "pending": 2}
+    assert [(one.kind, one.count) for one in ledger.downgrades()] == [("segmentation", 2)]
+
+
+def test_a_rerun_offers_what_was_refused_again_and_its_stand_in_waits(ledger):
+    explained(ledger, *chain())
+    refuse(ledger, 1, 50)
+    ledger.delivery_sent("t1-2-pacs", at(51), 0)
+    assert ledger.replay_failed(None, at(60)) == Replayed(tasks=0, deliveries=0)
+    assert shown(ledger)["segmentation"] == ("downgraded", "overlay")
+    assert ledger.rerun_study(STUDY, at(61)) == Replayed(tasks=1, deliveries=1)
+    assert shown(ledger) == {
+        "segmentation": ("pending", None),
+        "overlay": ("standby", None),
+        "secondary_capture": ("standby", None),
+    }
+    refuse(ledger, 1, 70)
+    assert shown(ledger)["overlay"] == ("pending", None)
+
+
+def test_a_destination_that_now_wants_what_stood_by_gets_it(ledger):
+    explained(ledger, *chain())
+    ledger.delivery_sent("t1-1-pacs", at(45), 0)
+    ledger.rerun_study(STUDY, at(50))
+    ledger.lease("t1", "w", at(51), 60)
+    wanted = chain(wanted=("segmentation", "overlay"))
+    assert ledger.complete("t1", "w", deliveries=wanted, state=StudyState.EXPLAINED, reason=None, now=at(52))
+    assert shown(ledger)["overlay"] == ("pending", None)
+    ledger.delivery_sent("t1-2-pacs", at(53), 0)
+    ledger.rerun_study(STUDY, at(60))
+    assert shown(ledger)["overlay"] == ("pending", None)
 
 
 # ---- timeline

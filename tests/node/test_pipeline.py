@@ -1,6 +1,6 @@
 """One study in, its answers out: every image leaves one, whatever it is like."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,9 +9,11 @@ from radiographs import encode, instance_of, phantom, real, reread, study_of, sy
 from radiographs import header as cr_header
 
 from dicom_node import header, pipeline
-from dicom_node.errors import DatasetUnreadable
+from dicom_node.default_rules import DEFAULT_RULES
+from dicom_node.errors import DatasetUnreadable, Reason
 from dicom_node.model import SOPInstanceUID, StudyState
 from dicom_node.results import ResultOptions
+from dicom_node.settings import Settings
 from explain_core.errors import GeometryError
 from explain_core.testing import TOY_MODEL, ToyExplainer
 
@@ -27,18 +29,42 @@ class Failing:
     def __init__(self, error):
         self.error = error
 
-    def explain(self, _):
+    def classify(self, _):
         raise self.error
+
+    explain = classify
 
 
 def film(number=1, **changes):
-    return synthetic(SOPInstanceUID=f"1.2.3.4.1.{number}", **changes)
+    window = {"WindowCenter": "2048", "WindowWidth": "4096"}
+    return synthetic(SOPInstanceUID=f"1.2.3.4.1.{number}", **window | changes)
 
 
-def explain(*datasets, explainer=None, options=OPTIONS, revision=1, selected=None, **more):
+@dataclass(frozen=True)
+class Answered:
+    """What the tests ask of an analysis and of what was built from it."""
+
+    analysis: pipeline.Analysis
+    results: tuple[pipeline.Result, ...]
+
+    @property
+    def datasets(self):
+        return [one.dataset for one in self.results if not one.standby]
+
+    def of(self, kind):
+        return [one.dataset for one in self.results if one.kind == kind]
+
+
+def answer(analysis, options=OPTIONS, **more):
+    return Answered(analysis, pipeline.build(analysis, options, **more))
+
+
+def explain(*datasets, explainer=None, options=OPTIONS, revision=1, selected=None, rules=(), **more):
     study, read = study_of(*datasets, revision=revision)
     task = task_for(study, selected=selected)
-    return pipeline.explain_study(task, study, read, explainer or ToyExplainer(), options, **more)
+    negatives = options.explain == "always"
+    analysis = pipeline.analyse(task, study, read, explainer or ToyExplainer(), rules=rules, negatives=negatives)
+    return answer(analysis, options, **more)
 
 
 def texts(ds):
@@ -51,11 +77,11 @@ def texts(ds):
 
 def test_one_image():
     result = explain(film())
-    assert result.state is StudyState.EXPLAINED
-    assert result.reason is None
+    assert result.analysis.state is StudyState.EXPLAINED
+    assert result.analysis.reason is None
     assert [ds.SOPClassUID for ds in result.datasets] == [SC, SC, SR]
-    assert len(result.explanations) == 1
-    assert result.explanations[0].prediction.label == "Lung opacity"
+    assert len(result.analysis.explained) == 1
+    assert result.analysis.explained[0].explanation.prediction.label == "Lung opacity"
 
 
 def test_the_real_film_from_its_file(tmp_path):
@@ -63,8 +89,8 @@ def test_the_real_film_from_its_file(tmp_path):
     study, _ = study_of(ds)
     instance = replace(study.instances[0], path=real("RG1_UNCR.dcm"))
     study = replace(study, instances=(instance,))
-    result = pipeline.explain_study(task_for(study), study, lambda one: header.read(one.path), ToyExplainer(), OPTIONS)
-    assert result.state is StudyState.EXPLAINED
+    result = answer(pipeline.analyse(task_for(study), study, lambda one: header.read(one.path), ToyExplainer()))
+    assert result.analysis.state is StudyState.EXPLAINED
     for number, one in enumerate(result.datasets):
         path = tmp_path / f"{number}.dcm"
         one.save_as(path, enforce_file_format=True)
@@ -74,15 +100,104 @@ def test_the_real_film_from_its_file(tmp_path):
 def test_only_the_objects_asked_for():
     options = replace(OPTIONS, objects=("structured_report",))
     assert [ds.SOPClassUID for ds in explain(film(), options=options).datasets] == [SR]
-    with pytest.raises(LookupError, match="no 'hologram'; there is: overlay"):
+    with pytest.raises(LookupError, match="no 'hologram'; there is: key_object, overlay"):
         explain(film(), options=replace(OPTIONS, objects=("hologram",)))
 
 
 def test_only_the_images_selected():
     first, second = film(1), film(2)
     result = explain(first, second, selected=[SOPInstanceUID("1.2.3.4.1.2")])
-    assert len(result.explanations) == 1
+    assert len(result.analysis.explained) == 1
     assert {ds.SourceImageSequence[0].ReferencedSOPInstanceUID for ds in result.datasets[:2]} == {"1.2.3.4.1.2"}
+    assert result.analysis.refused == ()
+
+
+def test_images_that_the_rules_pass_by_are_in_the_report_with_the_reason():
+    pa, lateral, other = film(1), film(2, ViewPosition="LL"), film(3)
+    rules = Settings(rules=DEFAULT_RULES).rules
+    result = explain(pa, lateral, other, selected=[SOPInstanceUID("1.2.3.4.1.1")], rules=rules)
+    (refused,) = result.analysis.refused
+    assert (refused.reason, refused.code) == ("a lateral view", Reason.RULES)
+    assert [source.sop_instance_uid for source in refused.sources] == ["1.2.3.4.1.2"], "film 3 is another task's"
+    (report,) = result.of("structured_report")
+    assert "Not analysed because a lateral view." in texts(report)
+    assert result.analysis.reason is None, "every image that was chosen was explained"
+
+
+def test_our_own_results_are_passed_over_in_silence():
+    made = explain(film(1)).of("secondary_capture")
+    rules = Settings(rules=DEFAULT_RULES).rules
+    result = explain(film(1), *made, selected=[SOPInstanceUID("1.2.3.4.1.1")], rules=rules)
+    assert result.analysis.refused == ()
+
+
+NEGATIVE = ToyExplainer(threshold=0.9)
+
+
+@dataclass
+class Counting:
+    """The toy, which counts."""
+
+    toy: ToyExplainer
+    explained: int = 0
+
+    @property
+    def identity(self):
+        return self.toy.identity
+
+    def classify(self, radiograph):
+        return self.toy.classify(radiograph)
+
+    def explain(self, radiograph):
+        self.explained += 1
+        return self.toy.explain(radiograph)
+
+
+@pytest.mark.parametrize("policy", ["always", "positives"])
+@pytest.mark.parametrize("threshold", [0.5, 0.9])
+def test_policy_of_explaining(policy, threshold):
+    explainer = Counting(ToyExplainer(threshold=threshold))
+    result = explain(film(), explainer=explainer, options=replace(OPTIONS, explain=policy))
+    explained = policy == "always" or threshold == 0.5
+    assert explainer.explained == explained, "generators run only when somebody wants them"
+    assert result.analysis.state is StudyState.EXPLAINED
+    assert len(result.of("secondary_capture")) == explained
+    assert len(result.of("structured_report")) == 1
+
+
+def test_destinations_of_both_policies_share_an_analysis():
+    analysis = explain(film(), explainer=NEGATIVE).analysis
+    every, positives = (answer(analysis, replace(OPTIONS, explain=policy)) for policy in ("always", "positives"))
+    assert len(every.of("secondary_capture")) == 1
+    assert positives.datasets == positives.of("structured_report")
+    assert any(text.startswith("Not explained because") for text in texts(positives.datasets[0]))
+
+
+def test_report_is_never_left_out_when_there_is_no_picture():
+    options = replace(OPTIONS, objects=("secondary_capture",), explain="positives")
+    assert [ds.SOPClassUID for ds in explain(film(), explainer=NEGATIVE, options=options).datasets] == [SR]
+    assert [ds.SOPClassUID for ds in explain(film(ViewPosition="LL"), options=options).datasets] == [SR]
+    assert [ds.SOPClassUID for ds in explain(film(), options=options).datasets] == [SC]
+
+
+def test_stand_ins_are_made_with_the_objects_they_stand_in_for():
+    options = replace(OPTIONS, objects=("segmentation", "structured_report"))
+    results = explain(film(), options=options).results
+    assert {one.kind: one.standby for one in results} == {
+        "segmentation": False,
+        "structured_report": False,
+        "overlay": True,
+        "secondary_capture": True,
+        "report_page": True,
+    }
+    assert {one.kind: one.fallback for one in results}["segmentation"] == "overlay"
+
+
+def test_object_that_an_image_cannot_have_is_named_in_the_report():
+    result = explain(film(), options=replace(OPTIONS, objects=("parametric_map", "structured_report")))
+    assert result.of("parametric_map") == []
+    (report,) = result.of("structured_report")
+    assert any(text.startswith("No parametric map was made because") for text in texts(report))
 
 
 def test_an_image_of_another_study_is_our_fault():
@@ -92,28 +207,30 @@ def test_an_image_of_another_study_is_our_fault():
 
 def test_an_unsuitable_image_does_not_hold_up_the_others():
     result = explain(film(1), film(2, ViewPosition="LL"), film(3))
-    assert result.state is StudyState.EXPLAINED
-    assert len(result.explanations) == 2
-    assert [ds.SOPClassUID for ds in result.datasets] == [SC, SC, SR, SR, SC, SC, SR]
+    assert result.analysis.state is StudyState.EXPLAINED
+    assert len(result.analysis.explained) == 2
+    assert [ds.SOPClassUID for ds in result.datasets] == [SC, SC, SC, SC, SR], "one report on all three"
     reason = "view position LL is not a frontal view (PA or AP)"
-    assert result.reason == f"1 of 3 images not analysed: {reason}"
-    assert f"Not analysed because {reason}." in texts(result.datasets[3])
+    assert result.analysis.reason == f"1 of 3 images not analysed: {reason}"
+    assert f"Not analysed because {reason}." in texts(result.datasets[-1])
 
 
 def test_objects_of_one_study_do_not_collide():
     result = explain(film(1), film(2, ViewPosition="LL"), film(3))
-    assert len({ds.SOPInstanceUID for ds in result.datasets}) == 7
+    assert len({ds.SOPInstanceUID for ds in result.datasets}) == 5
     assert len({ds.SeriesInstanceUID for ds in result.datasets}) == 3
     numbers = [(ds.SeriesInstanceUID, ds.InstanceNumber) for ds in result.datasets]
-    assert len(set(numbers)) == 7
+    assert len(set(numbers)) == 5
 
 
 def test_all_images_unsuitable():
     result = explain(film(1, BodyPartExamined="HAND"), film(2, BodyPartExamined="HAND"), film(3, ViewPosition="LL"))
-    assert result.state is StudyState.FAILED
-    assert result.reason == "body part HAND is not the chest; view position LL is not a frontal view (PA or AP)"
-    assert [ds.SOPClassUID for ds in result.datasets] == [SR, SR, SR]
-    assert result.explanations == ()
+    assert result.analysis.state is StudyState.FAILED
+    assert (
+        result.analysis.reason == "body part HAND is not the chest; view position LL is not a frontal view (PA or AP)"
+    )
+    assert [ds.SOPClassUID for ds in result.datasets] == [SR]
+    assert result.analysis.explained == ()
 
 
 @pytest.mark.parametrize("kind", ["no pixels", "truncated", "model"])
@@ -126,9 +243,9 @@ def test_what_the_image_is_to_blame_for_becomes_a_report(kind):
     else:
         explainer = Failing(GeometryError("the image is too narrow"))
     result = explain(ds, explainer=explainer)
-    assert result.state is StudyState.FAILED
+    assert result.analysis.state is StudyState.FAILED
     (report,) = result.datasets
-    assert f"Not analysed because {result.reason}." in texts(report)
+    assert f"Not analysed because {result.analysis.reason}." in texts(report)
     assert report.PatientID == "CANARY7"
     assert report.DeviceUID
 
@@ -150,7 +267,7 @@ def test_unreadable_file_takes_patient_and_study_from_a_sibling():
         return read(instance)
 
     task = task_for(study, selected=[bad.SOPInstanceUID])
-    result = pipeline.explain_study(task, study, reading, ToyExplainer(), OPTIONS)
+    result = answer(pipeline.analyse(task, study, reading, ToyExplainer()))
     (report,) = result.datasets
     assert report.PatientName == "Canary^Bird"
     assert len(report.ContributingEquipmentSequence) == 1, "the sibling's equipment did not make the bad file"
@@ -163,20 +280,20 @@ def test_unreadable_study_still_gets_its_report():
     def reading(_):
         raise DatasetUnreadable("the file cannot be read as DICOM")
 
-    result = pipeline.explain_study(task_for(study), study, reading, ToyExplainer(), OPTIONS)
+    result = answer(pipeline.analyse(task_for(study), study, reading, ToyExplainer()))
     (report,) = result.datasets
     assert report.StudyInstanceUID == study.study_instance_uid
     assert not report.PatientName
-    assert result.state is StudyState.FAILED
+    assert result.analysis.state is StudyState.FAILED
     assert "Not analysed because the file cannot be read as DICOM." in texts(reread(report))
 
 
 def test_task_without_images_reports_the_rules_reason():
     study, read = study_of(film(1), film(2))
     task = task_for(study, selected=[], reason="rule 'not a chest': not a chest")
-    result = pipeline.explain_study(task, study, read, ToyExplainer(), OPTIONS)
-    assert result.state is StudyState.IGNORED
-    assert result.reason == task.reason
+    result = answer(pipeline.analyse(task, study, read, ToyExplainer()))
+    assert result.analysis.state is StudyState.IGNORED
+    assert result.analysis.reason == task.reason
     (report,) = result.datasets
     assert any("not a chest" in text for text in texts(report))
     evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
@@ -190,8 +307,8 @@ def test_report_is_made_whatever_reading_raises(error, caplog):
     def reading(_):
         raise error
 
-    result = pipeline.report_not_analysed(task_for(study), study, reading, OPTIONS, "an internal error occurred")
-    assert result.state is StudyState.FAILED
+    result = answer(pipeline.not_analysed(task_for(study), study, reading, "an internal error occurred", Reason.FAILED))
+    assert result.analysis.state is StudyState.FAILED
     assert encode(result.datasets[0])
     assert "Canary" not in caplog.text
 
@@ -199,10 +316,10 @@ def test_report_is_made_whatever_reading_raises(error, caplog):
 def test_report_without_a_model():
     study, read = study_of(reread(cr_header(SOPClassUID=CTImageStorage, Modality="CT")))
     task = task_for(study)
-    (report,) = pipeline.report_not_analysed(task, study, read, OPTIONS, "the model is missing").datasets
+    (report,) = answer(pipeline.not_analysed(task, study, read, "the model is missing", Reason.FAILED)).datasets
     assert "DeviceUID" not in report
     assert report.SeriesDescription == "Explanation - NOT FOR DIAGNOSIS"
-    (named,) = pipeline.report_not_analysed(task, study, read, OPTIONS, "x", model=TOY_MODEL).datasets
+    (named,) = answer(pipeline.not_analysed(task, study, read, "x", Reason.FAILED, model=TOY_MODEL)).datasets
     assert named.SeriesDescription == "toy 0.0.1 - NOT FOR DIAGNOSIS"
 
 
@@ -245,17 +362,16 @@ def test_no_patient_data_in_reasons_and_logs(caplog):
     caplog.clear()  # what writing wrong values said
     result = explain(*datasets)
     for secret in ("Canary", "CANARY7", "19500102", "Doe^Jane"):
-        assert secret not in str(result.reason) + caplog.text
+        assert secret not in str(result.analysis.reason) + caplog.text
 
 
-def test_no_evidence_is_answered_without_heat():
-    smooth = np.linspace(0.1, 0.6, 600)[:, np.newaxis].repeat(500, axis=1)
-    result = explain(synthetic(np.rint(smooth * 4095), WindowCenter="2048", WindowWidth="4096"))
-    pixels = result.datasets[0].pixel_array
-    rows, columns = int(pixels.shape[0] * 0.6), int(pixels.shape[1] * 0.6)
-    assert np.ptp(pixels[:rows, :columns].astype(int), axis=2).max() == 0
-    hot = explain(synthetic(np.rint(phantom(600, 500) * 4095))).datasets[0].pixel_array
-    assert np.ptp(hot[:rows, :columns].astype(int), axis=2).max() > 100
+def test_no_evidence_is_answered_without_a_region():
+    smooth = np.rint(np.linspace(0.1, 0.6, 600)[:, np.newaxis].repeat(500, axis=1) * 4095)
+    options = replace(OPTIONS, objects=("segmentation", "structured_report"))
+    results = [explain(synthetic(stored, WindowCenter="2048", WindowWidth="4096"), options=options)
+               for stored in (smooth, np.rint(phantom(600, 500) * 4095))]  # fmt: skip
+    assert [len(result.of("segmentation")) for result in results] == [0, 1]
+    assert ["Salient region 1" in texts(result.of("structured_report")[0]) for result in results] == [False, True]
 
 
 def test_instance_helper_names_what_it_reads():

@@ -2,6 +2,8 @@
 
 import gc
 import itertools
+import shutil
+import subprocess
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 from structlog.testing import capture_logs
-from working import SC_STORAGE, STUDY, T0, Peer, at, delivery, free_port, instance, settings, study, task
+from working import SC_STORAGE, STUDY, T0, Peer, at, delivery, free_port, instance, settings, study, task, wait_for
 
 from dicom_node import scu
 from dicom_node.errors import DeliveryRefused, DeliveryUnreachable
@@ -21,6 +23,14 @@ from dicom_node.model import AETitle, DeliveryState, Destination, SOPInstanceUID
 from dicom_node.sender import RetryPolicy, Sender, next_attempt
 
 SR_STORAGE = "1.2.840.10008.5.1.4.1.1.88.33"
+SEG_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
+CR_STORAGE = "1.2.840.10008.5.1.4.1.1.1"
+CHAIN = {
+    "segmentation": (SEG_STORAGE, "overlay"),
+    "overlay": (CR_STORAGE, "secondary_capture"),
+    "secondary_capture": (SC_STORAGE, None),
+}
+"""Three kinds of three SOP Classes, each standing in for the one before."""
 
 
 def write(folder: Path, uid: str, sop_class: str = SC_STORAGE) -> Path:
@@ -95,19 +105,39 @@ def test_a_rejected_context_fails_only_the_objects_that_need_it(peers, tmp_path)
         "the destination does not accept Comprehensive SR Storage (presentation context rejected)"
     )
     assert not outcomes[0].retry
+    assert [one.class_refused for one in outcomes] == [True, False]
+
+
+def test_a_compressed_file_needs_its_own_transfer_syntax(peers, tmp_path):
+    peer = peers()
+    compressed, native = request(tmp_path, 1), request(tmp_path, 2)
+    ds = dcmread(compressed.path)
+    ds.file_meta.TransferSyntaxUID = RLELossless
+    ds.save_as(compressed.path, enforce_file_format=True)
+    outcomes = send(to(peer.port), compressed, native)
+    assert [(one.delivered, one.class_refused) for one in outcomes] == [(False, True), (True, False)]
+    assert "Secondary Capture Image Storage in RLE Lossless (presentation" in str(outcomes[0].error)
+
+
+@pytest.mark.parametrize(("status", "refused"), [(0x0122, True), (0x0124, False), (0xA700, False), (0xB000, False)])
+def test_one_status_says_that_the_class_is_not_taken(peers, tmp_path, status, refused):
+    peer = peers(lambda _uid, _n: status)
+    (outcome,) = send(to(peer.port), request(tmp_path, 1))
+    assert (outcome.status, outcome.class_refused) == (status, refused)
+    assert not (outcome.class_refused and outcome.retry)
 
 
 def test_a_destination_that_accepts_none_of_the_classes_says_so(peers, tmp_path):
     peer = peers(classes=["1.2.840.10008.5.1.4.1.1.2"])
     (outcome,) = send(to(peer.port), request(tmp_path, 1))
     assert "presentation context rejected" in str(outcome.error)
-    assert not outcome.retry
+    assert (outcome.class_refused, outcome.retry) == (True, False)
 
 
 def test_nobody_there_is_unreachable(tmp_path):
     (outcome,) = send(to(free_port()), request(tmp_path, 1))
     assert isinstance(outcome.error, DeliveryUnreachable)
-    assert (outcome.status, outcome.retry) == (None, True)
+    assert (outcome.status, outcome.retry, outcome.class_refused) == (None, True, False)
 
 
 def test_refused_connections_leave_no_descriptor_behind(tmp_path):
@@ -254,9 +284,32 @@ class Node:
         owed = {"deliveries": deliveries, "state": StudyState.EXPLAINED, "reason": None, "now": T0}
         assert self.ledger.complete(f"t{number}", "w", **owed)
 
-    def result(self, number: int, destination: str = "pacs", sop_class: str = SC_STORAGE):
+    def result(self, number: int, destination: str = "pacs", sop_class: str = SC_STORAGE, **changes):
         path = write(self.folder, f"2.25.{number}", sop_class)
-        return delivery("t1", number, destination, path=path, sop_class_uid=sop_class)
+        return delivery("t1", number, destination, path=path, sop_class_uid=sop_class, **changes)
+
+    def owe_chain(self, *wanted: str) -> None:
+        """The kinds of CHAIN, those that are not wanted on standby."""
+        self.owe(
+            *(
+                self.result(
+                    number,
+                    sop_class=sop_class,
+                    kind=kind,
+                    fallback=fallback,
+                    state=DeliveryState.PENDING if kind in wanted else DeliveryState.STANDBY,
+                )
+                for number, (kind, (sop_class, fallback)) in enumerate(CHAIN.items(), start=1)
+            )
+        )
+
+    def deliver_all(self) -> None:
+        """Messages as the dispatcher sends them, until nothing is due."""
+        while due := self.ledger.due_deliveries(self.now):
+            self.sender.deliver(due[0].delivery_id)
+
+    def kinds(self) -> dict[str, str]:
+        return {one.kind: one.state.value for one in self.ledger.deliveries()}
 
     def states(self) -> dict[str, DeliveryState]:
         return {one.delivery_id.removeprefix("t1-"): one.state for one in self.ledger.deliveries()}
@@ -360,6 +413,77 @@ def test_a_class_that_the_destination_does_not_take_is_dead_at_once_and_the_rest
     here.sender.deliver("t1-1-pacs")
     assert here.states() == {"1-pacs": DeliveryState.SENT, "2-pacs": DeliveryState.DEAD}
     assert "Comprehensive SR Storage" in here.ledger.deliveries()[1].last_error
+
+
+@pytest.mark.parametrize(
+    ("classes", "wanted", "arrives", "states"),
+    [
+        ((CR_STORAGE, SC_STORAGE), ("segmentation",), (2,), ("downgraded", "sent", "standby")),
+        ((SC_STORAGE,), ("segmentation",), (3,), ("downgraded", "downgraded", "sent")),
+        ((SC_STORAGE, SEG_STORAGE), ("overlay",), (3,), ("standby", "downgraded", "sent")),
+        ((CR_STORAGE,), ("segmentation", "overlay"), (2,), ("downgraded", "sent", "standby")),
+        ((SEG_STORAGE,), ("segmentation",), (1,), ("sent", "standby", "standby")),
+        ((SR_STORAGE,), ("segmentation",), (), ("dead", "dead", "dead")),
+    ],
+)
+def test_a_refused_class_is_downgraded_until_something_is_taken(peers, node, classes, wanted, arrives, states):
+    pacs = peers(classes=classes)
+    here = node(("pacs", pacs.port))
+    here.owe_chain(*wanted)
+    here.deliver_all()
+    assert pacs.uids == [f"2.25.{number}" for number in arrives]
+    assert tuple(here.kinds().values()) == states
+    timeline = here.ledger.timeline(f"{STUDY}.1")
+    assert (timeline.delivered_at is None) == (not arrives)
+
+
+def test_a_status_that_refuses_the_class_is_downgraded_too(peers, node):
+    pacs = peers(lambda uid, _: 0x0122 if uid == "2.25.1" else 0)
+    here = node(("pacs", pacs.port))
+    here.owe_chain("segmentation")
+    here.deliver_all()
+    assert pacs.uids == ["2.25.1", "2.25.2"]
+    assert here.ledger.deliveries()[0].last_error.startswith("C-STORE status 0x0122")
+
+
+def test_a_downgrade_is_a_warning_that_names_no_patient(peers, node):
+    pacs = peers(classes=(CR_STORAGE,))
+    here = node(("pacs", pacs.port))
+    here.owe_chain("segmentation")
+    with capture_logs() as logged:
+        here.deliver_all()
+    (entry,) = [one for one in logged if one["event"] == "downgraded"]
+    assert (entry["log_level"], entry["kind"], entry["stand_in"]) == ("warning", "segmentation", "overlay")
+    assert entry["sop_instance_uid"] == "2.25.1"
+    assert [one["event"] for one in logged].count("dead letter") == 0
+    assert "canary" not in repr(logged).lower()
+
+
+def test_storescp_that_takes_no_segmentation_gets_the_overlay(node, tmp_path):
+    program = shutil.which("storescp")
+    if program is None:
+        pytest.skip("needs storescp of dcmtk")
+    profile = tmp_path / "storescp.cfg"
+    profile.write_text(
+        "[[TransferSyntaxes]]\n[Native]\nTransferSyntax1 = LocalEndianExplicit\n"
+        f"[[PresentationContexts]]\n[Some]\nPresentationContext1 = {CR_STORAGE}\\Native\n"
+        "[[Profiles]]\n[Restricted]\nPresentationContexts = Some\n"
+    )
+    port = free_port()
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    options = ["--output-directory", str(folder), "--config-file", str(profile), "Restricted", str(port)]
+    archive = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: send(to(port), request(tmp_path, 9, CR_STORAGE))[0].delivered, what="storescp")
+        here = node(("pacs", port))
+        here.owe_chain("segmentation")
+        here.deliver_all()
+    finally:
+        archive.kill()
+        archive.wait()
+    assert tuple(here.kinds().values()) == ("downgraded", "sent", "standby")
+    assert sorted(str(dcmread(path).SOPInstanceUID) for path in folder.iterdir()) == ["2.25.2", "2.25.9"]
 
 
 def test_a_destination_that_is_no_longer_in_the_settings_is_dead_not_lost(node):

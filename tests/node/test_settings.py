@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from dicom_node.errors import ConfigError
-from dicom_node.settings import Settings, load_settings
+from dicom_node.rule_types import result_names
+from dicom_node.settings import DestinationSettings, Settings, load_settings
 
 SHIPPED = Path(__file__).parents[2] / "deploy" / "dicom-node.toml"
 LINES = SHIPPED.read_text().splitlines()
+DESTINATION = '[[destinations]]\nname = "a"\nae_title = "A"\nhost = "h"\nport = 1'
+PLAIN = '[{"name": "a", "ae_title": "A", "host": "h", "port": 1}]'
 KEY_LINES = [
     (number, match[1]) for number, line in enumerate(LINES, start=1) if (match := re.match(r"([a-z_]+) = ", line))
 ]
@@ -81,10 +84,30 @@ def test_the_shipped_file_has_every_key_with_its_default(tmp_path):
         assert set(table) <= {field.alias or name for name, field in model.model_fields.items()}
 
     check(Settings, shipped, "")
+    assert set(shipped["destinations"][0]) == set(DestinationSettings.model_fields)
     assert load_settings(SHIPPED, {}).destination("pacs").port == 104
     file = tmp_path / "all.toml"
     file.write_text(text)
-    assert [rule.name for rule in load_settings(file, {}).rules] == ["portable", "chest"]
+    everything = load_settings(file, {})
+    assert [rule.name for rule in everything.rules] == ["portable", "chest"]
+    assert everything.destinations[0].compression == "jpeg-ls"
+
+
+def test_a_destination_says_only_what_differs(tmp_path):
+    file = tmp_path / "node.toml"
+    file.write_text(f'{DESTINATION}\nobjects = ["overlay"]\nexplain = "positives"\n')
+    (one,) = load_settings(file, {}).destinations
+    assert (one.objects, one.explain) == (("overlay",), "positives")
+    assert (one.long_edge, one.compression, one.synthetic_images) == (None, None, False)
+    (other,) = load_settings(None, {"DICOM_NODE_DESTINATIONS": PLAIN}).destinations
+    assert (other.objects, other.synthetic_images) == (None, False)
+
+
+def test_every_result_object_can_be_wanted(tmp_path):
+    file = tmp_path / "node.toml"
+    wanted = [name for name in result_names() if name != "synthetic_images"]
+    file.write_text(f"{DESTINATION}\nobjects = {wanted}\nsynthetic_images = true\n")
+    assert load_settings(file, {}).destinations[0].objects == tuple(wanted)
 
 
 @given(st.sampled_from(KEY_LINES), st.data())
@@ -126,6 +149,16 @@ def test_a_wrong_value_is_named_with_its_line(tmp_path_factory, place):
         ('[broker]\nurl = "http://x"', "node.toml:2: broker.url: "),
         ("[study]\nmax_seconds = 5", "node.toml:2: study.max_seconds: must not be less"),
         ('[results]\nobjects = ["hologram"]', "node.toml:2: results.objects.0: no such result object; there is: "),
+        ("[results]\nobjects = []", "node.toml:2: results.objects: name at least one result object, or remove"),
+        ('[results]\nobjects = ["synthetic_images"]', "node.toml:2: results.objects: synthetic_images are sent only"),
+        (f"{DESTINATION}\nobjects = []", "node.toml:6: destinations.0.objects: name at least one result object"),
+        (f'{DESTINATION}\nobjects = ["synthetic_images"]', "node.toml:6: destinations.0.objects: synthetic_images are"),
+        (f'{DESTINATION}\nobjects = ["hologram"]', "node.toml:6: destinations.0.objects.0: no such result object"),
+        (f'{DESTINATION}\ncompression = "zip"', "node.toml:6: destinations.0.compression: should be 'none', 'rle'"),
+        (f'{DESTINATION}\nexplain = "never"', "node.toml:6: destinations.0.explain: should be 'always' or"),
+        (f"{DESTINATION}\nlong_edge = 100", "node.toml:6: destinations.0.long_edge: should be greater than or"),
+        (f"{DESTINATION}\nsynthetic_images = 3", "node.toml:6: destinations.0.synthetic_images: should be a valid"),
+        (f"{DESTINATION}\nsynthetic = true", "node.toml:6: destinations.0.synthetic: unknown key; did you mean synth"),
         ('[[destinations]]\nname = "a"\nae_title = "A"\nhost = "h"', "node.toml:1: destinations.0.port: add this"),
     ],
 )

@@ -6,21 +6,25 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydicom import dcmread
-from radiographs import encode, synthetic
+from radiographs import encode, phantom, synthetic
 from structlog.testing import capture_logs
-from working import STUDY, association, at, instance, settings, task, wait_for
+from working import SC_STORAGE, STUDY, Peer, association, at, instance, settings, task, wait_for
 
-from dicom_node import pipeline, worker
+from dicom_node import limits, pipeline
 from dicom_node.errors import ConfigError, OutOfResources, StudyUnsuitable
 from dicom_node.ledger import Ledger
 from dicom_node.model import DeliveryState, StudyState, TaskState
+from dicom_node.rule_types import result_names
+from dicom_node.sender import Sender
 from dicom_node.spool import Spool
 from dicom_node.worker import Worker
 from explain_core.testing import ToyExplainer
 
 SR_STORAGE = "1.2.840.10008.5.1.4.1.1.88.33"
+DEFAULT = ("presentation_state", "secondary_capture", "structured_report")
 RULES = [
     {"name": "chest", "action": "explain", "destinations": ["pacs", "archive"]},
     {"name": "quick", "action": "explain", "destinations": ["pacs"], "results": ["structured_report"]},
@@ -42,9 +46,16 @@ class Doing(ToyExplainer):
 class Node:
     """A study with one received image and one task, and workers for it."""
 
-    def __init__(self, folder: Path, *, image: bytes | None = None, **limits) -> None:
+    def __init__(
+        self, folder: Path, *, image: bytes | None = None, pacs=None, archive=None, results=None, **limits
+    ) -> None:
         self.settings = settings(
-            folder, ("pacs", "PACS", 11113), ("archive", "ARCHIVE", 11114), rules=RULES, broker=limits
+            folder,
+            ("pacs", "PACS", 11113, pacs or {}),
+            ("archive", "ARCHIVE", 11114, archive or {}),
+            rules=RULES,
+            broker=limits,
+            results=results or {},
         )
         self.ledger = Ledger(self.settings.node.database)
         self.ledger.create()
@@ -81,10 +92,15 @@ class Node:
     def owed(self) -> list[tuple[str, str]]:
         return sorted((one.sop_instance_uid, one.destination) for one in self.ledger.deliveries())
 
+    def owed_to(self, destination: str, state: DeliveryState = DeliveryState.PENDING) -> dict[str, Path]:
+        """The files of a destination by their kind."""
+        rows = self.ledger.deliveries()
+        return {one.kind: one.path for one in rows if (one.destination, one.state) == (destination, state)}
+
     @property
     def report(self):
         """The one result, which must be a report."""
-        (path,) = {one.path for one in self.ledger.deliveries()}
+        (path,) = {one.path for one in self.ledger.deliveries() if one.state is DeliveryState.PENDING}
         found = dcmread(path)
         assert found.SOPClassUID == SR_STORAGE
         return found
@@ -138,9 +154,10 @@ def test_an_explained_study_owes_every_result_to_every_destination_of_its_route(
     assert here.state == (StudyState.EXPLAINED, None)
     assert here.ledger.task("t1").state is TaskState.DONE
     rows = here.ledger.deliveries()
-    assert len({one.sop_instance_uid for one in rows}) == 3
-    assert {one.destination for one in rows} == {"pacs", "archive"}
-    assert len(rows) == 6
+    owed = sorted((one.kind, one.destination) for one in rows if one.state is DeliveryState.PENDING)
+    assert owed == sorted((kind, name) for kind in DEFAULT for name in ("pacs", "archive"))
+    assert ("overlay", "pacs") in [(one.kind, one.destination) for one in rows if one.state is DeliveryState.STANDBY]
+    assert len({one.sop_instance_uid for one in rows}) * 2 == len(rows)
     for row in rows:
         written = dcmread(row.path)
         assert (written.SOPInstanceUID, written.SOPClassUID) == (row.sop_instance_uid, row.sop_class_uid)
@@ -152,8 +169,8 @@ def test_a_route_chooses_destinations_and_results(node):
     here.receive(2)
     here.add_task("t2", 2, route="quick")
     here.worker().run("t2")
-    (row,) = here.ledger.deliveries()
-    assert (row.destination, row.sop_class_uid) == ("pacs", SR_STORAGE)
+    (row,) = [one for one in here.ledger.deliveries() if one.state is DeliveryState.PENDING]
+    assert (row.destination, row.sop_class_uid, row.kind) == ("pacs", SR_STORAGE, "structured_report")
 
 
 def test_the_same_message_again_does_nothing(node):
@@ -182,6 +199,209 @@ def test_the_model_is_loaded_once_and_only_when_it_is_needed(node):
     assert loads == [1]
 
 
+# ---- profiles
+
+
+class Recording(ToyExplainer):
+    """The toy model, which remembers which images it explained and which it only classified."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        object.__setattr__(self, "calls", [])
+
+    def classify(self, radiograph):
+        self.calls.append("classify")
+        return super().classify(radiograph)
+
+    def explain(self, radiograph):
+        self.calls.append("explain")
+        answer = super().explain(radiograph)
+        self.calls.pop()  # its own call of classify
+        return answer
+
+
+def negative() -> bytes:
+    """A film that varies slowly, in which the toy finds nothing."""
+    return chest(stored=np.rint(np.linspace(60, 200, 240))[:, None].repeat(200, axis=1))
+
+
+def test_two_destinations_get_what_each_wants_and_share_what_both_want(node):
+    here = node(
+        pacs={"objects": ["secondary_capture", "structured_report"], "long_edge": 600, "synthetic_images": True},
+        archive={"objects": ["overlay", "structured_report"]},
+    )
+    model = Recording()
+    assert here.worker(model).run("t1")
+    assert model.calls == ["explain"]
+    pacs, archive = here.owed_to("pacs"), here.owed_to("archive")
+    assert set(pacs) == {"secondary_capture", "structured_report", "synthetic_images"}
+    assert set(archive) == {"overlay", "structured_report"}
+    assert set(here.owed_to("archive", DeliveryState.STANDBY)) >= {"secondary_capture"}
+    assert pacs["structured_report"] == archive["structured_report"]
+    assert max(dcmread(pacs["secondary_capture"]).pixel_array.shape) < 1600
+
+
+def test_a_size_of_its_own_is_another_object(node):
+    here = node(
+        image=chest(stored=np.rint(phantom(1200, 1000) * 255)), pacs={"long_edge": 600}, archive={"long_edge": 900}
+    )
+    here.worker().run("t1")
+    sizes = [dcmread(here.owed_to(name)["secondary_capture"]).Rows for name in ("pacs", "archive")]
+    assert sizes[0] < sizes[1]
+
+
+def test_a_route_restricts_what_a_destination_wants(node):
+    here = node(pacs={"objects": ["secondary_capture", "structured_report"]})
+    here.receive(2)
+    here.add_task("t2", 2, route="quick")
+    here.worker().run("t2")
+    assert set(here.owed_to("pacs")) == {"structured_report"}
+
+
+def test_a_negative_image_is_explained_only_where_that_is_wanted(node):
+    here = node(image=negative(), pacs={"explain": "positives"}, archive={"explain": "always"})
+    model = Recording()
+    assert here.worker(model).run("t1")
+    assert here.state == (StudyState.EXPLAINED, None)
+    assert set(here.owed_to("pacs")) == {"structured_report"}
+    assert set(here.owed_to("archive")) == set(DEFAULT)
+    assert here.owed_to("pacs")["structured_report"] != here.owed_to("archive")["structured_report"]
+
+
+def test_positives_only_costs_no_explanation_of_a_negative_image(node):
+    here = node(image=negative(), results={"explain": "positives"})
+    model = Recording()
+    assert here.worker(model).run("t1")
+    assert "explain" not in model.calls
+    assert here.state == (StudyState.EXPLAINED, None)
+    assert set(here.owed_to("pacs")) == {"structured_report"}
+    positive = node(results={"explain": "positives"})
+    assert positive.worker(model).run("t1")
+    assert "explain" in model.calls
+    assert set(positive.owed_to("pacs")) == set(DEFAULT)
+
+
+PROFILES = [
+    {"objects": ["structured_report"]},
+    {"objects": ["structured_report", "secondary_capture", "segmentation"]},
+    {"long_edge": 600},
+    {"compression": "rle"},
+    {"explain": "positives"},
+    {"synthetic_images": True},
+    {"objects": [*set(result_names()) - {"synthetic_images"}], "synthetic_images": True, "long_edge": 600},
+    {"objects": [*set(result_names()) - {"synthetic_images"}], "synthetic_images": True, "compression": "jpeg"},
+]
+
+
+def test_one_uid_is_one_content_whatever_the_destination_wants(node):
+    content: dict[str, tuple[str, bytes]] = {}
+    shared = set()
+    for profile in PROFILES:
+        here = node(image=chest(stored=np.rint(phantom(720, 600) * 255)), pacs=profile, archive=profile)
+        here.worker().run("t1")
+        assert here.state[0] is StudyState.EXPLAINED
+        for row in here.ledger.deliveries():
+            if row.destination == "pacs":
+                made = (row.kind, row.path.read_bytes())
+                if row.sop_instance_uid in content:
+                    shared.add(row.kind)
+                assert content.setdefault(row.sop_instance_uid, made) == made, row.kind
+    assert {"structured_report", "overlay", "secondary_capture"} <= shared
+
+
+def test_a_report_names_what_its_own_destination_was_given_before(node):
+    here = node(image=negative(), pacs={"explain": "positives"})
+    here.worker().run("t1")
+    first = {name: here.owed_to(name)["structured_report"] for name in ("pacs", "archive")}
+    assert first["pacs"] != first["archive"]
+    for row in here.ledger.deliveries(state=DeliveryState.PENDING):
+        here.ledger.delivery_sent(row.delivery_id, at(40), 0)
+    results = here.settings.results.model_copy(update={"manufacturer": "Another"})
+    here.settings = here.settings.model_copy(update={"results": results})
+    here.ledger.rerun_study(STUDY, at(50))
+    here.worker().run("t1")
+    for name, path in first.items():
+        rows = [one for one in here.ledger.deliveries() if (one.destination, one.sop_class_uid) == (name, SR_STORAGE)]
+        (new,) = [dcmread(one.path) for one in rows if one.path != path]
+        (series,) = new.PredecessorDocumentsSequence[0].ReferencedSeriesSequence
+        (named,) = series.ReferencedSOPSequence
+        assert named.ReferencedSOPInstanceUID == dcmread(path).SOPInstanceUID
+
+
+def test_what_a_destination_refused_is_no_predecessor(node):
+    here = node()
+    here.worker().run("t1")
+    report = here.owed_to("pacs")["structured_report"]
+    for row in here.ledger.lease_deliveries(_one(here, "pacs"), "s", at(40), 60):
+        here.ledger.delivery_refused(row.delivery_id, "s", "not taken", at(41))
+    fuller, other = here.worker()._audiences(here.ledger.task("t1"))
+    assert (fuller.destinations, other.destinations) == (("archive",), ("pacs",))
+    assert [one.SOPInstanceUID for one in fuller.earlier] == [dcmread(report).SOPInstanceUID]
+    assert other.earlier == ()
+
+
+def _one(here: Node, destination: str) -> str:
+    return next(one.delivery_id for one in here.ledger.deliveries() if one.destination == destination)
+
+
+# ---- profiles meet peers
+
+
+@pytest.fixture
+def peers():
+    started = []
+
+    def make(*classes: str) -> Peer:
+        started.append(Peer(classes=classes or None).start())
+        return started[-1]
+
+    yield make
+    for one in started:
+        one.stop()
+
+
+def deliver(here: Node) -> None:
+    """What the dispatcher's messages make a sender do, until nothing is due."""
+    sender = Sender(settings=here.settings, ledger=here.ledger, clock=lambda: here.now)
+    while due := here.ledger.due_deliveries(here.now):
+        sender.deliver(due[0].delivery_id)
+
+
+def test_a_peer_that_takes_pictures_only_gets_pictures_and_the_other_what_it_wants(node, peers):
+    pictures, everything = peers(SC_STORAGE), peers()
+    wanted = ["segmentation", "structured_report"]
+    here = node(
+        pacs={"port": pictures.port, "ae_title": "PACS", "objects": wanted},
+        archive={"port": everything.port, "ae_title": "PACS", "objects": wanted},
+    )
+    assert here.worker().run("t1")
+    deliver(here)
+    assert here.state == (StudyState.EXPLAINED, None)
+    assert set(here.owed_to("archive", DeliveryState.SENT)) == set(wanted)
+    assert set(here.owed_to("pacs", DeliveryState.SENT)) == {"overlay", "report_page"}
+    assert set(here.owed_to("pacs", DeliveryState.DOWNGRADED)) == set(wanted)
+    sent = {row.sop_instance_uid for row in here.ledger.deliveries(state=DeliveryState.SENT)}
+    assert {*pictures.uids, *everything.uids} == sent
+    assert len(pictures.uids) + len(everything.uids) == len(sent)
+    assert [(one.kind, one.stand_in, one.count) for one in here.ledger.downgrades()] == [
+        ("segmentation", "overlay", 1),
+        ("structured_report", "report_page", 1),
+    ]
+    assert here.ledger.timeline(STUDY).delivered_at == here.now
+
+
+def test_a_peer_that_takes_nothing_leaves_dead_letters_and_an_explained_study(node, peers):
+    nothing, everything = peers("1.2.840.10008.5.1.4.1.1.2"), peers()
+    here = node(pacs={"port": nothing.port, "ae_title": "PACS"}, archive={"port": everything.port, "ae_title": "PACS"})
+    assert here.worker().run("t1")
+    deliver(here)
+    assert here.state == (StudyState.EXPLAINED, None)
+    assert here.ledger.task("t1").state is TaskState.DONE
+    assert {one.state for one in here.ledger.deliveries() if one.destination == "pacs"} == {DeliveryState.DEAD}
+    assert set(here.owed_to("archive", DeliveryState.SENT)) == set(DEFAULT)
+    assert nothing.uids == []
+
+
 # ---- doing it twice
 
 
@@ -200,7 +420,7 @@ def test_files_are_durable_before_any_row_and_a_second_run_makes_the_same_set(no
     monkeypatch.setattr(here.ledger, "complete", killed)
     with pytest.raises(Killed):
         here.worker().run("t1")
-    assert seen == [[True] * 6]
+    assert [{True}] == [set(exist) for exist in seen]
     assert here.owed == []
     first = here.files
     monkeypatch.undo()
@@ -208,7 +428,7 @@ def test_files_are_durable_before_any_row_and_a_second_run_makes_the_same_set(no
     assert here.ledger.reclaim("t1", here.now)
     assert here.worker().run("t1")
     assert here.files == first
-    assert len(here.owed) == 6
+    assert len(here.owed) == len(seen[0]) == 2 * len(first)
 
 
 def test_a_worker_that_lost_its_lease_writes_nothing(node):
@@ -257,7 +477,7 @@ def test_a_late_image_leaves_the_results_of_the_first_revision_alone(node):
     here.add_task("t2", 2)
     here.worker().run("t2")
     assert before.items() <= here.files.items()
-    assert len(here.files) == 6
+    assert len(here.files) == 2 * len(before)
 
 
 # ---- what went wrong: never silence
@@ -327,7 +547,7 @@ def test_results_that_cannot_be_written_are_reported(node, monkeypatch):
     write = here.spool.write_outbox
 
     def picky(name, dataset):
-        if dataset.SOPClassUID != SR_STORAGE:
+        if dataset.Modality == "PR":
             raise ValueError("Canary^Bird")
         return write(name, dataset)
 
@@ -345,8 +565,7 @@ def test_when_not_even_a_report_can_be_made_the_study_has_visibly_failed(node, m
     def broken(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(pipeline, "explain_study", broken)
-    monkeypatch.setattr(pipeline, "report_not_analysed", broken)
+    monkeypatch.setattr(pipeline, "build", broken)
     assert here.worker().run("t1")
     assert here.state == (
         StudyState.FAILED,
@@ -438,10 +657,10 @@ def test_the_soft_limit_ends_the_analysis_with_a_report(node):
 
 
 def test_the_soft_limit_leaves_no_alarm_behind():
-    with worker.soft_limit(0.05):
+    with limits.soft_limit(0.05):
         pass
     time.sleep(0.1)
-    with pytest.raises(worker.SoftLimitExceeded), worker.soft_limit(0.05):
+    with pytest.raises(limits.SoftLimitExceeded), limits.soft_limit(0.05):
         time.sleep(5)
 
 
@@ -457,7 +676,7 @@ def test_at_the_hard_limit_the_process_ends_and_the_task_is_free_at_once(node):
     thread = threading.Thread(target=one.run, args=("t1",))
     thread.start()
     wait_for(lambda: ended, 10)
-    assert ended == [worker.EXIT_HARD_LIMIT]
+    assert ended == [limits.EXIT_HARD_LIMIT]
     (found,) = here.ledger.expired_leases(real_clock())
     assert (found.task_id, found.attempts) == ("t1", 1)
     assert here.ledger.reclaim("t1", real_clock())
@@ -468,7 +687,7 @@ def test_at_the_hard_limit_the_process_ends_and_the_task_is_free_at_once(node):
 
 def test_at_the_hard_limit_the_process_ends_even_when_the_ledger_hangs(node, monkeypatch):
     here = node(hard_time_limit=1)
-    monkeypatch.setattr(worker, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(limits, "GRACE_SECONDS", 0.1)
     monkeypatch.setattr(here.ledger, "expire_lease", lambda *_: time.sleep(30))
     ended: list[int] = []
     let_go = threading.Event()
@@ -493,5 +712,5 @@ def test_deliveries_are_named_by_task_object_and_destination(node):
     here = node()
     here.worker().run("t1")
     rows = here.ledger.deliveries()
-    assert len({one.delivery_id for one in rows}) == len(rows) == 6
-    assert {(one.state, one.attempts, one.next_attempt_at) for one in rows} == {(DeliveryState.PENDING, 0, at(30))}
+    assert len({one.delivery_id for one in rows}) == len(rows) == len({*here.owed})
+    assert {(one.attempts, one.next_attempt_at) for one in rows} == {(0, at(30))}

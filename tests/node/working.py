@@ -86,6 +86,8 @@ def delivery(of: str = "t1", number: int = 1, destination: str = "pacs", **chang
     made = Delivery(
         delivery_id=f"{of}-{number}-{destination}",
         task_id=of,
+        kind="secondary_capture",
+        fallback=None,
         sop_instance_uid=SOPInstanceUID(f"2.25.{number}"),
         sop_class_uid=SC_STORAGE,
         path=Path(f"/spool/outbox/{of}/{number}.dcm"),
@@ -239,7 +241,7 @@ class Peer:
 
 
 def settings(folder: Path, *destinations, **sections):
-    """Settings with everything in `folder`; destinations are (name, AE title, port)."""
+    """Settings with everything in `folder`; destinations are (name, AE title, port) and what else they say."""
     from dicom_node.settings import Settings
 
     return Settings.model_validate(
@@ -250,8 +252,8 @@ def settings(folder: Path, *destinations, **sections):
                 "low_water_mb": 0,
             },
             "destinations": [
-                {"name": name, "ae_title": title, "host": "127.0.0.1", "port": port}
-                for name, title, port in destinations
+                {"name": name, "ae_title": title, "host": "127.0.0.1", "port": port} | (profile[0] if profile else {})
+                for name, title, port, *profile in destinations
             ],
             **sections,
         }

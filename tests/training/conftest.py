@@ -12,6 +12,7 @@ from PIL import Image
 from explain_core.classifiers.efficientnet_lite0 import EfficientNetLite0
 from explain_core.generators.similar_adversarial import SimilarAdversarial
 from training.datasets.nih import FINDINGS
+from training.export import export
 from training.runs.generators import GeneratorSettings
 
 
@@ -70,4 +71,12 @@ def nih_folder(tmp_path_factory):
         writer = csv.writer(file)
         writer.writerow(["image", "finding", "x", "y", "w", "h", "patientId"])
         writer.writerows(boxes)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(runs, nih_folder, tmp_path_factory):
+    """The bundle exported from the two runs, calibrated on the small folder."""
+    folder = tmp_path_factory.mktemp("bundle") / "toy"
+    export(runs, runs, f"nih:{nih_folder}", "toy", "0.0.1", folder)
     return folder

@@ -1,5 +1,9 @@
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -8,16 +12,10 @@ import torch
 
 from explain_core.bundle import SUMS, digest_of, load, open_bundle, verify
 from explain_core.errors import BundleError
+from explain_core.opening import opened
 from explain_core.radiograph import Radiograph
 from training.__main__ import main
-from training.export import export
-
-
-@pytest.fixture(scope="session")
-def bundle(runs, nih_folder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bundle") / "toy"
-    export(runs, runs, f"nih:{nih_folder}", "toy", "0.0.1", folder)
-    return folder
+from training.datasets import load_pixels
 
 
 def radiograph(rows=120, columns=90):
@@ -97,8 +95,9 @@ def test_a_classifier_may_be_one_file_without_gradients(bundle, tmp_path, kind, 
     (folder / "bundle.toml").write_text(description.replace('"efficientnet_lite0"', f'"{kind}"'))
     sign(folder)
     explanation = open_bundle(folder, device="cpu", augmentations=2).explain(radiograph())
-    assert explanation.prediction.probability == pytest.approx(1 / (1 + np.exp(-1.5)), abs=1e-6)
+    assert explanation.prediction.probability == round(1 / (1 + np.exp(-1.5)), 4)
     assert explanation.attribution.values.max() > 0
+    assert explanation.out_of_distribution is not None
     shutil.copy(weights, folder)
     with pytest.raises(BundleError, match=r"classifier\.safetensors is not listed in SHA256SUMS; remove it"):
         open_bundle(folder)
@@ -127,8 +126,112 @@ def test_the_explanation_is_on_the_sources_grid_and_repeats(bundle):
 def test_without_augmentation_the_map_is_the_difference_of_the_images(bundle):
     explainer = open_bundle(bundle, device="cpu", augmentations=0)
     explanation = explainer.explain(radiograph(224, 224))
-    difference = np.abs(explanation.similar.image - explanation.adversarial.image)
-    np.testing.assert_allclose(explanation.attribution.values, difference, atol=1e-6)
+    difference = torch.from_numpy(np.abs(explanation.similar.image - explanation.adversarial.image))[None, None]
+    shown = opened(difference, explainer.bundle.opening)[0, 0].numpy()
+    np.testing.assert_allclose(explanation.attribution.values, shown, atol=1e-6)
+    assert explainer.bundle.opening == 5
+    assert explanation.provenance.parameters["opening"] == 5
+
+
+def test_classify_says_what_explain_says(bundle):
+    explainer = open_bundle(bundle, device="cpu", augmentations=2)
+    assessment, explanation = explainer.classify(radiograph()), explainer.explain(radiograph())
+    assert assessment.prediction == explanation.prediction
+    assert assessment.out_of_distribution == explanation.out_of_distribution
+    assert assessment.provenance == explanation.provenance
+
+
+def test_the_margin_of_the_bundle_reaches_the_prediction(bundle, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(bundle, folder)
+    text = (folder / "bundle.toml").read_text()
+    assert "\nmargin = " in text
+    (folder / "bundle.toml").write_text(re.sub(r"\nmargin = .*", "\nmargin = 0.07", text))
+    sign(folder)
+    assert open_bundle(folder, device="cpu").classify(radiograph()).prediction.margin == 0.07
+
+
+def test_the_shown_images_are_one_grid_in_the_sources_aspect_ratio(bundle):
+    explanation = open_bundle(bundle, device="cpu", augmentations=0).explain(radiograph(120, 90))
+    assert explanation.seen.shape == explanation.similar.image.shape == explanation.adversarial.image.shape
+    assert explanation.seen.shape == (224, 168)
+    assert explanation.seen.min() >= 0
+    assert explanation.seen.max() > 0.9
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
+def test_deletion_follows_the_decided_class(bundle, tmp_path, threshold):
+    folder = tmp_path / "copy"
+    shutil.copytree(bundle, folder)
+    text = (folder / "bundle.toml").read_text()
+    (folder / "bundle.toml").write_text(text.replace("threshold = 0.5", f"threshold = {threshold}"))
+    sign(folder)
+    explainer = open_bundle(folder, device="cpu", augmentations=0)
+    explanation = explainer.explain(radiograph(224, 224))
+    probability = explanation.prediction.probability
+    decided = probability if threshold == 0 else 1 - probability
+    assert explanation.prediction.positive is (threshold == 0)
+    assert explanation.deletion == pytest.approx(decided, abs=0.1), "an untrained classifier hardly changes"
+    assert abs(explanation.deletion - (1 - decided)) > 0.001
+
+
+def test_a_far_image_is_called_far_and_a_bundle_may_not_say(bundle, nih_folder, tmp_path):
+    known = load_pixels(nih_folder / "images" / "00000005_000.jpg")
+    explainer = open_bundle(bundle, device="cpu", augmentations=0)
+    judged = [
+        explainer.classify(Radiograph(pixels=pixels, spacing=None, orientation=None, source_id="x")).out_of_distribution
+        for pixels in (known, np.linspace(0, 1, 9216, dtype=np.float32).reshape(96, 96))
+    ]
+    assert judged[1].far
+    assert judged[0].score < judged[1].score
+    assert "percentile of 8 validation images" in judged[0].measure
+    assert judged[0].measure.isascii()
+
+    folder = tmp_path / "copy"
+    shutil.copytree(bundle, folder)
+    (folder / "outlier.safetensors").unlink()
+    sign(folder)
+    with pytest.raises(BundleError, match=r"\[outlier\] needs outlier\.safetensors"):
+        load(folder)
+    text = (folder / "bundle.toml").read_text()
+    (folder / "bundle.toml").write_text(text[: text.index("[outlier]")])
+    sign(folder)
+    assert open_bundle(folder, device="cpu").classify(radiograph()).out_of_distribution is None
+
+
+def test_an_even_opening_is_refused(bundle, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(bundle, folder)
+    text = (folder / "bundle.toml").read_text()
+    (folder / "bundle.toml").write_text(text.replace("opening = 5", "opening = 4"))
+    sign(folder)
+    with pytest.raises(BundleError, match="odd, got 4"):
+        load(folder)
+
+
+def test_two_processes_make_the_same_bytes(bundle):
+    program = (
+        "import hashlib, sys, numpy as np; from pathlib import Path; from explain_core.bundle import open_bundle;"
+        "from explain_core.radiograph import Radiograph;"
+        "pixels = np.random.default_rng(1).random((120, 90), np.float32);"
+        "made = open_bundle(Path(sys.argv[1]), device='cpu', augmentations=2).explain("
+        "Radiograph(pixels=pixels, spacing=None, orientation=None, source_id='x'));"
+        "parts = [made.attribution.values, made.attribution.covered, made.seen, made.similar.image,"
+        "made.adversarial.image,"
+        "np.array([made.prediction.probability, made.deletion, made.out_of_distribution.score])];"
+        "print(hashlib.sha256(b''.join(part.tobytes() for part in parts)).hexdigest())"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", program, str(bundle)],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1
 
 
 def test_evaluate_prints_every_figure(bundle, nih_folder, tmp_path, monkeypatch, capsys):
@@ -149,4 +252,5 @@ def test_evaluate_prints_every_figure(bundle, nih_folder, tmp_path, monkeypatch,
     # the boxes are all alike, so the training boxes' mean is a perfect prior
     assert rows["location_prior"]["iou"] == pytest.approx(rows["perfect_mask"]["iou"])
     assert "gain of the averaged map over the location prior" in table.read_text()
+    assert "| noise |" in table.read_text()
     assert "| figure | target | all | AP | PA |" in capsys.readouterr().out

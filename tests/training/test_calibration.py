@@ -1,0 +1,117 @@
+"""Heatmap scale, margin and outlier model of a bundle: from known numbers, and set in a bundle as it is."""
+
+import shutil
+import tomllib
+
+import numpy as np
+import pytest
+import torch
+
+from explain_core.bundle import digest_of, load, open_bundle
+from explain_core.explanation import HeatmapScale
+from training import calibration
+from training.__main__ import main
+from training.bundle_files import toml_text
+from training.errors import TrainingError
+
+
+def test_the_floor_is_above_the_negatives_and_the_scale_spans_the_positives():
+    maxima = np.concatenate([np.linspace(0.01, 0.05, 100), np.linspace(0.04, 0.20, 100)])
+    table = calibration.heatmap_table(maxima, np.repeat([False, True], 100))
+    assert table["floor"] == pytest.approx(0.0496, abs=1e-4)
+    assert (maxima[:100] > table["floor"]).mean() == pytest.approx(0.01)
+    assert table["salient"] == table["floor"], "the positives' 1st percentile, 0.0416, lies below the floor"
+    assert table["full_scale"] == pytest.approx(0.192)
+
+
+def test_a_salient_value_above_the_floor_is_the_positives_own():
+    maxima = np.concatenate([np.full(50, 0.05), np.linspace(0.1, 0.2, 101)])
+    table = calibration.heatmap_table(maxima, np.repeat([False, True], [50, 101]))
+    assert (table["floor"], table["salient"], table["full_scale"]) == (0.05, 0.101, 0.195)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_one_decision_for_all_still_makes_a_scale(positive):
+    table = calibration.heatmap_table(np.linspace(0, 0.1, 20), np.full(20, positive))
+    HeatmapScale(**{name: value for name, value in table.items() if name != "opening"})
+    calm = calibration.heatmap_table(np.zeros(4), np.full(4, positive))
+    assert calm["floor"] == 0
+    HeatmapScale(**{name: value for name, value in calm.items() if name != "opening"})
+
+
+def test_shares_shown_count_paint_regions_and_area():
+    maps = np.zeros((4, 100, 100), np.float32)
+    maps[0, :10, :10] = 0.06
+    maps[1, :10, :20] = 0.2
+    maps[2, 0, 0] = 0.2  # a speck: painted, but no region
+    found = calibration.shares_shown(maps, {"floor": 0.05, "salient": 0.1})
+    assert found == {"images": 4, "painted": 0.75, "salient_region": 0.25, "painted_area": pytest.approx(301 / 40000)}
+    assert calibration.shares_shown(maps[:0], {"floor": 0, "salient": 0}) == {"images": 0}
+
+
+def test_probability_changes_are_those_of_moved_images(bundle):
+    explainer = open_bundle(bundle, device="cpu")
+    middle = slice(84, 140)
+    explainer._classifier = lambda x: 10 * (x[:, :, middle, middle].mean(dim=(1, 2, 3)) - 0.5)[:, None]
+    spots = torch.zeros(3, 1, 224, 224, dtype=torch.uint8)
+    spots[1:, :, middle, middle] = 128
+    spots[2] = 128
+    changes = calibration.probability_changes(explainer, spots).reshape(calibration.TRANSFORMS, 3)
+    assert changes.min() >= 0
+    assert changes[:, [0, 2]].max() < 1e-5, "nothing moves in a flat image"
+    assert 0.01 < changes[:, 1].mean() < 0.4, "what is moved out of the middle counts no more"
+    assert np.ptp(changes[:, 1]) > 0.01, "each transform is another"
+
+
+def test_the_card_says_it_once_however_often_it_is_written(bundle):
+    card = (bundle / "model_card.md").read_text()
+    figures = {
+        "images": {"training": 1, "validation": 2},
+        "heatmap": {"floor": 0.123, "salient": 0.2, "full_scale": 0.3, "opening": 5},
+        "shown": {"positive": {"images": 0}, "negative": {"images": 0}},
+        "margin": 0.1,
+        "near_threshold": 0.2,
+        "outlier_limit": 7.5,
+        "far": {"noise": {"auc": 1.0, "beyond_limit": 0.5}},
+    }
+    assert card.count(calibration.HEADING) == 1
+    once = calibration.card_with(card, figures)
+    assert once == calibration.card_with(once, figures)
+    assert once.count(calibration.HEADING) == 1
+    assert "Floor 0.123" in once
+    assert "Floor 0.123" not in card
+    before, _, after = card.partition(calibration.HEADING)
+    assert once.startswith(before)
+    assert once.endswith(after[after.index("## Limits") :])
+    without = before + after[after.index("## Limits") :]
+    assert calibration.card_with(without, figures) == once
+
+
+def test_a_bundle_is_calibrated_in_place_and_its_weights_stay(bundle, nih_folder, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(bundle, folder)
+    table = tomllib.loads((folder / "bundle.toml").read_text())
+    del table["outlier"], table["margin"]
+    table["heatmap"] = {"full_scale": 0.9, "salient": 0.8, "unit": "old"}
+    (folder / "bundle.toml").write_text(toml_text(table))
+    (folder / "outlier.safetensors").unlink()
+    calibration.write_sums(folder)
+    before = load(folder).identity.digest
+    monkeypatch.setattr("sys.argv", ["training", "calibrate", "--bundle", str(folder), "--data", f"nih:{nih_folder}"])
+    main()
+    assert "| noise |" in capsys.readouterr().out
+    for name in ("classifier.safetensors", "generators.safetensors"):
+        assert digest_of(folder / name) == digest_of(bundle / name)
+    assert load(folder).identity.digest != before
+    assert (folder / "bundle.toml").read_text() == (bundle / "bundle.toml").read_text()
+    assert digest_of(folder / "outlier.safetensors") == digest_of(bundle / "outlier.safetensors")
+    assert (folder / "outlier.safetensors").stat().st_size < 1_000_000
+
+
+def test_data_without_validation_patients_is_refused(bundle, nih_folder, tmp_path):
+    folder = tmp_path / "nih"
+    shutil.copytree(nih_folder, folder)
+    rows = (folder / "labels.csv").read_text().splitlines()
+    (folder / "labels.csv").write_text("\n".join(row for row in rows if not row.endswith(",2")) + "\n")
+    with pytest.raises(TrainingError, match="validation patients"):
+        calibration.measure(bundle, f"nih:{folder}")

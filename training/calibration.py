@@ -1,0 +1,298 @@
+"""What a bundle says of itself: heatmap scale, margin of the decision, distance from the training images.
+
+`python -m training calibrate --bundle DIR --data nih:DIR` sets them in a bundle as it is, without training; `export`
+does it for a new one. Everything is measured on the validation patients; the outlier model is fitted on the training
+patients. Test patients are never opened.
+
+- Heatmap: maps are opened by 5 x 5 pixels of the model's grid. The floor is the 99th percentile of the largest value
+  of a map over the images called negative, so that 99 in 100 of them show nothing. Over the images called positive,
+  the 1st percentile of the same is salient and the 95th is full scale.
+- Margin: the 90th percentile of |f(Tx) - f(x)| over images and random transforms T of the bundle's own range.
+- Outlier limit: the 99th percentile of the score over the images.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from explain_core import display
+from explain_core.bundle import OUTLIER, BundleExplainer, open_bundle
+from explain_core.geometry import AffineRange, Preprocessing, draw_affine, warp
+from explain_core.opening import opened
+from explain_core.outlier import OutlierModel
+from training import datasets
+from training.bundle_files import toml_text, write_sums
+from training.datasets import Sample
+from training.errors import TrainingError
+
+UNIT = "|x_s - x_a|, fraction of full luminance"
+OPENING = 5
+FLOOR_PERCENTILE, SALIENT_PERCENTILE, FULL_SCALE_PERCENTILE = 99, 1, 95
+MARGIN_PERCENTILE, TRANSFORMS = 90, 8
+LIMIT_PERCENTILE = 99
+SIDE, COMPONENTS, COPIES = 32, 32, 6
+BATCH = 32
+HEADING, NEXT_HEADING = "## Calibration on the validation patients\n", "## Limits\n"
+
+Image = NDArray[np.float32]
+Floats = NDArray[np.float64]
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What was measured for one bundle.
+
+    Attributes:
+        heatmap: the table [heatmap] of bundle.toml.
+        margin: of the decision.
+        outlier: the fitted outlier model.
+        table: the table [outlier] of bundle.toml.
+        figures: what these do on the validation images.
+    """
+
+    heatmap: Figures
+    margin: float
+    outlier: OutlierModel
+    table: Figures
+    figures: Figures
+
+    def described(self, description: Mapping[str, Any]) -> Figures:
+        """The content of bundle.toml with what was measured."""
+        scalars: Figures = {}
+        for name, value in description.items():
+            if name != "margin":
+                scalars[name] = value
+            if name == "threshold":
+                scalars["margin"] = self.margin
+        return scalars | {"heatmap": self.heatmap, "outlier": self.table}
+
+
+def calibrate(folder: Path, data: str) -> Figures:
+    """Measure and set heatmap scale, margin and outlier model of the bundle in `folder`; weights stay as they are.
+
+    Returns:
+        The figures that the model card then states.
+
+    Raises:
+        BundleError: the bundle cannot be read.
+        DatasetError: the data cannot be read.
+        TrainingError: the data has no training or no validation patients.
+    """
+    found = measure(folder, data)
+    description, card = folder / "bundle.toml", folder / "model_card.md"
+    table = found.described(tomllib.loads(description.read_text()))
+    text = card_with(card.read_text(), found.figures)
+    found.outlier.save(folder / OUTLIER)
+    description.write_text(toml_text(table))
+    card.write_text(text)
+    write_sums(folder)
+    return found.figures
+
+
+def measure(folder: Path, data: str) -> Calibration:
+    """Everything that `calibrate` sets, without setting it; it raises the same errors."""
+    explainer = open_bundle(folder)
+    bundle, samples = explainer.bundle, datasets.read(data)
+    training, validation = samples.part("train"), samples.part("validation")
+    if not training or not validation:
+        raise TrainingError(f"--data {data}: calibration needs training and validation patients")
+    images = datasets.load_inputs(validation, bundle.input_spec)
+    probabilities, maps = _explained(explainer, images)
+    positive = probabilities >= bundle.threshold
+    heatmap = heatmap_table(maps.max(axis=(1, 2)), positive)
+    margin = _short(np.percentile(probability_changes(explainer, images), MARGIN_PERCENTILE))
+    outlier = fit_outlier(_unpadded(datasets.load_inputs(training, bundle.input_spec), training), bundle.augmentation)
+    seen = _unpadded(images, validation)
+    scores = np.array([outlier.score(image) for image in seen])
+    limit = _short(np.percentile(scores, LIMIT_PERCENTILE))
+    measure_text = f"limit = {LIMIT_PERCENTILE}th percentile of {len(seen)} validation images"
+    return Calibration(
+        heatmap=heatmap,
+        margin=margin,
+        outlier=outlier,
+        table={"limit": limit, "measure": f"Mahalanobis distance of the image's coarse look, {measure_text}"},
+        figures={
+            "images": {"training": len(training), "validation": len(validation)},
+            "heatmap": heatmap,
+            "shown": {
+                "positive": shares_shown(maps[positive], heatmap),
+                "negative": shares_shown(maps[~positive], heatmap),
+            },
+            "margin": margin,
+            "near_threshold": float((np.abs(probabilities - bundle.threshold) < margin).mean()),
+            "outlier_limit": limit,
+            "far": {name: far(scores, outlier, strange, limit) for name, strange in spoilt(seen).items()},
+        },
+    )
+
+
+@torch.inference_mode()
+def _explained(explainer: BundleExplainer, images: Tensor) -> tuple[Floats, Image]:
+    """f(x), shape (N,), and opened maps, shape (N, S, S), of uint8 images."""
+    probabilities, maps = [], []
+    for image in images:
+        x = image[None].float() / 255
+        probability = explainer.probabilities(x.to(explainer.device))
+        heatmap, _ = explainer.heatmap(x.to(explainer.device), explainer.decisions(probability))
+        probabilities.append(float(probability))
+        maps.append(opened(heatmap, OPENING)[0, 0].cpu().numpy())
+    return np.array(probabilities), np.stack(maps)
+
+
+def heatmap_table(maxima: NDArray[np.floating], positive: NDArray[np.bool_]) -> Figures:
+    """The table [heatmap] of the largest value of each image's map.
+
+    Args:
+        maxima: shape (N,).
+        positive: which images are called positive; where there are none, or no negatives, all images stand for them.
+    """
+    quiet = maxima[~positive] if not positive.all() else maxima
+    loud = maxima[positive] if positive.any() else maxima
+    floor = _short(np.percentile(quiet, FLOOR_PERCENTILE))
+    salient = max(floor, _short(np.percentile(loud, SALIENT_PERCENTILE)))
+    full_scale = max(salient, _short(np.percentile(loud, FULL_SCALE_PERCENTILE)), 1e-6)
+    return {"floor": floor, "salient": salient, "full_scale": full_scale, "opening": OPENING, "unit": UNIT}
+
+
+def shares_shown(maps: Image, heatmap: Mapping[str, Any]) -> Figures:
+    """How many maps, shape (N, S, S), show any paint or a salient region, and their mean painted share of the area."""
+    if not len(maps):
+        return {"images": 0}
+    painted = maps > heatmap["floor"]
+    salient = [bool(display.outlines(plane >= heatmap["salient"], most=1)) for plane in maps]
+    return {
+        "images": len(maps),
+        "painted": float(painted.any(axis=(1, 2)).mean()),
+        "salient_region": float(np.mean(salient)),
+        "painted_area": float(painted.mean()),
+    }
+
+
+@torch.inference_mode()
+def probability_changes(explainer: BundleExplainer, images: Tensor) -> Floats:
+    """|f(Tx) - f(x)| of uint8 images under random transforms T of the bundle's range, shape (TRANSFORMS * N,)."""
+    ranges, generator = explainer.bundle.augmentation, torch.Generator().manual_seed(explainer.seed)
+    changes = []
+    for chunk in images.split(BATCH):
+        x = (chunk.float() / 255).to(explainer.device)
+        before = explainer.probabilities(x)
+        for _ in range(TRANSFORMS):
+            moved = warp(x, draw_affine(ranges, len(x), generator).to(x.device), padding="border")
+            changes.append((explainer.probabilities(moved) - before).abs().double().cpu().numpy())
+    return np.concatenate(changes)
+
+
+def fit_outlier(images: Sequence[Image], ranges: AffineRange) -> OutlierModel:
+    """The outlier model of training images without padding, and of randomly transformed copies of them."""
+    generator = torch.Generator().manual_seed(0)
+    copies = list(images)
+    for image in images:
+        square = torch.from_numpy(display.resize(image, (4 * SIDE, 4 * SIDE)).copy())[None, None]
+        moved = warp(square.expand(COPIES, -1, -1, -1), draw_affine(ranges, COPIES, generator), padding="border")
+        copies += list(moved[:, 0].numpy())
+    components = min(COMPONENTS, len(copies) - 1)
+    return OutlierModel.fit(copies, images, side=SIDE, components=components)
+
+
+def spoilt(images: Sequence[Image]) -> dict[str, list[Image]]:
+    """Images that are no upright, positive radiographs any more, by what was done to them."""
+    generator = np.random.default_rng(0)
+    return {
+        "turned by 90 degrees": [np.rot90(image) for image in images],
+        "upside down": [image[::-1] for image in images],
+        "negative": [1 - image for image in images],
+        "noise": [generator.random(image.shape, np.float32) for image in images],
+        "squeezed to half its width": [_squeezed(image) for image in images],
+        "one quarter of the image": [image[: image.shape[0] // 2, : image.shape[1] // 2] for image in images],
+        "mirrored": [image[:, ::-1] for image in images],
+    }
+
+
+def _squeezed(image: Image) -> Image:
+    rows, columns = image.shape
+    narrow = display.resize(image, (rows, columns // 2))
+    return np.pad(narrow, ((0, 0), (columns // 4, columns - columns // 2 - columns // 4)))
+
+
+def far(scores: Floats, outlier: OutlierModel, strange: Sequence[Image], limit: float) -> Figures:
+    """How well the score tells strange images from those with `scores`: ROC AUC, and the share beyond the limit."""
+    others = np.array([outlier.score(np.ascontiguousarray(image)) for image in strange])
+    targets = np.repeat([0, 1], [len(scores), len(others)])
+    auc = roc_auc_score(targets, np.concatenate([scores, others]))
+    return {"auc": float(auc), "beyond_limit": float((others > limit).mean())}
+
+
+def _unpadded(images: Tensor, samples: Sequence[Sample]) -> list[Image]:
+    """uint8 images on the model's grid as luminance in [0, 1], their padding cut away."""
+    size = images.shape[-1]
+    planes = (images[:, 0].float() / 255).numpy()
+    return [
+        Preprocessing(source_shape=sample.shape or (size, size), size=size, low=0.0, high=1.0).unpad(plane)
+        for plane, sample in zip(planes, samples, strict=True)
+    ]
+
+
+def _short(value: np.floating) -> float:
+    """Three digits, as bundle.toml and the legend state them."""
+    return float(f"{value:.3g}")
+
+
+def card_with(card: str, figures: Mapping[str, Any]) -> str:
+    """The model card with its section on calibration put in or replaced."""
+    before, _, rest = card.partition(HEADING)
+    if rest:
+        rest = rest[rest.index(NEXT_HEADING) :]
+    else:
+        before, separator, rest = card.partition(NEXT_HEADING)
+        rest = separator + rest
+    return f"{before}{HEADING}\n{markdown(figures)}\n{rest}"
+
+
+def section_of(card: str) -> str:
+    """The section on calibration of a model card, "" where it has none."""
+    _, heading, rest = card.partition(HEADING)
+    return heading + rest[: rest.index(NEXT_HEADING)] if heading else ""
+
+
+def markdown(figures: Mapping[str, Any]) -> str:
+    """The figures as text and tables."""
+    images, scale, shown = figures["images"], figures["heatmap"], figures["shown"]
+    lines = [
+        f"{images['validation']} images, of which none trained a weight and none is of a test patient.",
+        "Localisation (IoU, pointing) is stated for maps before opening.",
+        "",
+        f"Maps are opened by a square of {scale['opening']} pixels a side on the model's grid: nothing narrower shows.",
+        f"Floor {scale['floor']:g}, salient from {scale['salient']:g}, full scale {scale['full_scale']:g}.",
+        "",
+        "| images called | number | with any paint | with a salient region | painted area |",
+        "|---|---|---|---|---|",
+    ]
+    for name, part in shown.items():
+        if part["images"]:
+            lines.append(
+                f"| {name} | {part['images']} | {part['painted']:.1%} | {part['salient_region']:.1%} "
+                f"| {part['painted_area']:.2%} |"
+            )
+    lines += [
+        "",
+        f"A decision within {figures['margin']:g} of the threshold is called uncertain: {MARGIN_PERCENTILE} in 100",
+        f"random shifts, turns, zooms and mirrorings move the probability by less. {figures['near_threshold']:.1%} of",
+        "the images are uncertain.",
+        "",
+        f"An image at a distance above {figures['outlier_limit']:g} is called far from the training data. Validation",
+        "images that were spoilt, against the same images as they are:",
+        "",
+        "| what was done | ROC AUC of the distance | called far |",
+        "|---|---|---|",
+        *(f"| {name} | {far['auc']:.3f} | {far['beyond_limit']:.1%} |" for name, far in figures["far"].items()),
+    ]
+    return "\n".join(lines) + "\n"
