@@ -6,7 +6,7 @@ that neither the rules nor the checks behind them rely on each other.
 
 import numpy as np
 import pytest
-from contexts import every, items, said
+from contexts import errors_of, every, items, said
 from pydicom import dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -16,7 +16,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
     XRayAngiographicImageStorage,
 )
-from radiographs import encode, phantom, synthetic
+from radiographs import ACCEPTED, encode, phantom, synthetic
 
 from dicom_node.files import explain_files
 from dicom_node.results import _codes as codes
@@ -145,6 +145,20 @@ def test_what_cannot_be_explained_is_reported_with_its_reason(case, settings, tm
     (refused,) = [item for item in items(report) if item.ConceptNameCodeSequence[0].get("CodeValue") == "not-analysed"]
     reference = refused.ContentSequence[0].ReferencedSOPSequence[0]
     assert reference.ReferencedSOPInstanceUID == ds.SOPInstanceUID
+
+
+@pytest.mark.parametrize("settings", [OWN_RULES, EVERYTHING], ids=["own rules", "everything chosen"])
+def test_every_object_of_every_real_file_is_valid(settings, tmp_path, shared_data):
+    """The ones that are explained have tests of their own; here are the reports on all the others too."""
+    files = sorted(
+        path for path in (shared_data / "dicom").rglob("*.dcm") if f"{path.parent.name}/{path.name}" not in ACCEPTED
+    )
+    assert len(files) > 9
+    for number, path in enumerate(files):
+        (study,), unreadable = explain_files([path], tmp_path / str(number), settings, ToyExplainer())
+        assert unreadable == []
+        assert [errors_of(dcmread(one), tmp_path) for one in study.objects] == [[]] * len(study.objects)
+        assert [dcmread(one).Modality for one in study.objects] == ["SR"], f"{path.name} is not to be explained"
 
 
 def test_the_bits_above_high_bit_may_hold_what_is_no_part_of_the_values():

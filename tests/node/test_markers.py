@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 from contexts import every
+from pydicom import Dataset
 from radiographs import synthetic
 from readers import region_of
 
@@ -67,6 +68,14 @@ def film(luminance, *, bits=12, signed=False, **changes):
     return synthetic(stored - offset, bits=bits, signed=signed, **window | GEOMETRY | changes)
 
 
+def table():
+    """A VOI LUT that shows every value of 12 bits."""
+    item = Dataset()
+    item.LUTDescriptor = [4096, 0, 12]
+    item.add_new("LUTData", "US", list(range(4096)))
+    return item
+
+
 GEOMETRIES = {
     "square": ((400, 400), {}),
     "portrait 1:3": ((900, 300), {}),
@@ -81,6 +90,7 @@ GEOMETRIES = {
         {"RescaleSlope": "2", "RescaleIntercept": "-100", "WindowCenter": "3996", "WindowWidth": "8192"},
     ),
     "several windows": ((420, 360), {"WindowCenter": ["2048", "100"], "WindowWidth": ["4096", "10"]}),
+    "VOI LUT": ((420, 360), {"WindowCenter": None, "WindowWidth": None, "VOILUTSequence": [table()]}),
     "pixels not square": ((420, 360), {"PixelSpacing": ["0.2", "0.1"]}),
     "turned patient": ((420, 360), {"PatientOrientation": ["R", "H"]}),
     "one megapixel": ((1200, 900), {}),
