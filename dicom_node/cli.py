@@ -106,7 +106,7 @@ def explain(
     config: ConfigOption = None,
     bundle: Annotated[Path | None, typer.Option(help="Model bundle instead of the configured one.")] = None,
     objects: Annotated[
-        str | None, typer.Option(help='Result objects, separated by commas, or "all"; default: [results] objects.')
+        str | None, typer.Option(help='Result objects, separated by commas, or "all"; default: those of the settings.')
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 _RADIOGRAPH = {"tag": "Modality", "in": ["CR", "DX"]}
 _NO_VIEW_POSITION = {"tag": "ViewPosition", "equals": "", "missing": "match"}
-_CHEST = {"tag": "BodyPartExamined", "equals": "CHEST"}
+_CHEST = {"tag": "BodyPartExamined", "in": ["CHEST", "THORAX"]}
 
 # PS3.16 CID 4010 "DX View" in SNOMED CT and, as older equipment sends it, SNOMED RT.
 _LATERAL_CODES = [
@@ -29,13 +29,13 @@ DEFAULT_RULES: tuple[dict[str, Any], ...] = (
         "name": "for-processing",
         "action": "ignore",
         "when": [_RADIOGRAPH, {"tag": "PresentationIntentType", "equals": "FOR PROCESSING"}],
-        "reason": "a raw image for processing, not for presentation",
+        "reason": "it is a raw image for processing, not for presentation",
     },
     {
         "name": "multi-frame",
         "action": "ignore",
         "when": [_RADIOGRAPH, {"tag": "NumberOfFrames", "regex": r"0*([2-9]|[1-9]\d+)"}],
-        "reason": "an image of several frames",
+        "reason": "it has several frames",
     },
     {
         "name": "chest-lateral",
@@ -45,13 +45,13 @@ DEFAULT_RULES: tuple[dict[str, Any], ...] = (
             _CHEST,
             {"tag": "ViewPosition", "in": ["LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT", "L", "R"]},
         ],
-        "reason": "a lateral view",
+        "reason": "it is a lateral view",
     },
     {
         "name": "chest-lateral-by-code",
         "action": "ignore",
         "when": [_RADIOGRAPH, _CHEST, {"tag": "ViewCodeSequence.CodeValue", "in": _LATERAL_CODES}],
-        "reason": "a lateral view",
+        "reason": "it is a lateral view",
     },
     {
         "name": "chest-other-view-by-code",
@@ -62,7 +62,7 @@ DEFAULT_RULES: tuple[dict[str, Any], ...] = (
             _NO_VIEW_POSITION,
             {"tag": "ViewCodeSequence.CodeValue", "regex": rf"(?!({'|'.join(_FRONTAL_CODES)})$).+"},
         ],
-        "reason": "a view that is neither PA nor AP",
+        "reason": "it is neither a PA nor an AP view",
     },
     {
         "name": "chest-lateral-by-orientation",
@@ -73,7 +73,7 @@ DEFAULT_RULES: tuple[dict[str, Any], ...] = (
             _NO_VIEW_POSITION,
             {"tag": "PatientOrientation", "regex": r"[AP][FHLR]*"},
         ],
-        "reason": "a lateral view",
+        "reason": "it is a lateral view",
     },
     {
         "name": "chest-frontal",
@@ -88,18 +88,18 @@ DEFAULT_RULES: tuple[dict[str, Any], ...] = (
         "name": "chest-other-view",
         "action": "ignore",
         "when": [_RADIOGRAPH, _CHEST],
-        "reason": "a view that is neither PA nor AP",
+        "reason": "it is neither a PA nor an AP view",
     },
     {
         "name": "other-body-part",
         "action": "ignore",
         "when": [_RADIOGRAPH],
-        "reason": "the body part is not stated to be the chest",
+        "reason": "its Body Part Examined does not say chest",
     },
     {
         "name": "other-modality",
         "action": "ignore",
         "when": [],
-        "reason": "not a radiograph (CR or DX)",
+        "reason": "it is not a radiograph (CR or DX)",
     },
 )

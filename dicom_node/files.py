@@ -24,8 +24,8 @@ from dicom_node.model import (
     Task,
     TaskState,
 )
-from dicom_node.pipeline import Analysis, Result, analyse, build, result_options
-from dicom_node.results import ResultOptions
+from dicom_node.pipeline import Analysis, ExplainedImage, Result, analyse, build
+from dicom_node.results import AssessedImage, ResultOptions, result_options
 from dicom_node.rules import decide_study
 from dicom_node.settings import Settings
 from explain_core.explanation import Explainer, Prediction
@@ -95,20 +95,12 @@ class Explained:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for --json."""
+        images: tuple[ExplainedImage | AssessedImage, ...] = (*self.analysis.explained, *self.analysis.assessed)
         return {
             "study_instance_uid": self.study_instance_uid,
             "state": self.analysis.state.value,
             "reason": self.analysis.reason,
-            "images": [
-                {
-                    "label": one.prediction.label,
-                    "probability": round(one.prediction.probability, 4),
-                    "positive": one.prediction.positive,
-                    "decision_changed": one.decision_changed,
-                    "model": f"{one.provenance.model.name} {one.provenance.model.version}",
-                }
-                for one in (image.explanation for image in self.analysis.explained)
-            ],
+            "images": [_image_as_json(one) for one in images],
             "not_analysed": [
                 {"sop_instance_uid": source.sop_instance_uid, "code": refusal.code.value, "reason": refusal.reason}
                 for refusal in self.analysis.refused
@@ -117,6 +109,21 @@ class Explained:
             "objects": [str(path) for path in self.objects],
             "previews": [str(path) for path in self.previews],
         }
+
+
+def _image_as_json(image: ExplainedImage | AssessedImage) -> dict[str, Any]:
+    explanation = image.explanation if isinstance(image, ExplainedImage) else None
+    decided = image.explanation if isinstance(image, ExplainedImage) else image.assessment
+    model = decided.provenance.model
+    return {
+        "sop_instance_uid": image.source.sop_instance_uid,
+        "label": decided.prediction.label,
+        "probability": round(decided.prediction.probability, 4),
+        "positive": decided.prediction.positive,
+        "explained": explanation is not None,
+        "decision_changed": None if explanation is None else explanation.decision_changed,
+        "model": f"{model.name} {model.version}",
+    }
 
 
 def explain_files(

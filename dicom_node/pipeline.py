@@ -9,14 +9,15 @@ fault of ours) is raised: the caller records it and asks for `not_analysed`.
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from typing import TypedDict
 
+import structlog
 from pydicom import Dataset
 
-from dicom_node import pixels
+from dicom_node import pixels, suitability
 from dicom_node.errors import DatasetUnreadable, Reason, StudyUnsuitable
-from dicom_node.model import Instance, Route, SOPInstanceUID, Study, StudyState, Task
+from dicom_node.model import Instance, SOPInstanceUID, Study, StudyState, Task
+from dicom_node.observe import place
 from dicom_node.results import (
     AssessedImage,
     Builder,
@@ -29,7 +30,6 @@ from dicom_node.results import (
 from dicom_node.results._header import header_of, patient_and_study
 from dicom_node.rule_types import Rule
 from dicom_node.rules import Action, decide_instance
-from dicom_node.settings import SYNTHETIC, Settings
 from explain_core import plugins
 from explain_core.errors import ExplainError
 from explain_core.explanation import Assessment, Explainer, Explanation, ModelIdentity
@@ -37,7 +37,12 @@ from explain_core.radiograph import Radiograph
 
 RESULTS = "dicom_node.results"
 REPORT = "structured_report"
+DOCUMENTS = (REPORT, "report_page", "key_object")
 _NUMBERS_PER_REVISION = 1000
+_FAULTS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
+"""Of a builder; what interrupts a task, or lacks memory or disk, is none of them."""
+
+log = structlog.get_logger(__name__)
 
 Read = Callable[[Instance], Dataset]
 
@@ -106,31 +111,6 @@ class Result:
     standby: bool
 
 
-def result_options(settings: Settings, route: Route | None = None, destination: str | None = None) -> ResultOptions:
-    """What a destination gets, without one what [results] says; a route may restrict the objects."""
-    chosen = settings.results
-    profile = next((one for one in settings.destinations if one.name == destination), None)
-    objects, asked = chosen.objects, {}
-    if profile is not None:
-        objects = profile.objects if profile.objects is not None else objects
-        objects += (SYNTHETIC,) if profile.synthetic_images else ()
-        fields = ("long_edge", "compression", "explain")
-        asked = {name: value for name in fields if (value := getattr(profile, name)) is not None}
-    if route is not None and route.results:
-        objects = tuple(name for name in objects if name in route.results)
-    return ResultOptions(
-        objects=objects,
-        **{"long_edge": chosen.long_edge, "compression": chosen.compression, "explain": chosen.explain} | asked,
-        patient_in_image=chosen.patient_in_image,
-        content_qualification=chosen.content_qualification,
-        series_number_base=chosen.series_number_base,
-        manufacturer=chosen.manufacturer,
-        institution=chosen.institution,
-        station_ae_title=settings.node.ae_title,
-        software_version=metadata.version("dicom-explanation-node"),
-    )
-
-
 def analyse(
     task: Task,
     study: Study,
@@ -155,7 +135,8 @@ def analyse(
     """
     if not task.selected:
         reason = task.reason or "no image of the study was selected"
-        return not_analysed(task, study, read, reason, Reason.RULES, model=explainer.identity)
+        analysis = not_analysed(task, study, read, reason, Reason.RULES, model=explainer.identity)
+        return dataclasses.replace(analysis, refused=tuple(_passed_by(task, study, read, rules)) or analysis.refused)
     found = [_answer(_instance(study, uid), read, explainer, negatives=negatives) for uid in sorted(task.selected)]
     explained = tuple(one for one in found if isinstance(one, ExplainedImage))
     assessed = tuple(one for one in found if isinstance(one, AssessedImage))
@@ -220,9 +201,8 @@ def build(analysis: Analysis, options: ResultOptions, *, earlier: Sequence[Datas
     """
     images, assessed = _by_policy(analysis, options)
     names = dict.fromkeys(options.objects)
-    if analysis.refused or assessed or not names:
+    if analysis.refused or assessed:
         names[REPORT] = None
-    wanted = _in_order(names)
     common = _Common(task=analysis.task, model=analysis.model, options=options, earlier=earlier)
     first = _NUMBERS_PER_REVISION * (analysis.task.revision - 1)
     contexts = tuple(
@@ -237,10 +217,6 @@ def build(analysis: Analysis, options: ResultOptions, *, earlier: Sequence[Datas
         )
         for position, one in enumerate(images, start=1)
     )
-    refusals = {
-        builder.name: {context.number: why for context in contexts if (why := builder.refuses(context)) is not None}
-        for builder in _with_fallbacks(wanted)
-    }
     decided: tuple[ExplainedImage | AssessedImage, ...] = (*images, *assessed)
     of_refused = [source for one in analysis.refused for source in one.sources]
     study = StudyContext(
@@ -251,9 +227,11 @@ def build(analysis: Analysis, options: ResultOptions, *, earlier: Sequence[Datas
         images=contexts,
         assessed=assessed,
         refused=analysis.refused,
-        omitted=tuple((one.name, why) for one in wanted for why in dict.fromkeys(refusals[one.name].values())),
     )
-    return tuple(_built(study, wanted, refusals))
+    results = _built(study, tuple(names))
+    if all(one.standby for one in results):
+        results = _built(study, (*names, REPORT))
+    return results
 
 
 class _Common(TypedDict):
@@ -265,21 +243,36 @@ class _Common(TypedDict):
     earlier: Sequence[Dataset]
 
 
-def _built(study: StudyContext, wanted: Sequence[Builder], refusals: dict[str, dict[int, str]]) -> Iterator[Result]:
-    made: list[Dataset] = []
-    names = {builder.name for builder in wanted}
+def _built(study: StudyContext, names: Sequence[str]) -> tuple[Result, ...]:
+    """The objects `names` and their stand-ins: pictures first, so that documents can say what could not be made."""
+    results: list[Result] = []
+    omitted: dict[tuple[str, str], None] = {}
+    wanted = _in_order(names)
     for builder in _with_fallbacks(wanted):
-        possible = tuple(image for image in study.images if image.number not in refusals[builder.name])
-        for dataset in builder.build(dataclasses.replace(study, images=possible, made=tuple(made))):
-            standby = builder.name not in names
-            if not standby:
-                made.append(dataset)
-            yield Result(kind=builder.name, dataset=dataset, fallback=builder.fallback, standby=standby)
+        standby = builder.name not in names
+        whys = {image.number: builder.refuses(image) for image in study.images}
+        made = tuple(one.dataset for one in results if not one.standby)
+        possible = tuple(image for image in study.images if whys[image.number] is None)
+        context = dataclasses.replace(study, images=possible, made=made, omitted=tuple(omitted))
+        try:
+            datasets = builder.build(context)
+        except _FAULTS as error:
+            if builder.name == REPORT:
+                raise
+            log.error("object failed", kind=builder.name, error=type(error).__name__, place=place(error))  # noqa: TRY400
+            whys, datasets = {0: f"building it failed ({type(error).__name__})"}, ()
+        if not standby:
+            omitted |= {(builder.name, why): None for why in whys.values() if why is not None}
+        results += [
+            Result(kind=builder.name, dataset=dataset, fallback=builder.fallback, standby=standby)
+            for dataset in datasets
+        ]
+    return tuple(results)
 
 
 def _in_order(names: Sequence[str] | dict[str, None]) -> tuple[Builder, ...]:
     builders: list[Builder] = [plugins.load(RESULTS, name) for name in names]
-    return tuple(sorted(builders, key=lambda builder: builder.series))
+    return tuple(sorted(builders, key=lambda builder: (builder.name in DOCUMENTS, builder.series)))
 
 
 def _with_fallbacks(wanted: Sequence[Builder]) -> tuple[Builder, ...]:
@@ -331,13 +324,23 @@ def _passed_by(task: Task, study: Study, read: Read, rules: Sequence[Rule]) -> I
         if instance.sop_instance_uid in task.selected:
             continue
         try:
-            decision = decide_instance(read(instance), instance.calling_ae_title, rules)
+            ds = read(instance)
+            decision = decide_instance(ds, instance.calling_ae_title, rules)
         except DatasetUnreadable as error:
             yield Refusal(sources=(_reference(instance),), reason=str(error), code=error.reason)
             continue
         if decision.action is Action.IGNORE:
             reason = decision.reason or "no routing rule takes it"
-            yield Refusal(sources=(_reference(instance),), reason=reason, code=Reason.RULES)
+            yield Refusal(sources=(_reference(instance),), reason=reason, code=_code(ds))
+
+
+def _code(ds: Dataset) -> Reason:
+    """What stands against an image that the rules did not choose; the rules alone when nothing else does."""
+    try:
+        suitability.check(ds)
+    except (StudyUnsuitable, DatasetUnreadable) as error:
+        return error.reason
+    return Reason.RULES
 
 
 def _instance(study: Study, sop_instance_uid: SOPInstanceUID) -> Instance:

@@ -24,8 +24,8 @@ from dicom_node.observe import without_warnings
 from dicom_node.rule_types import CALLING_AE_TITLE, Condition, Rule
 
 NO_RULE = "no routing rule takes it"
-OWN_RESULT = "a result of this node"
-ANSWER = "a report, presentation state, segmentation or key object, not an image to explain"
+OWN_RESULT = "it is a result of this node"
+ANSWER = "it is a report, presentation state, segmentation or key object, not an image to explain"
 ONLY_ANSWERS = "the study holds nothing but results, reports and presentation states"
 
 # PS3.6 A: presentation states, reports, key objects, segmentations, parametric maps. By prefix: new

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     AfterValidator,
@@ -117,6 +118,20 @@ def _wanted_objects(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _ascii(text: str) -> str:
+    if not text.isascii() or not text.isprintable() or "\\" in text:
+        raise ValueError("use printable ASCII without backslash: it must fit into every character set of a source")
+    return text
+
+
+def _time_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("use a name of the IANA time zone database, such as Europe/Berlin") from None
+    return name
+
+
 SYNTHETIC = "synthetic_images"
 Objects = Annotated[tuple[ResultName, ...], BeforeValidator(split_words), AfterValidator(_wanted_objects)]
 LongEdge = Annotated[int, Field(ge=512, le=8192)]
@@ -138,8 +153,9 @@ class ResultSettings(Section):
     patient_in_image: bool = True
     content_qualification: Literal["PRODUCT", "RESEARCH", "SERVICE"] = "RESEARCH"
     series_number_base: Annotated[int, Field(ge=1, le=2_000_000_000)] = 9900
-    manufacturer: Annotated[str, Field(min_length=1, max_length=64)] = "DICOM explanation node"
-    institution: Annotated[str, Field(max_length=64)] | None = None
+    manufacturer: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_ascii)] = "DICOM explanation node"
+    institution: Annotated[str, Field(max_length=64), AfterValidator(_ascii)] | None = None
+    timezone: Annotated[str, AfterValidator(_time_zone)] | None = None
 
 
 class DestinationSettings(Section):

@@ -27,7 +27,7 @@ from dicom_node.limits import Limits, SoftLimitExceeded, soft_limit
 from dicom_node.model import Delivery, DeliveryState, Instance, Route, SOPInstanceUID, Study, StudyState, Task
 from dicom_node.observe import place
 from dicom_node.pipeline import Analysis, Result
-from dicom_node.results import ResultOptions
+from dicom_node.results import ResultOptions, result_options
 from dicom_node.settings import Settings
 from dicom_node.spool import Spool
 from explain_core.explanation import Explainer
@@ -232,7 +232,7 @@ class Worker:
         rows = [row for row in every if row.kind == pipeline.REPORT and row.state in _OFFERED]
         found: dict[tuple[ResultOptions, tuple[Path, ...]], list[str]] = {}
         for name in self._destinations(route):
-            options = pipeline.result_options(self._settings, route, name)
+            options = result_options(self._settings, route, name)
             paths = tuple(sorted({row.path for row in rows if row.destination == name}))
             found.setdefault((options, paths), []).append(name)
         headers = _headers({path for _, paths in found for path in paths})

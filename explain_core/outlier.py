@@ -1,10 +1,11 @@
 """How unlike a model's training images an image is: one distance in the input space, for any classifier.
 
 The image is shrunk to a small grid. Its coordinates on the leading principal components of the training images, the
-logarithm of what the components leave over and the logarithm of what the shrinking takes away are each standardised
-on the training images; the score is the length of that vector. It is the Mahalanobis distance of Lee et al. 2018
-(arXiv:1807.03888) with one class, on principal components of the input (Tipping and Bishop 1999,
-doi:10.1111/1467-9868.00196) in place of a network's features.
+logarithm of what the components leave over, the logarithm of the contrast on the small grid and the logarithm of what
+the shrinking takes away are each standardised on the training images; the score is the length of that vector. The
+contrast is there for what averages out to grey when shrunk, such as noise of a film's size. The score is the
+Mahalanobis distance of Lee et al. 2018 (arXiv:1807.03888) with one class, on principal components of the input
+(Tipping and Bishop 1999, doi:10.1111/1467-9868.00196) in place of a network's features.
 """
 
 from collections.abc import Sequence
@@ -33,8 +34,9 @@ class OutlierModel:
     Attributes:
         mean: float32, shape (side * side,): the mean image on the small grid.
         components: float32, shape (k, side * side), orthonormal rows.
-        centre: float32, shape (k + 2,): mean of each feature over the training images.
-        spread: float32, shape (k + 2,): its standard deviation, > 0.
+        centre: float32, shape (k + 3,): mean over the training images of each feature: k coordinates, what they leave
+            over, contrast, detail.
+        spread: float32, shape (k + 3,): its standard deviation, > 0.
     """
 
     mean: Image
@@ -47,8 +49,8 @@ class OutlierModel:
         side = round(pixels**0.5)
         if self.mean.shape != (pixels,) or side * side != pixels:
             raise ValueError(f"components of {pixels} pixels do not fit a mean of shape {self.mean.shape}")
-        if not self.centre.shape == self.spread.shape == (count + 2,):
-            raise ValueError(f"{count} components need {count + 2} centres and spreads")
+        if not self.centre.shape == self.spread.shape == (count + 3,):
+            raise ValueError(f"{count} components need {count + 3} centres and spreads")
         if not (self.spread > 0).all():
             raise ValueError("a spread is not above 0")
 
@@ -123,11 +125,12 @@ class OutlierTest:
 
 
 def _project(shrunk: Floats, mean: NDArray[np.floating], components: NDArray[np.floating]) -> Floats:
-    """Coordinates on the components and the logarithm of what they leave over, shape (N, k + 1)."""
+    """Coordinates on the components, logarithms of what they leave over and of the contrast, shape (N, k + 2)."""
     rest = shrunk - mean
     coordinates = rest @ components.T
     left = np.square(rest).sum(axis=1) - np.square(coordinates).sum(axis=1)
-    return np.column_stack([coordinates, np.log(np.maximum(left, 0) + _LEAST)])
+    contrast = shrunk.std(axis=1)
+    return np.column_stack([coordinates, np.log(np.maximum(left, 0) + _LEAST), np.log(contrast + _LEAST)])
 
 
 def _shrink(image: Image, side: int) -> Image:

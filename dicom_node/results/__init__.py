@@ -12,6 +12,7 @@ from dicom_node.results._context import (
     SourceReference,
     StudyContext,
 )
+from dicom_node.results._profile import result_options
 
 __all__ = [
     "AssessedImage",
@@ -21,4 +22,5 @@ __all__ = [
     "ResultOptions",
     "SourceReference",
     "StudyContext",
+    "result_options",
 ]

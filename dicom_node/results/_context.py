@@ -76,7 +76,7 @@ class ResultOptions:
     def site(self) -> tuple[str, ...]:
         """The choices that change the bytes of every object."""
         who = (self.manufacturer, self.institution or "", self.station_ae_title, self.software_version)
-        return (self.content_qualification, str(self.series_number_base), *who)
+        return (self.content_qualification, str(self.series_number_base), str(self.timezone), *who)
 
     @property
     def picture(self) -> tuple[str, ...]:
@@ -129,14 +129,16 @@ class Answer:
         raise NotImplementedError
 
     def series_instance_uid(self, kind: str) -> str:
-        """One series per study, model version and kind of result."""
-        return uid("series", self.task.study_instance_uid, self.model.digest if self.model else "none", kind)
+        """One series per study, model version, site and kind of result."""
+        model = self.model.digest if self.model else "none"
+        return uid("series", self.task.study_instance_uid, model, *self.options.site, kind)
 
     def sop_instance_uid(self, kind: str, *choices: str) -> str:
-        """Follows from study, revision, sources, model, site, method, target, outcome, kind and `choices`."""
+        """Follows from study, revision, the task's time, sources, model, site, outcome, kind and `choices`."""
         return uid(
             self.task.study_instance_uid,
             self.task.revision,
+            self.task.created_at.isoformat(),
             *(source.sop_instance_uid for source in self.sources),
             self.model.digest if self.model else "none",
             *self.options.site,

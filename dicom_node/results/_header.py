@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from copy import deepcopy
+from datetime import UTC
 
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR
@@ -107,11 +108,13 @@ def start(answer: Answer, kind: str, sop_class_uid: str, *choices: str) -> Datas
     for keyword in TYPE_2:
         if keyword not in ds:
             setattr(ds, keyword, None)
+    if "TimezoneOffsetFromUTC" not in ds and answer.options.timezone is not UTC:
+        ds.TimezoneOffsetFromUTC = answer.moment.strftime("%z")  # the site's, in which its sources are dated too
     ds.StudyInstanceUID = answer.task.study_instance_uid  # the ledger's: a torn file's own may be cut short
     _sop_common(ds, answer, sop_class_uid, answer.sop_instance_uid(kind, *choices))
     _equipment(ds, answer)
     ds.SeriesInstanceUID = answer.series_instance_uid(kind)
-    ds.SeriesDescription = _series_description(answer)
+    ds.SeriesDescription = _series_description(answer, kind)
     ds.InstanceNumber = answer.number
     ds.ContentDate, ds.ContentTime = ds.InstanceCreationDate, ds.InstanceCreationTime
     return ds
@@ -251,10 +254,10 @@ def _acquisition(source: Dataset) -> list[Dataset]:
     return [item]
 
 
-def _series_description(answer: Answer) -> str:
-    ending = " - NOT FOR DIAGNOSIS"
-    name = f"{answer.model.name} {answer.model.version}" if answer.model is not None else "Explanation"
-    return plain(name, 64 - len(ending)) + ending
+def _series_description(answer: Answer, kind: str) -> str:
+    """The warning first: lists cut long lines."""
+    name = f"{answer.model.name} {answer.model.version}" if answer.model is not None else "no model"
+    return plain(f"NOT FOR DIAGNOSIS - AI {kind.replace('_', ' ')} - {plain(name)}")
 
 
 def plain(text: str, length: int = 64) -> str:

@@ -1,8 +1,9 @@
-"""What a picture says of a decision and of itself: sentences, most important first (no DICOM here)."""
+"""What a picture says of a decision and of itself: sentences, most important first."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dicom_node.results._notes import NOT_AN_OUTLINE, distance_of, emptiness, warnings_of
 from explain_core import display
 from explain_core.explanation import Explanation, HeatmapScale, ModelIdentity, OutOfDistribution, Prediction
 
@@ -42,6 +43,7 @@ def sentences(explanation: Explanation) -> tuple[Sentence, ...]:
         *_cautions(explanation.prediction, explanation.out_of_distribution),
         *_evidence(explanation),
         *quality(explanation),
+        Sentence(NOT_AN_OUTLINE),
         Sentence(scale(explanation.attribution.scale)),
         Sentence(f"{identity(provenance.model)}, method {provenance.method}"),
     )
@@ -74,26 +76,19 @@ def scale(declared: HeatmapScale) -> str:
 
 
 def _cautions(prediction: Prediction, distance: OutOfDistribution | None) -> Iterator[Sentence]:
-    if prediction.near_threshold:
-        yield Sentence("Near the threshold: a small shift or turn of the image could change the decision", warning=True)
-    if distance is not None:
-        figures = f"(score {distance.score:.3g}, limit {distance.limit:.3g})"
-        if distance.far:
-            yield Sentence(f"Far from the training data {figures}", warning=True)
-        else:
-            yield Sentence(f"Not far from the training data {figures}")
+    for warning in warnings_of(prediction, distance, measure=False):
+        yield Sentence(warning, warning=True)
+    if distance is not None and not distance.far:
+        yield Sentence(distance_of(distance))
 
 
 def _evidence(explanation: Explanation) -> Iterator[Sentence]:
     """Why the picture shows nothing, if so, and what was not looked at."""
     attribution = explanation.attribution
-    highest = float(attribution.values.max())
-    salient = display.salient(attribution)
-    if highest < attribution.scale.floor or highest <= 0:
-        yield Sentence("No evidence: nothing in the image reaches the lowest value that is painted")
-    elif not salient.any():
-        yield Sentence("No salient region: nothing in the image reaches the value that is outlined")
-    elif not display.outlines(salient):
+    empty = emptiness(explanation)
+    if empty is not None:
+        yield Sentence(empty, warning=explanation.prediction.positive)
+    elif not display.outlines(display.salient(attribution)):
         yield Sentence("No outline: only specks of the image reach the value that is outlined")
     unseen = 1 - float(attribution.covered.mean())
     if unseen > _RIM:

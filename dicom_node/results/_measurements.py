@@ -8,17 +8,19 @@ from collections.abc import Iterator, Mapping
 
 import highdicom.sr as hd
 import numpy as np
+from pydicom import Dataset
 from pydicom.sr.coding import Code
 
 from dicom_node.header import integer
 from dicom_node.results import _codes as codes
 from dicom_node.results._context import AssessedImage, ResultContext, SourceReference, StudyContext, uid
 from dicom_node.results._header import plain
+from dicom_node.results._notes import which
 from dicom_node.results._regions import contours
 from explain_core import display
 from explain_core.explanation import Explanation, OutOfDistribution, Prediction, Provenance
 
-MOST_REGIONS = 5
+MOST_REGIONS = 20
 
 Group = hd.PlanarROIMeasurementsAndQualitativeEvaluations
 
@@ -29,10 +31,16 @@ def groups(study: StudyContext) -> Iterator[Group]:
     number = 0
     for image in study.images:
         number += 1
-        yield from _explained(study, image, f"Image {number}: " if many else "")
+        yield from _explained(study, image, _prefix(number, image.header) if many else "")
     for assessed in study.assessed:
         number += 1
-        yield _assessed(study, assessed, f"Image {number}: " if many else "")
+        yield _assessed(study, assessed, _prefix(number, assessed.header) if many else "")
+
+
+def _prefix(number: int, header: Dataset) -> str:
+    """Which image it is, in a study of several."""
+    stated = which(header)
+    return f"Image {number} ({stated}): " if stated else f"Image {number}: "
 
 
 def _explained(study: StudyContext, image: ResultContext, prefix: str) -> Iterator[Group]:
@@ -44,7 +52,11 @@ def _explained(study: StudyContext, image: ResultContext, prefix: str) -> Iterat
         _called(prediction),
         _border(rows, columns),
         codes.finding(plain(prediction.label)),
-        [*_decision(prediction, explanation.out_of_distribution), *_of_explanation(explanation)],
+        [
+            *_decision(prediction),
+            *_of_explanation(explanation),
+            *_distance(explanation.out_of_distribution),
+        ],
     )
     mask = display.salient(attribution)
     for number, outline in enumerate(contours(explanation, most=MOST_REGIONS, holes=False), start=1):
@@ -63,7 +75,7 @@ def _assessed(study: StudyContext, image: AssessedImage, prefix: str) -> Group:
         _called(assessment.prediction),
         border,
         codes.finding(plain(assessment.prediction.label)),
-        list(_decision(assessment.prediction, assessment.out_of_distribution)),
+        [*_decision(assessment.prediction), *_distance(assessment.out_of_distribution)],
     )
 
 
@@ -128,11 +140,14 @@ def _algorithm(provenance: Provenance, manufacturer: str) -> hd.AlgorithmIdentif
     )
 
 
-def _decision(prediction: Prediction, distance: OutOfDistribution | None) -> Iterator[hd.Measurement]:
+def _decision(prediction: Prediction) -> Iterator[hd.Measurement]:
     yield _number(codes.PROBABILITY, 100 * prediction.probability, codes.PERCENT, 2)
     yield _number(codes.THRESHOLD, 100 * prediction.threshold, codes.PERCENT, 2)
     if prediction.margin:
         yield _number(codes.MARGIN, 100 * prediction.margin, codes.PERCENT, 2)
+
+
+def _distance(distance: OutOfDistribution | None) -> Iterator[hd.Measurement]:
     if distance is not None:
         yield _number(codes.DISTANCE, distance.score, codes.UNITY, 3)
         yield _number(codes.DISTANCE_LIMIT, distance.limit, codes.UNITY, 3)

@@ -1,12 +1,26 @@
-"""What a reader must know of a source or a decision: sentences of ours, in ASCII, naming no patient."""
+"""What a reader must know of a source, a decision or a heatmap: sentences of ours, in ASCII, naming no patient."""
 
 from collections.abc import Iterator
 
 from pydicom import Dataset
 
-from dicom_node.header import code, numbers, orientation
+from dicom_node.header import code, integer, numbers, orientation
 from dicom_node.results._header import plain
-from explain_core.explanation import OutOfDistribution, Prediction
+from explain_core import display
+from explain_core.explanation import Explanation, OutOfDistribution, Prediction
+
+NOT_AN_OUTLINE = "Marked is what changes the decision, not the outline of a finding"
+
+
+def which(header: Dataset) -> str:
+    """What tells an image from the others of its study: view, series and number, as far as stated; "" if none is."""
+    series, number = integer(header, "SeriesNumber", 0), integer(header, "InstanceNumber", 0)
+    parts = (
+        plain(code(header, "ViewPosition")),
+        f"series {series}" if series else "",
+        f"number {number}" if number else "",
+    )
+    return ", ".join(part for part in parts if part)
 
 
 def limits_of(header: Dataset) -> Iterator[str]:
@@ -22,15 +36,34 @@ def limits_of(header: Dataset) -> Iterator[str]:
         yield "The source does not state Patient Orientation: left and right are those of the picture"
 
 
-def warnings_of(prediction: Prediction, distance: OutOfDistribution | None) -> Iterator[str]:
-    """When a decision is to be taken with care."""
+def warnings_of(prediction: Prediction, distance: OutOfDistribution | None, *, measure: bool = True) -> Iterator[str]:
+    """When a decision is to be taken with care; what stands before the colon is enough where room is short.
+
+    Args:
+        prediction: the decision.
+        distance: of the image from the training data, None where the model cannot say.
+        measure: whether to say how the distance is measured.
+    """
     if prediction.near_threshold:
         yield (
-            f"Near the threshold: within {100 * prediction.margin:.1f} points of it, "
-            "so a small shift or turn of the image may change the decision"
+            f"Near the threshold (within {100 * prediction.margin:.1f} points): "
+            "a small shift or turn of the image may change the decision"
         )
     if distance is not None and distance.far:
-        yield (
-            f"Far from the training data: score {distance.score:.3g}, limit {distance.limit:.3g} "
-            f"({plain(distance.measure, 200)})"
-        )
+        how = f" ({plain(distance.measure, 200)})" if measure else ""
+        yield f"Far from the training data: score {distance.score:.3g}, limit {distance.limit:.3g}{how}"
+
+
+def distance_of(distance: OutOfDistribution) -> str:
+    """The distance from the training data and its limit, without a judgement: within the limit is no assurance."""
+    return f"Distance from the training data {distance.score:.3g} (limit {distance.limit:.3g})"
+
+
+def emptiness(explanation: Explanation) -> str | None:
+    """That the heatmap shows no reason, where it shows none; the graver, the more the decision asks for one."""
+    attribution = explanation.attribution
+    if display.salient(attribution).any():
+        return None
+    highest = float(attribution.values.max())
+    value = "floor" if highest < attribution.scale.floor or highest <= 0 else "salient value"
+    return f"Heatmap empty: nothing reaches its {value}; the method does not show what this decision rests on"

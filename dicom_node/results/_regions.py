@@ -1,6 +1,5 @@
 """The salient regions of an explanation as closed lines, and the few words that stand beside them."""
 
-from dicom_node.results._header import plain
 from explain_core import display
 from explain_core.explanation import Explanation
 
@@ -25,10 +24,13 @@ def contours(explanation: Explanation, *, most: int | None = None, holes: bool =
 
 
 def headline(explanation: Explanation) -> str:
-    """The finding with its probability; where nothing is salient, that; printable ASCII."""
-    attribution, prediction = explanation.attribution, explanation.prediction
+    """What a marked region is, or that there is none; printable ASCII.
+
+    Finding and probability are not named: they are of the whole image, and none of a region's.
+    """
+    attribution = explanation.attribution
     if display.salient(attribution).any():
-        return f"{plain(prediction.label)} {prediction.probability:.1%}"
+        return "Salient region" if contours(explanation, most=1) else "Salient region: only specks, not outlined"
     if attribution.values.max() < attribution.scale.floor:
         return "No salient region: heatmap below its floor"
     return "No salient region"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import highdicom.ko as hd
 from pydicom import Dataset
-from pydicom.uid import KeyObjectSelectionDocumentStorage
+from pydicom.uid import KeyObjectSelectionDocumentStorage, SecondaryCaptureImageStorage
 
 from dicom_node.header import referenced
 from dicom_node.results import _codes as codes
@@ -46,7 +46,9 @@ class KeyObject:
         made = [
             one
             for one in study.made
-            if one.SeriesInstanceUID not in synthetic and not chosen.isdisjoint(referenced(one))
+            if one.SOPClassUID == SecondaryCaptureImageStorage  # what a destination may refuse would dangle
+            and one.SeriesInstanceUID not in synthetic
+            and not chosen.isdisjoint(referenced(one))
         ]
         references = (*positive, *map(_reference, made))
         ds = start(study, self.name, KeyObjectSelectionDocumentStorage, *(one.sop_instance_uid for one in references))

@@ -1,8 +1,8 @@
 """The radiograph again, in grey at the source's depth, with two overlay planes that a viewer can switch off.
 
-The pixel grid is the source's. Plane 6000 holds the outlines with the finding's name, as graphics; plane 6002 the
-salient region itself, as a region of interest; without one there is no such plane. Only the disclaimer is burned in,
-because the planes can be hidden.
+The pixel grid is the source's. Plane 6000 holds the outlines with a word on what they are, as graphics; plane 6002 the
+salient region itself, as a region of interest; without one there is no such plane. Only the disclaimer and
+which image of the study it is are burned in, because the planes can be hidden.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from dicom_node.results import _codes as codes
 from dicom_node.results._context import ResultContext, StudyContext
 from dicom_node.results._header import DISCLAIMER, plain
 from dicom_node.results._image import derivation, pixel_spacing, secondary_capture
+from dicom_node.results._notes import which
 from dicom_node.results._regions import contours, headline
 from dicom_node.results._text import READABLE, font, line_height, wrap
 from explain_core import display
@@ -32,11 +33,12 @@ _BYTE = 8
 _WORD = 16
 
 
-def burned(luminance: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A copy of `luminance` with the disclaimer in white on black along its lower edge; same shape."""
+def burned(luminance: NDArray[np.float32], shown: str = "") -> NDArray[np.float32]:
+    """A copy of `luminance` with the disclaimer, and which image is shown, in white on black along its lower edge."""
     rows, columns = luminance.shape
     height = max(8, -(-rows // READABLE))
-    lines = wrap(DISCLAIMER, font(height), columns - height)
+    said = f"{DISCLAIMER}. Image: {shown}" if shown else DISCLAIMER
+    lines = wrap(said, font(height), columns - height)
     strip = Image.new("L", (columns, len(lines) * line_height(height) + height // 2))
     draw = ImageDraw.Draw(strip)
     for number, line in enumerate(lines):
@@ -50,7 +52,7 @@ def burned(luminance: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def outline_plane(explanation: Explanation) -> NDArray[np.bool_]:
-    """Outlines of the salient regions, and the finding beside the largest one; without any, only that.
+    """Outlines of the salient regions, and what they are beside the largest one; without any, only that there is none.
 
     Returns:
         bool, shape (rows, columns) of the source.
@@ -132,7 +134,7 @@ class Overlay:
     def of(self, context: ResultContext) -> Dataset:
         """The windowed radiograph on its own grid and at its own depth, with the salient regions as overlays."""
         bits = min(max(integer(context.header, "BitsStored", _WORD), _BYTE), _WORD)
-        shown = burned(context.radiograph.pixels).astype(np.float64) * ((1 << bits) - 1)
+        shown = burned(context.radiograph.pixels, which(context.header)).astype(np.float64) * ((1 << bits) - 1)
         pixels = np.rint(shown).astype(np.uint8 if bits == _BYTE else np.uint16)
         ds = secondary_capture(context, self.name, self.series, pixels)
         ds.BitsStored, ds.HighBit = bits, bits - 1

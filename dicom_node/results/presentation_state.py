@@ -19,8 +19,8 @@ from dicom_node.header import numbers
 from dicom_node.results._context import ResultContext, StudyContext
 from dicom_node.results._grey import transformations
 from dicom_node.results._header import DISCLAIMER, inherit_anatomy, plain, reference, start
-from dicom_node.results._legend import decision, identity
-from dicom_node.results._notes import warnings_of
+from dicom_node.results._legend import decision
+from dicom_node.results._notes import NOT_AN_OUTLINE, warnings_of, which
 from dicom_node.results._planar import adopt
 from dicom_node.results._regions import contours, headline
 from dicom_node.results._text import READABLE, font, line_height, wrap
@@ -118,7 +118,10 @@ def _annotations(context: ResultContext) -> list[Dataset]:
     lines = contours(context.explanation)
     outlines.GraphicLayer, text.GraphicLayer = OUTLINE_LAYER, TEXT_LAYER
     outlines.GraphicObjectSequence = [_polyline(line) for line in lines]
-    text.TextObjectSequence = [*_finding(context, lines), *_legend(context)]
+    text.TextObjectSequence = [
+        *_mark(context, lines),
+        _legend(context, NOT_AN_OUTLINE if lines else headline(context.explanation)),
+    ]
     annotations = [outlines, text] if lines else [text]
     for item in annotations:
         item.ReferencedImageSequence = [reference(context.source)]
@@ -136,8 +139,8 @@ def _polyline(line: display.Outline) -> Dataset:
     return item
 
 
-def _finding(context: ResultContext, lines: tuple[display.Outline, ...]) -> Iterator[Dataset]:
-    """The finding's name, above the largest region and anchored to its topmost point."""
+def _mark(context: ResultContext, lines: tuple[display.Outline, ...]) -> Iterator[Dataset]:
+    """What is outlined, above the largest region and anchored to its topmost point."""
     if not lines:
         return
     rows, columns = context.radiograph.pixels.shape
@@ -153,37 +156,36 @@ def _finding(context: ResultContext, lines: tuple[display.Outline, ...]) -> Iter
     yield item
 
 
-def _legend(context: ResultContext) -> Iterator[Dataset]:
-    """What else is to be said, one text a sentence, at that edge of the image where less is salient."""
+def _legend(context: ResultContext, last: str) -> Dataset:
+    """What else is to be said, and `last`, in few and full lines at that edge of the image where less is salient."""
     rows, columns = context.radiograph.pixels.shape
     height = max(_SMALLEST, -(-rows // READABLE))
+    said = ". ".join(plain(one, 256) for one in (*_sentences(context), last))
     while True:
-        margin = height // 2
-        texts = [wrap(plain(one, 1024), font(height), columns - 2 * margin) for one in _sentences(context)]
-        total = sum(map(len, texts)) * line_height(height) + 2 * margin
+        margin = height // 4
+        lines = wrap(said, font(height), columns - 2 * margin)
+        total = len(lines) * line_height(height) + 2 * margin
         if total <= rows // 2 or height <= _SMALLEST:
             break
         height -= 1
     total = min(total, rows)
     mask = display.salient(context.explanation.attribution)
     top = margin if mask[:total].sum() < mask[-total:].sum() else rows - total + margin
-    for lines in texts:
-        wide = max(font(height).getlength(line) for line in lines)
-        bottom = top + len(lines) * line_height(height)
-        box = (margin, min(top, rows), min(margin + wide, columns), min(bottom, rows))
-        yield _text("\r\n".join(lines), box)
-        top = bottom
+    wide = max(font(height).getlength(line) for line in lines)
+    bottom = min(top + len(lines) * line_height(height), rows)
+    return _text("\r\n".join(lines), (margin, top, min(margin + wide, columns), bottom))
 
 
 def _sentences(context: ResultContext) -> Iterator[str]:
+    """Few and short ones, because they cover the image: the report has the others, and these at length."""
     explanation = context.explanation
-    provenance = explanation.provenance
     yield DISCLAIMER
     yield decision(explanation.prediction)
-    yield from warnings_of(explanation.prediction, explanation.out_of_distribution)
-    if not display.salient(explanation.attribution).any():
-        yield headline(explanation)
-    yield f"{identity(provenance.model)}, method {provenance.method}"
+    for warning in warnings_of(explanation.prediction, explanation.out_of_distribution):
+        yield warning.partition(":")[0]
+    shown = which(context.header)
+    if shown:
+        yield f"Image: {shown}"
 
 
 def _text(text: str, box: tuple[float, float, float, float]) -> Dataset:

@@ -13,13 +13,12 @@ from PIL import Image
 from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from dicom_node.header import code, integer
 from dicom_node.results._context import ResultContext, StudyContext
 from dicom_node.results._encoding import compress
 from dicom_node.results._header import DISCLAIMER, plain
 from dicom_node.results._image import capture
 from dicom_node.results._legend import Sentence, decision, identity, quality, scale
-from dicom_node.results._notes import limits_of, warnings_of
+from dicom_node.results._notes import NOT_AN_OUTLINE, distance_of, emptiness, limits_of, warnings_of, which
 from dicom_node.results._patient import patient_lines
 from dicom_node.results._text import BACKGROUND, READABLE, Line, font_names, line_height, lines_of, write
 from explain_core.explanation import OutOfDistribution, Prediction
@@ -68,7 +67,7 @@ def head(study: StudyContext) -> tuple[Sentence, ...]:
     return (
         Sentence(DISCLAIMER, warning=True),
         *(Sentence(line) for line in patient),
-        Sentence(f"{model}. Made on {study.moment:%Y-%m-%d} at {study.moment:%H:%M}"),
+        Sentence(f"{model}. Made on {study.moment:%Y-%m-%d} at {study.moment:%H:%M %z}"),
     )
 
 
@@ -96,11 +95,19 @@ def body(study: StudyContext) -> tuple[Sentence, ...]:
 
 
 def pages(top: Sequence[Sentence], below: Sequence[Sentence]) -> tuple[tuple[Line, ...], ...]:
-    """Lines of each page: `top` and the number of the page on every one, `below` in order from page to page."""
+    """Lines of each page: `top` and the number of the page on every one, `below` in order from page to page.
+
+    A sentence is on one page, unless it is longer than a page.
+    """
     width, most = COLUMNS - 2 * _MARGIN, (MOST_ROWS - 2 * _MARGIN) // line_height(TEXT)
-    above, rest = lines_of(top, TEXT, width)[: most // 2], lines_of(below, TEXT, width)
+    above = lines_of(top, TEXT, width)[: most // 2]
     room = most - len(above) - 1
-    parts = [rest[first : first + room] for first in range(0, len(rest), room)] or [()]
+    parts: list[tuple[Line, ...]] = [()]
+    for sentence in below:
+        lines = lines_of([sentence], TEXT, width)
+        last = parts.pop() if not parts[-1] or len(parts[-1]) + len(lines) <= room else ()
+        whole = (*last, *lines)
+        parts += [whole[first : first + room] for first in range(0, max(1, len(whole)), room)]
     return tuple(
         (*above, *lines_of([Sentence(f"Page {number} of {len(parts)}")], TEXT, width), *part)
         for number, part in enumerate(parts, start=1)
@@ -117,34 +124,25 @@ def render(lines: Sequence[Line]) -> NDArray[np.uint8]:
 def _explained(number: int, image: ResultContext) -> Iterator[Sentence]:
     explanation = image.explanation
     yield from _decided(number, image.header, explanation.prediction, explanation.out_of_distribution)
+    empty = emptiness(explanation)
+    if empty is not None:
+        yield Sentence(f"{empty}.", warning=explanation.prediction.positive)
     yield from quality(explanation)
+    yield Sentence(f"{NOT_AN_OUTLINE}.")
     yield Sentence(f"Method {explanation.provenance.method}. {scale(explanation.attribution.scale)}.")
 
 
 def _decided(
     number: int, header: Dataset, prediction: Prediction, distance: OutOfDistribution | None
 ) -> Iterator[Sentence]:
-    yield Sentence(f"Image {number}{_which(header)}: {decision(prediction)}")
+    shown = which(header)
+    yield Sentence(f"Image {number}{f' ({shown})' if shown else ''}: {decision(prediction)}")
     for warning in warnings_of(prediction, distance):
         yield Sentence(f"{warning}.", warning=True)
     if distance is not None and not distance.far:
-        yield Sentence(
-            f"Not far from the training data: score {distance.score:.3g}, limit {distance.limit:.3g} "
-            f"({plain(distance.measure, 200)})."
-        )
+        yield Sentence(f"{distance_of(distance)}: {plain(distance.measure, 200)}.")
     for limit in limits_of(header):
         yield Sentence(f"{limit}.")
-
-
-def _which(header: Dataset) -> str:
-    """What tells an image from the others of its study."""
-    view, series, number = (
-        code(header, "ViewPosition"),
-        integer(header, "SeriesNumber", 0),
-        integer(header, "InstanceNumber", 0),
-    )
-    parts = [view, f"series {series}" if series else "", f"number {number}" if number else ""]
-    return f" ({', '.join(part for part in parts if part)})" if any(parts) else ""
 
 
 PLUGIN = ReportPage()

@@ -26,6 +26,7 @@ from dicom_node.results._encoding import compress
 from dicom_node.results._header import DISCLAIMER
 from dicom_node.results._image import derivation, pixel_shape, secondary_capture, square_pixel_spacing
 from dicom_node.results._legend import Sentence, sentences
+from dicom_node.results._notes import which
 from dicom_node.results._patient import patient_lines
 from dicom_node.results._sides import Sides, sides
 from dicom_node.results._text import (
@@ -286,14 +287,14 @@ class SecondaryCapture:
 def legend(context: ResultContext, marked: Sides | None) -> tuple[Sentence, ...]:
     """Everything that the picture of `context` says."""
     patient = patient_lines(context.header) if context.options.patient_in_image else ()
-    first, *others = sentences(context.explanation)
+    shown = which(context.header)
     return (
         Sentence(DISCLAIMER, warning=True),
-        first,
-        *others,
+        *sentences(context.explanation),
         *(Sentence(line) for line in patient),
+        *((Sentence(f"Image: {shown}"),) if shown else ()),
         *(() if marked is not None else (Sentence("Sides not stated by the source"),)),
-        Sentence(f"Made on {context.moment:%Y-%m-%d} at {context.moment:%H:%M}"),
+        Sentence(f"Made on {context.moment:%Y-%m-%d} at {context.moment:%H:%M %z}"),
     )
 
 

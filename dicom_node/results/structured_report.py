@@ -24,7 +24,7 @@ from dicom_node.results import _codes as codes
 from dicom_node.results._context import Answer, AssessedImage, ResultContext, SourceReference, StudyContext
 from dicom_node.results._header import DISCLAIMER, by_study, plain, start
 from dicom_node.results._measurements import groups
-from dicom_node.results._notes import limits_of, warnings_of
+from dicom_node.results._notes import NOT_AN_OUTLINE, emptiness, limits_of, warnings_of
 from dicom_node.results._observer import device_observer
 
 _CONTAINS = hd.RelationshipTypeValues.CONTAINS
@@ -135,7 +135,9 @@ def _of_explained(image: ResultContext) -> Iterator[hd.ContentItem]:
     ):
         if holds is not None:
             yield _code(name, codes.YES if holds else codes.NO, of)
-    for sentence in (*warnings_of(prediction, distance), *limits_of(image.header)):
+    empty = emptiness(explanation)
+    about_map = (empty,) if empty is not None else (NOT_AN_OUTLINE,)
+    for sentence in (*warnings_of(prediction, distance), *about_map, *limits_of(image.header)):
         yield _text(codes.COMMENT, f"{sentence}.", of)
 
 

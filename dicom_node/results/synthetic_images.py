@@ -10,7 +10,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -26,6 +26,7 @@ from dicom_node.results._encoding import compress
 from dicom_node.results._header import DISCLAIMER, plain
 from dicom_node.results._image import derivation, pixel_shape, secondary_capture
 from dicom_node.results._legend import Sentence
+from dicom_node.results._notes import which
 from dicom_node.results._text import BACKGROUND, READABLE, TEXT, font, line_height, lines_of, write
 from explain_core import display
 from explain_core.explanation import Counterfactual, Explanation, HeatmapScale
@@ -103,7 +104,7 @@ class SyntheticImages:
 
     def of(self, image: ResultContext) -> tuple[Dataset, ...]:
         """Original, similar, adversarial and difference of one image."""
-        found = frames(image.explanation)
+        found = frames(image.explanation, which(image.header))
         place = layout(found, pixel_shape(image.header))
         scale = image.explanation.attribution.scale
         first = len(found) * (image.number - 1) + 1
@@ -127,8 +128,12 @@ class SyntheticImages:
         return ds
 
 
-def frames(explanation: Explanation) -> tuple[Frame, ...]:
+def frames(explanation: Explanation, shown: str = "") -> tuple[Frame, ...]:
     """The four images of an explanation, in their order.
+
+    Args:
+        explanation: with generated images.
+        shown: which image of the study is explained, for the banners; "" where nothing tells it from others.
 
     Raises:
         ValueError: the method makes no synthetic images.
@@ -147,7 +152,7 @@ def frames(explanation: Explanation) -> tuple[Frame, ...]:
     by = plain(f"{model.name} {model.version}")
     kept = "decision kept" if explanation.similar_kept else "decision NOT kept"
     crossed = "decision changed" if explanation.decision_changed else "decision NOT changed"
-    return (
+    made = (
         Frame(
             role="original",
             picture=_grey(seen),
@@ -161,6 +166,8 @@ def frames(explanation: Explanation) -> tuple[Frame, ...]:
         _generated(adversarial, 3, f"{asked.format(adversarial.probability)}, {crossed}", by, rest),
         _difference(similar, adversarial, explanation.attribution.scale, rest),
     )
+    named = f". Image: {shown}" if shown else ""
+    return tuple(replace(one, banner=replace(one.banner, text=f"{one.banner.text}{named}")) for one in made)
 
 
 def layout(found: Sequence[Frame], pixel: tuple[float, float]) -> Layout:
@@ -247,7 +254,9 @@ def _difference(
         banner=Sentence(BANNER, warning=True),
         text=(
             Sentence(f"4 of 4, |similar - adversarial|: {outcome}"),
-            Sentence(f"Colour: {plain(scale.unit)}, from {scale.floor:.3g} on; of one pair, not the averaged heatmap"),
+            Sentence(
+                f"Colour: |x_s - x_a| of this pair, from {scale.floor:.3g} on; not the heatmap, which is averaged"
+            ),
             *rest,
         ),
         derivation=f"SYNTHETIC: |similar - adversarial| of two generated images in false colour. {outcome}.",

@@ -1,7 +1,11 @@
 """The distance from the training images."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional
 
 from explain_core.outlier import OutlierModel, OutlierTest
 
@@ -17,6 +21,13 @@ def bodies(count, seed, shape=(60, 50)):
         image = 0.4 + 0.5 * y - 0.5 * fields + 0.02 * generator.standard_normal(shape)
         images.append(np.clip(image, 0, 1).astype(np.float32))
     return images
+
+
+def _without_contrast(model):
+    """The same model with one feature that counts for nothing: the one before the last."""
+    spread = model.spread.copy()
+    spread[-2] = 1e9
+    return replace(model, spread=spread)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +60,8 @@ def test_what_is_no_such_image_is_far(model, limit, spoil):
 def test_far_along_a_component_is_far_though_nothing_is_left_over(model):
     along = (model.mean + 8 * model.spread[0] * model.components[0]).reshape(16, 16)
     nearer = (model.mean + 0.5 * model.spread[0] * model.components[0]).reshape(16, 16)
-    assert model.score(along) ** 2 - model.score(nearer) ** 2 == pytest.approx(8**2 - 0.5**2, rel=0.1)
+    scores = [_without_contrast(model).score(image) for image in (along, nearer)]
+    assert scores[0] ** 2 - scores[1] ** 2 == pytest.approx(8**2 - 0.5**2, rel=0.1)
 
 
 def test_fine_noise_is_seen_though_the_small_grid_loses_it(model):
@@ -57,6 +69,23 @@ def test_fine_noise_is_seen_though_the_small_grid_loses_it(model):
     checks = np.indices(image.shape).sum(axis=0) % 2 * 0.4 - 0.2
     noisy = np.clip(image + checks, 0, 1).astype(np.float32)
     assert model.score(noisy) > 3 * model.score(image)
+
+
+@pytest.mark.parametrize("side", [480, 1200])
+def test_contrast_tells_noise_and_shuffled_pixels_that_average_out_to_grey(model, limit, side):
+    generator = np.random.default_rng(0)
+    noise = generator.random((side, side), np.float32)
+    shuffled = generator.permuted(bodies(1, 7, (side, side))[0].ravel()).reshape(side, side)
+    for film in (noise, shuffled):
+        small = functional.interpolate(torch.from_numpy(film)[None, None], (60, 60), mode="bilinear", antialias=True)
+        seen = small[0, 0].numpy()
+        assert model.score(seen) > max(limit, 1.5 * _without_contrast(model).score(seen))
+
+
+def test_contrast_of_the_small_grid_counts_as_one_feature(model):
+    image = bodies(1, 8, (16, 16))[0]
+    away = (np.log(image.std() + 1e-4) - model.centre[-2]) / model.spread[-2]
+    assert model.score(image) ** 2 - _without_contrast(model).score(image) ** 2 == pytest.approx(away**2, rel=1e-3)
 
 
 def test_other_shapes_of_the_same_scene_are_near(model, limit):

@@ -10,6 +10,7 @@ from working import STUDY, at, delivery, instance, study, task
 from dicom_node.demo import sample
 from dicom_node.ledger import Ledger
 from dicom_node.model import DeliveryState, StudyState
+from dicom_node.rule_types import result_names
 
 LIGHT = ("scp", "dispatch", "sender", "scu", "conformance", "ledger", "spool", "rules", "app", "cli", "demo")
 
@@ -41,6 +42,28 @@ def test_explain_writes_objects_and_previews_of_the_real_radiograph(tmp_path):
     assert len(study["objects"]) == 3
     assert all(Path(path).stat().st_size > 10_000 for path in study["previews"])
     assert len(study["previews"]) == 3
+
+
+def test_explain_makes_every_object_that_there_is(tmp_path):
+    done = run("explain", sample(), "--out", tmp_path, "--objects", "all", "--json")
+    (study,) = json.loads(done.stdout)["studies"]
+    kinds = {Path(path).name.rsplit("-", 1)[0] for path in study["objects"]}
+    assert kinds == {*result_names()} - {"parametric_map"}, "the sample has no plane geometry"
+    assert len(study["previews"]) == len(study["objects"]) - 1, "of all but the key object"
+    (image,) = study["images"]
+    assert image["explained"] is True
+
+
+def test_explain_names_decisions_that_it_does_not_explain_and_objects_that_there_are_not(tmp_path, shared_data):
+    config = tmp_path / "node.toml"
+    config.write_text('[results]\nexplain = "positives"\n')
+    negative = shared_data / "dicom" / "siim_one" / "siim_cr_jpegbaseline.dcm"
+    done = run("explain", negative, "--out", tmp_path / "out", "--config", config, "--json")
+    (study,) = json.loads(done.stdout)["studies"]
+    assert [(one["explained"], one["positive"]) for one in study["images"]] == [(False, False)]
+    assert [Path(path).name.rsplit("-", 1)[0] for path in study["objects"]] == ["structured_report"]
+    wrong = run("explain", negative, "--out", tmp_path / "no", "--objects", "hologram", expect=2)
+    assert "no such result object; there is: key_object" in wrong.stderr
 
 
 def test_explain_says_what_it_cannot_read_and_why_it_leaves_things_out(tmp_path, shared_data):

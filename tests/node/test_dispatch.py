@@ -159,7 +159,7 @@ def test_a_study_that_no_rule_takes_is_answered_with_the_reason(node):
     here.receive(1, BodyPartExamined="HAND")
     here.dispatcher.step(at(15))
     assert (here.only_task.route, here.only_task.selected) == ("", ())
-    assert here.only_task.reason == "the body part is not stated to be the chest"
+    assert here.only_task.reason == "its Body Part Examined does not say chest"
 
 
 def test_a_file_that_cannot_be_read_is_answered_too(node):
@@ -215,7 +215,7 @@ def test_a_late_lateral_view_does_not_unsay_what_was_said(node):
     here.receive(2, 100, ViewPosition="LL")
     here.dispatcher.step(at(115))
     assert len(here.ledger.tasks(STUDY)) == 1
-    assert here.state == (StudyState.IGNORED, "late images: a lateral view")
+    assert here.state == (StudyState.IGNORED, "late images: it is a lateral view")
 
 
 def decision(routes=None, ignored=None, passed_over=()):
@@ -235,7 +235,7 @@ def test_every_route_is_a_task_with_an_identifier_of_its_own():
 
 def test_the_same_reason_is_not_reported_twice_but_a_new_one_is():
     revision = study(instance(1))
-    lateral = decision(ignored={instance(1).sop_instance_uid: "a lateral view"})
+    lateral = decision(ignored={instance(1).sop_instance_uid: "it is a lateral view"})
     (report,) = plan(revision, lateral, [], at(9)).tasks
     late = study(instance(2), revision=2)
     assert plan(late, lateral, [report], at(99)).tasks == ()

@@ -52,20 +52,16 @@ def test_odd_sources(name, tmp_path):
     assert errors_of(ds, tmp_path) == []
 
 
-def test_it_selects_the_image_and_our_objects_on_it():
+def test_it_selects_the_image_and_our_pictures_of_it():
+    """Nothing of a SOP Class that the destination may refuse: the selection would point to nowhere."""
     context = context_of(film())
     (ds,), made = selection(context, builders=(OVERLAY, REPORT, SEGMENTATION))
     ds = reread(ds)
-    overlay, report, segmentation = made
-    assert selected(ds) == {
-        "1.2.3.4.1": "IMAGE",
-        overlay.SOPInstanceUID: "IMAGE",
-        report.SOPInstanceUID: "COMPOSITE",
-        segmentation.SOPInstanceUID: "IMAGE",
-    }
+    overlay, _, _ = made
+    assert selected(ds) == {"1.2.3.4.1": "IMAGE", overlay.SOPInstanceUID: "IMAGE"}
     assert evidence(ds) == {
         ("1.2.3.4.3", "1.2.3.4.2", "1.2.3.4.1"),
-        *((one.StudyInstanceUID, one.SeriesInstanceUID, one.SOPInstanceUID) for one in made),
+        (overlay.StudyInstanceUID, overlay.SeriesInstanceUID, overlay.SOPInstanceUID),
     }
     assert ds.ConceptNameCodeSequence[0].CodeValue == codes.OF_INTEREST.value
     assert (ds.Modality, ds.SeriesNumber, ds.ContentTemplateSequence[0].TemplateIdentifier) == ("KO", 9909, "2010")
@@ -75,8 +71,8 @@ def test_a_negative_image_and_what_is_about_it_alone_are_left_out():
     positive = context_of(film())
     negative = context_of(film(SOPInstanceUID="1.2.3.4.9"), explainer=NEVER, number=2)
     (ds,), made = selection(positive, negative)
-    of_positive, of_negative, report = made
-    assert set(selected(ds)) == {"1.2.3.4.1", of_positive.SOPInstanceUID, report.SOPInstanceUID}
+    of_positive, of_negative, _ = made
+    assert set(selected(ds)) == {"1.2.3.4.1", of_positive.SOPInstanceUID}
     assert of_negative.SOPInstanceUID not in {uid for _, _, uid in evidence(ds)}
 
 

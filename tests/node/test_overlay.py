@@ -62,6 +62,17 @@ def test_disclaimer_is_burned_in():
     assert not changed[:-40].any()
 
 
+def test_which_image_it_is_is_burned_in_and_in_no_plane():
+    context = context_of(film())
+    numbered = replace(context, header=context_of(film(SeriesNumber="2", InstanceNumber="7")).header)
+    bare = replace(context, header=context_of(film(SeriesNumber=None, InstanceNumber=None, ViewPosition=None)).header)
+    one, other, none = (built(PLUGIN, each) for each in (context, numbered, bare))
+    for first, second in ((one, other), (one, none)):
+        assert (first.pixel_array != second.pixel_array)[-40:].any()
+        assert np.array_equal(first.pixel_array[:-40], second.pixel_array[:-40])
+        assert np.array_equal(planes(first), planes(second))
+
+
 def test_source_is_shown_where_it_was():
     ds = built(PLUGIN, film(PixelSpacing=["0.2", "0.3"]))
     assert (ds.Rows, ds.Columns, list(ds.PixelSpacing)) == (240, 200, [0.2, 0.3])
@@ -94,7 +105,7 @@ def test_first_plane_is_the_outline_and_second_the_region():
     assert np.array_equal(region, display.salient(context.explanation.attribution))
     assert [ds[group, 0x0040].value for group in (OUTLINE, REGION)] == ["G", "R"]
     assert [ds[group, 0x1500].value for group in (OUTLINE, REGION)] == ["Salient region outline", "Salient region"]
-    assert ds[OUTLINE, 0x0022].value == "Lung opacity 72.7%"
+    assert ds[OUTLINE, 0x0022].value == "Salient region", "the probability is of the image, not of the region"
     assert ds[REGION, 0x0022].value.startswith("Heatmap >= 0.08")
 
 
@@ -107,7 +118,7 @@ def test_outline_follows_the_border():
         distances = np.abs(centres[:, np.newaxis] - edges)
         assert distances.min(axis=1).max() <= 1.5  # the line is 2 pixels wide
         assert distances.min(axis=0).max() <= 0.5
-    assert outline[80:95, 60:150].any()  # the finding, above
+    assert outline[80:95, 60:150].any()  # the words, above
 
 
 def test_statistics_are_those_of_the_pixels_in_the_region():

@@ -117,10 +117,10 @@ def test_images_that_the_rules_pass_by_are_in_the_report_with_the_reason():
     rules = Settings(rules=DEFAULT_RULES).rules
     result = explain(pa, lateral, other, selected=[SOPInstanceUID("1.2.3.4.1.1")], rules=rules)
     (refused,) = result.analysis.refused
-    assert (refused.reason, refused.code) == ("a lateral view", Reason.RULES)
+    assert (refused.reason, refused.code) == ("it is a lateral view", Reason.VIEW)
     assert [source.sop_instance_uid for source in refused.sources] == ["1.2.3.4.1.2"], "film 3 is another task's"
     (report,) = result.of("structured_report")
-    assert "Not analysed because a lateral view." in texts(report)
+    assert "Not analysed because it is a lateral view." in texts(report)
     assert result.analysis.reason is None, "every image that was chosen was explained"
 
 
@@ -178,6 +178,51 @@ def test_report_is_never_left_out_when_there_is_no_picture():
     assert [ds.SOPClassUID for ds in explain(film(), explainer=NEGATIVE, options=options).datasets] == [SR]
     assert [ds.SOPClassUID for ds in explain(film(ViewPosition="LL"), options=options).datasets] == [SR]
     assert [ds.SOPClassUID for ds in explain(film(), options=options).datasets] == [SC]
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "parametric_map", "key_object"])
+def test_report_goes_out_when_nothing_that_was_asked_for_can_be_made(kind):
+    smooth = np.rint(np.linspace(0.1, 0.6, 240)[:, np.newaxis].repeat(200, axis=1) * 4095)
+    result = explain(
+        synthetic(smooth, WindowCenter="2048", WindowWidth="4096"), options=replace(OPTIONS, objects=(kind,))
+    )
+    assert [ds.SOPClassUID for ds in result.datasets] == [SR]
+
+
+def test_a_builder_that_fails_takes_nothing_else_with_it(monkeypatch, caplog):
+    class Broken:
+        name, series, fallback, sop_class_uids = "segmentation", 5, "overlay", ("1.2",)
+
+        def refuses(self, _):
+            return None
+
+        def build(self, _):
+            raise ValueError("Canary^Bird")
+
+    monkeypatch.setattr("dicom_node.results.segmentation.PLUGIN", Broken())
+    options = replace(OPTIONS, objects=("secondary_capture", "segmentation", "structured_report"))
+    result = explain(film(), options=options)
+    assert [ds.SOPClassUID for ds in result.datasets] == [SC, SR]
+    said = texts(result.datasets[-1])
+    assert "No segmentation was made because building it failed (ValueError)." in said
+    assert "Canary" not in caplog.text + str(said)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"ViewPosition": "LL"}, Reason.VIEW),
+        ({"BodyPartExamined": "HAND"}, Reason.BODY_PART),
+        ({"Modality": "CT", "SOPClassUID": CTImageStorage}, Reason.MODALITY),
+        ({"PresentationIntentType": "FOR PROCESSING"}, Reason.RAW),
+        ({"BodyPartExamined": None}, Reason.RULES),
+    ],
+)
+def test_the_reason_of_the_rules_has_the_code_of_what_is_the_matter(changes, code):
+    rules = Settings(rules=DEFAULT_RULES).rules
+    result = explain(film(1, **changes), film(2, **changes), selected=[], rules=rules)
+    assert [refused.code for refused in result.analysis.refused] == [code, code]
+    assert all(len(refused.sources) == 1 for refused in result.analysis.refused)
 
 
 def test_stand_ins_are_made_with_the_objects_they_stand_in_for():
@@ -318,9 +363,9 @@ def test_report_without_a_model():
     task = task_for(study)
     (report,) = answer(pipeline.not_analysed(task, study, read, "the model is missing", Reason.FAILED)).datasets
     assert "DeviceUID" not in report
-    assert report.SeriesDescription == "Explanation - NOT FOR DIAGNOSIS"
+    assert report.SeriesDescription == "NOT FOR DIAGNOSIS - AI structured report - no model"
     (named,) = answer(pipeline.not_analysed(task, study, read, "x", Reason.FAILED, model=TOY_MODEL)).datasets
-    assert named.SeriesDescription == "toy 0.0.1 - NOT FOR DIAGNOSIS"
+    assert named.SeriesDescription == "NOT FOR DIAGNOSIS - AI structured report - toy 0.0.1"
 
 
 def test_twice_is_once():

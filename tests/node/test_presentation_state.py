@@ -16,7 +16,10 @@ from readers import polygon, polylines, region_of
 from dicom_node import pixels
 from dicom_node.results import SourceReference
 from dicom_node.results._grey import transformations
+from dicom_node.results._header import DISCLAIMER
+from dicom_node.results._notes import NOT_AN_OUTLINE, warnings_of
 from dicom_node.results._regions import MOST_POINTS, contours
+from dicom_node.results._text import READABLE, font, line_height
 from dicom_node.results.presentation_state import PLUGIN
 from explain_core import display
 from explain_core.display import salient
@@ -110,6 +113,9 @@ def test_without_a_salient_region_there_is_text_alone(tmp_path):
     assert polylines(ds) == []
     assert [layer.GraphicLayer for layer in ds.GraphicLayerSequence] == ["TEXT"]
     assert "No salient region" in said_in(ds)
+    assert NOT_AN_OUTLINE not in said_in(ds)
+    speck = marked(context_of(film(np.rint(phantom(1200, 1000) * 4095))), box((1200, 1000), (50, 60), (50, 60)))
+    assert said_in(built(PLUGIN, speck)).endswith("Salient region: only specks, not outlined")
     assert errors_of(ds, tmp_path) == []
 
 
@@ -120,13 +126,49 @@ def test_text_says_what_is_to_be_known():
     explainer = ToyExplainer(roughness_limit=0.0001, margin=0.9)
     ds = built(PLUGIN, film(), explainer=explainer)
     said = said_in(ds)
-    for part in ("Lung opacity 72.7%", "called present (threshold 50.0%)", "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"):
+    for part in ("Lung opacity: 72.7%, ", "called present (threshold 50.0%)", "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"):
         assert part in said
-    for part in ("Near the threshold", "Far from the training data", "Model toy 0.0.1"):
+    for part in ("Near the threshold (within 90.0 points). ", "Far from the training data. ", NOT_AN_OUTLINE):
         assert part in said
+    prediction = context_of(film(), explainer=explainer).explanation.prediction
+    assert "".join(warnings_of(prediction, None)).startswith("Near the threshold (within 90.0 points): ")
+    assert "Model" not in said
     calm = said_in(built(PLUGIN, film(), explainer=ToyExplainer(roughness_limit=1.0, margin=0.0)))
     assert "Near the threshold" not in calm
     assert "Far from" not in calm
+
+
+def test_the_probability_is_not_pinned_to_a_region():
+    ds = built(PLUGIN, film())
+    (pinned,) = [item.UnformattedTextValue for item in texts(ds) if "AnchorPoint" in item]
+    assert pinned == ds.ContentDescription == "Salient region"
+    assert said_in(ds).count("72.7%") == 1
+
+
+def test_text_says_which_image_it_is_over():
+    assert "Image: PA, series 2, number 3. " in said_in(built(PLUGIN, film(SeriesNumber="2", InstanceNumber="3")))
+    unnamed = built(PLUGIN, film(SeriesNumber=None, InstanceNumber=None, ViewPosition=None))
+    assert "Image:" not in said_in(unnamed)
+
+
+@pytest.mark.parametrize(
+    ("explainer", "lines"),
+    [
+        (ToyExplainer(), 4),
+        (ToyExplainer(margin=0.9), 4),
+        (ToyExplainer(margin=0.9, roughness_limit=0.0001), 5),
+    ],
+)
+def test_text_covers_little_of_a_radiograph(explainer, lines):
+    context = context_of(dcmread(real("RG1_UNCR.dcm")), explainer=explainer)
+    rows = context.radiograph.pixels.shape[0]
+    (legend,) = [item for item in texts(built(PLUGIN, context)) if DISCLAIMER in item.UnformattedTextValue]
+    written = legend.UnformattedTextValue.split("\r\n")
+    height = -(-rows // READABLE)
+    box = (*legend.BoundingBoxTopLeftHandCorner, *legend.BoundingBoxBottomRightHandCorner)
+    assert len(written) <= lines
+    assert box[3] - box[1] == len(written) * line_height(height) <= rows * lines / 24
+    assert max(font(height).getlength(line) for line in written) <= box[2] - box[0]
 
 
 def test_text_is_ascii():
@@ -146,7 +188,7 @@ def test_text_stays_within_the_image(shape, where):
     explainer = ToyExplainer(roughness_limit=0.0001, margin=0.9)
     context = context_of(film(np.rint(phantom(*shape) * 4095)), explainer=explainer)
     found = texts(built(PLUGIN, marked(context, region)))
-    assert len(found) >= 5
+    assert len(found) == 1 + (where == "everywhere" or rows < 1000), "a speck is not outlined"
     for item in found:
         left, top, right, bottom = (*item.BoundingBoxTopLeftHandCorner, *item.BoundingBoxBottomRightHandCorner)
         assert 0 <= left < right <= columns

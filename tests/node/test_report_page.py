@@ -1,9 +1,15 @@
 """The report as pictures: everything that the structured report says in words, page by page."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from contexts import assessed_of, context_of, errors_of, film, refused_study, source_of, study_context
 from pydicom import Dataset
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import EncapsulatedPDFStorage, JPEGLSLossless
 from radiographs import encode, reread
 
@@ -11,6 +17,7 @@ from dicom_node.errors import Reason
 from dicom_node.results import Refusal, ResultOptions, SourceReference
 from dicom_node.results._header import DISCLAIMER
 from dicom_node.results._legend import Sentence
+from dicom_node.results._notes import NOT_AN_OUTLINE, which
 from dicom_node.results._text import BACKGROUND, READABLE, TEXT, WARNING, font, line_height
 from dicom_node.results.report_page import COLUMNS, MOST_ROWS, PLUGIN, body, head, pages, render
 from dicom_node.results.report_page import TEXT as HEIGHT
@@ -52,11 +59,12 @@ def test_it_says_what_the_structured_report_says():
     text = " / ".join(sentence.text for sentence in body(everything()))
     for part in (
         "Image 1 (PA): Lung opacity: 72.7%, called present (threshold 50.0%)",
-        "Near the threshold: within 90.0 points of it",
+        "Near the threshold (within 90.0 points): a small shift or turn of the image may change the decision.",
         "Far from the training data: score 0.0",
         "Similar image: 72.7%, keeps the decision",
         "Adversarial image:",
         "Deletion score",
+        f"{NOT_AN_OUTLINE}.",
         "Method toy_excess. Colour: |x_s - x_a|",
         "Image 2 (AP, series 2, number 3): Lung opacity: 72.7%, not called (threshold 95.0%)",
         "Not explained",
@@ -66,6 +74,46 @@ def test_it_says_what_the_structured_report_says():
     ):
         assert part in text
     assert "no finding" not in text
+
+
+def test_the_distance_is_no_assurance():
+    study = study_context(context_of(film(), explainer=ToyExplainer(roughness_limit=0.5)))
+    (distance,) = [sentence for sentence in body(study) if "training data" in sentence.text]
+    assert re.match(r"Distance from the training data 0\.0\d+ \(limit 0\.5\): mean difference of", distance.text)
+    assert not distance.warning
+
+
+@pytest.mark.parametrize(("value", "name"), [(0.0, "floor"), (0.05, "salient value"), (0.25, None)])
+@pytest.mark.parametrize("threshold", [0.5, 0.95])
+def test_an_empty_heatmap_is_told(value, name, threshold):
+    context = context_of(film(), explainer=ToyExplainer(threshold=threshold))
+    explanation = context.explanation
+    values = np.full_like(explanation.attribution.values, value)
+    explanation = replace(explanation, attribution=replace(explanation.attribution, values=values))
+    told = [one for one in body(study_context(replace(context, explanation=explanation))) if "empty" in one.text]
+    if name is None:
+        assert told == []
+    else:
+        text = f"Heatmap empty: nothing reaches its {name}; the method does not show what this decision rests on."
+        assert told == [Sentence(text, warning=threshold == 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"SeriesNumber": "2", "InstanceNumber": "1"}, "PA, series 2, number 1"),
+        ({"ViewPosition": None, "SeriesNumber": "2", "InstanceNumber": None}, "series 2"),
+        ({"ViewPosition": "p\u00e4\\x", "SeriesNumber": "x", "InstanceNumber": "7"}, "P, number 7"),
+        ({"ViewPosition": None, "SeriesNumber": None, "InstanceNumber": None}, ""),
+    ],
+)
+def test_an_image_is_told_from_the_others_as_far_as_it_says(changes, expected):
+    header = context_of(film()).header
+    for keyword, value in changes.items():
+        vr = dictionary_VR(keyword)
+        raw = (value or "").encode("latin-1")
+        header[Tag(keyword)] = RawDataElement(Tag(keyword), vr, len(raw), raw, 0, False, True)
+    assert which(header) == expected
 
 
 def test_warnings_and_refusals_are_to_be_noticed():
@@ -93,6 +141,23 @@ def test_the_head_is_on_every_page_and_nothing_is_lost():
         assert f"Page {number} of {len(made)}" in text
     words = " ".join(line.text for lines in made for line in lines)
     assert all(f"number {n} of" in words for n in range(60))
+
+
+def test_no_sentence_is_on_two_pages():
+    below = [Sentence(f"begin{n} {'word ' * (20 + 13 * n % 60)} end{n}.") for n in range(30)]
+    made = pages(head(everything()), below)
+    assert len(made) > 3
+    texts = [lines_of_page(lines) for lines in made]
+    for n in range(30):
+        assert [f"begin{n} " in text for text in texts] == [f"end{n}." in text for text in texts]
+        assert sum(f"begin{n} " in text for text in texts) == 1
+
+
+def test_a_sentence_longer_than_a_page_is_kept_whole():
+    below = [Sentence("first."), Sentence(" ".join(f"w{n}." for n in range(1000))), Sentence("last.")]
+    words = " ".join(line.text for lines in pages((), below) for line in lines).split()
+    kept = [word for word in words if word[-1] == "."]
+    assert kept == ["first.", *(f"w{n}." for n in range(1000)), "last."]
 
 
 @pytest.mark.parametrize("sentences", [0, 1, 17, 60])

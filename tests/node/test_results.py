@@ -13,6 +13,7 @@ import sys
 from dataclasses import replace
 from datetime import timedelta, timezone
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -315,7 +316,7 @@ def test_who_made_it():
         ds = reread(made)
         assert (ds.Manufacturer, ds.ManufacturerModelName, ds.StationName) == ("Us", "opacity", "XAI1")
         assert list(ds.SoftwareVersions) == ["9.8", "model 1.2"]
-        assert ds.SeriesDescription.endswith("NOT FOR DIAGNOSIS")
+        assert "NOT FOR DIAGNOSIS" in ds.SeriesDescription
         assert ds.ContentQualification == "RESEARCH"
         acquisition, *_, processing = ds.ContributingEquipmentSequence
         assert acquisition.PurposeOfReferenceCodeSequence[0].CodeValue == "109101"
@@ -333,7 +334,7 @@ def test_long_model_name_still_warns():
     )
     ds = built(REPORT, context_of(film(), explainer=ToyExplainer(identity=model)))
     assert len(ds.SeriesDescription) <= 64
-    assert ds.SeriesDescription.endswith(" - NOT FOR DIAGNOSIS")
+    assert ds.SeriesDescription.startswith("NOT FOR DIAGNOSIS - AI structured report - a model with")
 
 
 def test_own_text_is_ascii():
@@ -363,6 +364,15 @@ def test_local_time(changes, options, expected):
     ds = built(REPORT, context_of(film(**changes), options=options))
     assert (ds.ContentDate, ds.ContentTime) == expected[:2]
     assert ds.ContributingEquipmentSequence[-1].ContributionDateTime.endswith(expected[2])
+
+
+def test_a_site_with_a_time_zone_states_it_where_the_source_does_not():
+    berlin = ResultOptions(timezone=ZoneInfo("Europe/Berlin"))
+    stated = built(REPORT, context_of(film(), options=berlin))
+    assert (stated.TimezoneOffsetFromUTC, stated.ContentTime) == ("+0200", "090809.123456")
+    source = built(REPORT, context_of(film(TimezoneOffsetFromUTC="-0800"), options=berlin))
+    assert (source.TimezoneOffsetFromUTC, source.ContentTime) == ("-0800", "230809.123456")
+    assert "TimezoneOffsetFromUTC" not in built(REPORT, context_of(film()))
 
 
 @pytest.mark.parametrize(
@@ -439,7 +449,7 @@ def test_what_changes_a_result_changes_its_uid(what):
     for kind in ("overlay", "structured_report"):
         assert context.sop_instance_uid(kind) != other.sop_instance_uid(kind)
         same_series = context.series_instance_uid(kind) == other.series_instance_uid(kind)
-        assert same_series == (what != "model")
+        assert same_series == (what not in {"model", "site"}), "a series has one manufacturer, number and description"
 
 
 def test_noise_in_the_last_bits_is_the_same_object():

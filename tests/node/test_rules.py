@@ -50,6 +50,7 @@ def custom(tmp_path, text):
         {"ViewPosition": None, "ViewCodeSequence": code("399348003")},
         {"ViewPosition": None, "PatientOrientation": ["L", "F"]},
         {"Modality": "DX"},
+        {"BodyPartExamined": "THORAX"},
         {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"},  # Secondary Capture that says Modality CR
         {"NumberOfFrames": "1"},
     ],
@@ -67,19 +68,19 @@ def test_frontal_chest_radiographs_are_explained(changes):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"ViewPosition": "LL"}, "a lateral view"),
-        ({"ViewPosition": "LATERAL"}, "a lateral view"),
-        ({"ViewPosition": "RLO"}, "a view that is neither PA nor AP"),
-        ({"ViewPosition": None, "ViewCodeSequence": code("R-10236")}, "a lateral view"),
-        ({"ViewPosition": None, "ViewCodeSequence": code("399184004")}, "a view that is neither PA nor AP"),
-        ({"ViewPosition": None, "PatientOrientation": ["P", "F"]}, "a lateral view"),
-        ({"BodyPartExamined": "HAND"}, "the body part is not stated to be the chest"),
-        ({"BodyPartExamined": None}, "the body part is not stated to be the chest"),
-        ({"Modality": "CT", "SOPClassUID": CT}, "not a radiograph (CR or DX)"),
-        ({"Modality": None}, "not a radiograph (CR or DX)"),
-        ({"PresentationIntentType": "FOR PROCESSING"}, "a raw image for processing, not for presentation"),
-        ({"NumberOfFrames": "2"}, "an image of several frames"),
-        ({"NumberOfFrames": "10"}, "an image of several frames"),
+        ({"ViewPosition": "LL"}, "it is a lateral view"),
+        ({"ViewPosition": "LATERAL"}, "it is a lateral view"),
+        ({"ViewPosition": "RLO"}, "it is neither a PA nor an AP view"),
+        ({"ViewPosition": None, "ViewCodeSequence": code("R-10236")}, "it is a lateral view"),
+        ({"ViewPosition": None, "ViewCodeSequence": code("399184004")}, "it is neither a PA nor an AP view"),
+        ({"ViewPosition": None, "PatientOrientation": ["P", "F"]}, "it is a lateral view"),
+        ({"BodyPartExamined": "HAND"}, "its Body Part Examined does not say chest"),
+        ({"BodyPartExamined": None}, "its Body Part Examined does not say chest"),
+        ({"Modality": "CT", "SOPClassUID": CT}, "it is not a radiograph (CR or DX)"),
+        ({"Modality": None}, "it is not a radiograph (CR or DX)"),
+        ({"PresentationIntentType": "FOR PROCESSING"}, "it is a raw image for processing, not for presentation"),
+        ({"NumberOfFrames": "2"}, "it has several frames"),
+        ({"NumberOfFrames": "10"}, "it has several frames"),
     ],
 )
 def test_everything_else_is_ignored_with_a_plain_reason(changes, reason):
@@ -131,7 +132,7 @@ def test_a_study_keeps_routes_and_reasons_apart():
     images = [("1.1", frontal, "A"), ("1.2", lateral, "A"), ("1.3", report, "A"), ("1.4", frontal, "A")]
     study = decide_study(images, DEFAULTS)
     assert {route.name: uids for route, uids in study.routes.items()} == {"chest-frontal": ("1.1", "1.4")}
-    assert study.ignored == {"1.2": "a lateral view"}
+    assert study.ignored == {"1.2": "it is a lateral view"}
     assert study.passed_over == ("1.3",)
     assert not study.silent
     assert study.reason is None
@@ -139,9 +140,9 @@ def test_a_study_keeps_routes_and_reasons_apart():
 
 def test_a_study_without_a_usable_image_says_why():
     lateral, hand = chest(ViewPosition="LL"), chest(BodyPartExamined="HAND")
-    assert decide_study([("1.1", lateral, "A")], DEFAULTS).reason == "a lateral view"
+    assert decide_study([("1.1", lateral, "A")], DEFAULTS).reason == "it is a lateral view"
     assert decide_study([("1.1", lateral, "A"), ("1.2", hand, "A"), ("1.3", lateral, "A")], DEFAULTS).reason == (
-        "a lateral view (2); the body part is not stated to be the chest (1)"
+        "it is a lateral view (2); its Body Part Examined does not say chest (1)"
     )
 
 

@@ -24,6 +24,7 @@ from dicom_node.results import ResultOptions
 from dicom_node.results import _fonts as fonts
 from dicom_node.results._header import DISCLAIMER
 from dicom_node.results._legend import Sentence
+from dicom_node.results._notes import NOT_AN_OUTLINE, warnings_of
 from dicom_node.results._sides import Sides, sides
 from dicom_node.results._text import BACKGROUND, READABLE, TEXT, WARNING, font, line_height
 from dicom_node.results.secondary_capture import OUTLINE, PLUGIN, labels, layout, legend, picture_shape, render
@@ -151,11 +152,12 @@ def test_legend_says_what_it_must():
         "Lung opacity: 72.7%, called present (threshold 50.0%)",
         "|x_s - x_a|, fraction of full luminance; none below 0.02, outlined from 0.08, full scale 0.25",
         "Deletion score 0.",
+        NOT_AN_OUTLINE,
         "Model toy 0.0.1 (70f00000), method toy_excess",
         "Made on 2024-05-06 at 07:08",
     ):
         assert part in text
-    for absent in ("Near the threshold", "training data", "not examined", "Sides", "evidence"):
+    for absent in ("Near the threshold", "training data", "not examined", "Sides", "empty"):
         assert absent not in text
     assert "not called (threshold 90.0%)" in said_by(context_of(film(), explainer=ToyExplainer(threshold=0.9)))
 
@@ -174,12 +176,17 @@ def test_legend_warns_near_the_threshold_and_far_from_the_training_data():
     sentences = legend(context_of(film(), explainer=CAUTIOUS), UPRIGHT)
     warnings = [one.text for one in sentences if one.warning]
     assert warnings[0] == DISCLAIMER
-    assert warnings[1].startswith("Near the threshold")
-    assert warnings[2].startswith("Far from the training data (score 0.0")
-    assert warnings[2].endswith("limit 0.001)")
+    assert warnings[1] == (
+        "Near the threshold (within 90.0 points): a small shift or turn of the image may change the decision"
+    )
+    explanation = context_of(film(), explainer=CAUTIOUS).explanation
+    assert warnings[1:] == list(warnings_of(explanation.prediction, explanation.out_of_distribution, measure=False))
+    assert warnings[2].startswith("Far from the training data: score 0.0")
+    assert warnings[2].endswith("limit 0.001")
     near = legend(context_of(film(), explainer=ToyExplainer(roughness_limit=0.5)), UPRIGHT)
     (distance,) = [one for one in near if "training data" in one.text]
-    assert distance.text.startswith("Not far from the training data (score 0.0")
+    assert distance.text.startswith("Distance from the training data 0.0")
+    assert distance.text.endswith(" (limit 0.5)")
     assert not distance.warning
 
 
@@ -204,9 +211,9 @@ def test_legend_says_whether_the_generated_images_did_their_work(threshold, word
 @pytest.mark.parametrize(
     ("value", "spot", "words"),
     [
-        (0.0, 240, "No evidence"),
-        (0.019, 240, "No evidence"),
-        (0.079, 240, "No salient region"),
+        (0.0, 240, "Heatmap empty: nothing reaches its floor; the method does not show what this decision rests on"),
+        (0.019, 240, "Heatmap empty: nothing reaches its floor; "),
+        (0.079, 240, "Heatmap empty: nothing reaches its salient value; the method does not show what"),
         (0.25, 2, "No outline: only specks"),
         (0.25, 50, None),
     ],
@@ -215,9 +222,25 @@ def test_legend_says_when_nothing_is_shown(value, spot, words):
     context = context_of(film())
     values = np.zeros((240, 200))
     values[:spot, :spot] = value
-    text = said_by(with_values(context, values))
-    for one in ("No evidence", "No salient region", "No outline"):
-        assert (one in text) == (words is not None and words.startswith(one))
+    told = [one.text for one in legend(with_values(context, values), UPRIGHT)]
+    told = [text for text in told if text.startswith(("Heatmap empty", "No outline"))]
+    assert len(told) == (words is not None)
+    assert all(text.startswith(words) for text in told)
+
+
+@pytest.mark.parametrize(("threshold", "warning"), [(0.5, True), (0.95, False)])
+def test_a_positive_decision_without_a_reason_is_a_warning(threshold, warning):
+    context = context_of(film(), explainer=ToyExplainer(threshold=threshold))
+    (told,) = [
+        one for one in legend(with_values(context, np.zeros((240, 200))), UPRIGHT) if one.text.startswith("Heatmap")
+    ]
+    assert told.warning == warning
+
+
+def test_legend_says_which_image_it_is():
+    named = context_of(film(ViewPosition="AP", SeriesNumber="2", InstanceNumber="1"))
+    assert " / Image: AP, series 2, number 1 / " in said_by(named)
+    assert "Image:" not in said_by(context_of(film(ViewPosition=None, SeriesNumber=None, InstanceNumber=None)))
 
 
 def test_legend_says_what_was_not_examined():

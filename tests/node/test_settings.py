@@ -78,7 +78,7 @@ def test_the_shipped_file_has_every_key_with_its_default(tmp_path):
             assert key in table, f"{path}{key} is missing from the shipped file"
             if isinstance(table[key], dict):
                 check(type(field.default), table[key], f"{path}{key}.")
-            elif key not in {"calling_ae_titles", "bundle", "institution", "destinations", "rules"}:
+            elif key not in {"calling_ae_titles", "bundle", "institution", "timezone", "destinations", "rules"}:
                 default = [*field.default] if isinstance(field.default, tuple) else field.default
                 assert table[key] == (str(default) if isinstance(default, Path) else default), f"{path}{key}"
         assert set(table) <= {field.alias or name for name, field in model.model_fields.items()}
@@ -241,3 +241,18 @@ def test_a_file_that_cannot_be_read(tmp_path):
 def test_unknown_destination():
     with pytest.raises(ConfigError, match="no destination 'x'"):
         load_settings(None, {}).destination("x")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("institution", "Universitätsklinikum", "printable ASCII"),
+        ("manufacturer", "Société", "printable ASCII"),
+        ("timezone", "Berlin", "IANA time zone"),
+    ],
+)
+def test_what_could_not_be_written_as_it_is_meant_is_refused(tmp_path, key, value, words):
+    file = tmp_path / "node.toml"
+    file.write_text(f'[results]\n{key} = "{value}"\n')
+    with pytest.raises(ConfigError, match=f"node.toml:2: results.{key}: .*{words}"):
+        load_settings(file, {})

@@ -53,7 +53,7 @@ def test_report_of_a_positive_image():
     assert said(ds, codes.METHOD) == ["toy_excess"]
     assert said(ds, codes.METHOD_CITATION) == [explanation.provenance.reference]
     assert "fraction of full luminance" in said(ds, codes.HEATMAP_SCALE)[0]
-    assert DISCLAIMER in said(ds, codes.COMMENT)[0]
+    assert DISCLAIMER in said(ds, codes.COMMENT)[-1]
     parameters = [item.TextValue for item in items(ds) if item.get("TextValue", "").startswith("bundle SHA-256=")]
     assert set(parameters) == {f"bundle SHA-256={TOY_MODEL.digest}"}
     assert set(said(ds, ALGORITHM_VERSION)) == {f"{TOY_MODEL.version}+{TOY_MODEL.digest}"}
@@ -176,7 +176,7 @@ def test_one_report_on_all_images_of_a_study(tmp_path):
     (refused,) = named(ds, codes.NOT_ANALYSED)
     assert (refused.ConceptCodeSequence[0].CodeValue, references(refused)) == ("view", {THIRD})
     whole = [one for one in groups(ds) if "called" in one.ContentSequence[0].TextValue]
-    assert [one.ContentSequence[0].TextValue[:8] for one in whole] == ["Image 1:", "Image 2:"]
+    assert [one.ContentSequence[0].TextValue.partition(": ")[0] for one in whole] == ["Image 1 (PA)", "Image 2 (PA)"]
     measured = [scoord(one).ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID for one in whole]
     assert measured == [FIRST, SECOND]
 
@@ -213,6 +213,14 @@ def test_decision_near_the_threshold_says_so():
         ds = built(REPORT, replace(near, explanation=changed))
         assert said(ds, codes.NEAR_THRESHOLD) == [answer.value]
         assert any("Near the threshold" in text for text in said(ds, codes.COMMENT)) == (answer is codes.YES)
+
+
+def test_report_says_what_a_region_is_not_or_that_there_is_none():
+    empty = film(np.rint(np.linspace(0.1, 0.6, 240)[:, np.newaxis].repeat(200, axis=1) * 4095))
+    for ds, marked in ((film(), True), (empty, False)):
+        comments = " ".join(said(built(REPORT, context_of(ds)), codes.COMMENT))
+        assert ("not the outline of a finding" in comments) is marked
+        assert ("Heatmap empty" in comments) is not marked
 
 
 def test_image_far_from_the_training_data_says_so_with_its_score():

@@ -108,10 +108,25 @@ def test_texts_say_role_probability_decision_and_resolution():
     assert f"1 of 4, original: Lung opacity {probability:.1%} (threshold 50.0%)" in said[0]
     assert f"{context.explanation.similar.probability:.1%} (threshold 50.0%), decision kept" in said[1]
     assert f"{context.explanation.adversarial.probability:.1%} (threshold 50.0%), decision changed" in said[2]
-    assert "Colour: |x_s - x_a|, fraction of full luminance, from 0.02 on" in said[3]
+    assert "Colour: |x_s - x_a| of this pair, from 0.02 on; not the heatmap, which is averaged" in said[3]
     assert all("Model resolution 53 x 64 pixels, enlarged" in text and DISCLAIMER in text for text in said)
     assert [frame.banner.text == BANNER for frame in found] == [False, True, True, True]
     assert [frame.banner.warning for frame in found] == [False, True, True, True]
+
+
+def test_every_banner_says_which_image_it_is_of():
+    context = context_of(film(ViewPosition="AP", SeriesNumber="2", InstanceNumber="3"))
+    made = four(context)
+    assert all("Image: AP, series 2, number 3. " in one.ImageComments for one in made)
+    unnamed = dataclasses.replace(
+        context, header=context_of(film(ViewPosition=None, SeriesNumber=None, InstanceNumber=None)).header
+    )
+    for one, other in zip(made, four(unnamed), strict=True):
+        assert "Image:" not in other.ImageComments
+        assert not np.array_equal(one.pixel_array, other.pixel_array)
+    for frame in frames(context.explanation, "AP, series 2, number 3"):
+        assert frame.banner.text.endswith(". Image: AP, series 2, number 3")
+        assert frame.banner.warning == frame.synthetic
 
 
 def test_texts_say_when_the_generators_failed():

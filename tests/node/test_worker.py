@@ -189,7 +189,7 @@ def test_the_model_is_loaded_once_and_only_when_it_is_needed(node):
     loads = []
     one = here.worker(load=lambda: loads.append(1) or ToyExplainer())
     here.receive(2)
-    here.add_task("t2", 2, route="", selected=(), reason="a lateral view")
+    here.add_task("t2", 2, route="", selected=(), reason="it is a lateral view")
     one.run("t2")
     assert loads == []
     here.receive(3)
@@ -577,11 +577,11 @@ def test_when_not_even_a_report_can_be_made_the_study_has_visibly_failed(node, m
 def test_a_study_that_no_rule_takes_is_answered_everywhere(node):
     here = node()
     here.receive(2)
-    here.add_task("t2", 2, route="", selected=(), reason="a lateral view")
+    here.add_task("t2", 2, route="", selected=(), reason="it is a lateral view")
     assert here.worker().run("t2")
     newest = here.ledger.studies()
-    assert (StudyState.IGNORED, "a lateral view") in [(one.state, one.reason) for one in newest]
-    assert "a lateral view" in here.report_text
+    assert (StudyState.IGNORED, "it is a lateral view") in [(one.state, one.reason) for one in newest]
+    assert "it is a lateral view" in here.report_text
     assert {one.destination for one in here.ledger.deliveries()} == {"pacs", "archive"}
 
 
@@ -622,7 +622,7 @@ def test_a_route_without_destinations_still_finishes_the_study(node):
     here = node()
     here.settings = here.settings.model_copy(update={"destinations": ()})
     here.receive(2)
-    here.add_task("t2", 2, route="", selected=(), reason="a lateral view")
+    here.add_task("t2", 2, route="", selected=(), reason="it is a lateral view")
     assert here.worker().run("t2")
     assert here.owed == []
 

@@ -252,5 +252,5 @@ def test_evaluate_prints_every_figure(bundle, nih_folder, tmp_path, monkeypatch,
     # the boxes are all alike, so the training boxes' mean is a perfect prior
     assert rows["location_prior"]["iou"] == pytest.approx(rows["perfect_mask"]["iou"])
     assert "gain of the averaged map over the location prior" in table.read_text()
-    assert "| noise |" in table.read_text()
+    assert "| noise on the model's grid |" in table.read_text()
     assert "| figure | target | all | AP | PA |" in capsys.readouterr().out

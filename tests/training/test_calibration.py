@@ -9,6 +9,7 @@ import torch
 
 from explain_core.bundle import digest_of, load, open_bundle
 from explain_core.explanation import HeatmapScale
+from explain_core.geometry import InputSpec
 from training import calibration
 from training.__main__ import main
 from training.bundle_files import toml_text
@@ -72,7 +73,7 @@ def test_the_card_says_it_once_however_often_it_is_written(bundle):
         "margin": 0.1,
         "near_threshold": 0.2,
         "outlier_limit": 7.5,
-        "far": {"noise": {"auc": 1.0, "beyond_limit": 0.5}},
+        "far": {"negative": {"auc": 1.0, "beyond_limit": 0.5}},
     }
     assert card.count(calibration.HEADING) == 1
     once = calibration.card_with(card, figures)
@@ -99,13 +100,31 @@ def test_a_bundle_is_calibrated_in_place_and_its_weights_stay(bundle, nih_folder
     before = load(folder).identity.digest
     monkeypatch.setattr("sys.argv", ["training", "calibrate", "--bundle", str(folder), "--data", f"nih:{nih_folder}"])
     main()
-    assert "| noise |" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "| noise on the model's grid |" in said
+    assert "| noise, 2048 x 2048 pixels |" in said
+    assert "no check that a file shows a chest" in said
     for name in ("classifier.safetensors", "generators.safetensors"):
         assert digest_of(folder / name) == digest_of(bundle / name)
     assert load(folder).identity.digest != before
     assert (folder / "bundle.toml").read_text() == (bundle / "bundle.toml").read_text()
     assert digest_of(folder / "outlier.safetensors") == digest_of(bundle / "outlier.safetensors")
     assert (folder / "outlier.safetensors").stat().st_size < 1_000_000
+
+
+def test_films_that_show_nothing_come_to_the_model_as_a_reader_would_send_them():
+    gradient = np.tile(np.linspace(0, 1, 48, dtype=np.float32), (60, 1))
+    images = [gradient] * 3
+    found = calibration.no_films(images, InputSpec(size=32))
+    assert {len(films) for films in found.values()} == {3}
+    assert {film.shape for films in found.values() for film in films} == {(32, 32)}
+    fine, finer = (found[f"noise, {side} x {side} pixels"][0].std() for side in (1024, 2048))
+    assert finer == pytest.approx(fine / 2, rel=0.1), "the grid averages over four times as many pixels"
+    shuffled = found["its pixels shuffled, 1024 x 1024"][0]
+    assert shuffled.mean() == pytest.approx(0.5, abs=0.02)
+    assert shuffled.std() < 0.05 < gradient.std()
+    black = next(films for name, films in found.items() if name.startswith("black"))[0]
+    assert (black < 0.8).mean() > 0.98
 
 
 def test_data_without_validation_patients_is_refused(bundle, nih_folder, tmp_path):
