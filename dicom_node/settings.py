@@ -102,12 +102,36 @@ DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "default"
 
 
 class ModelSettings(Section):
-    """[model]: what explains, and how."""
+    """[model]: what explains, and how. A promoted version takes the place of `bundle`."""
 
     bundle: Path = DEFAULT_BUNDLE
+    store: Path = Path("var/models")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     augmentations: Annotated[int, Field(ge=0, le=1000)] = 10
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+
+
+class RegistrySettings(Section):
+    """[registry]: MLflow, where versions of the model are kept."""
+
+    uri: Annotated[str, Field(pattern=r"^(sqlite|postgresql|mysql|https?)")] = "sqlite:///var/registry/mlflow.sqlite"
+    artifacts: Path = Path("var/registry/artifacts")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._ -]{1,64}$")] = "chest"
+
+
+class RetrainingSettings(Section):
+    """[retraining]: jobs of administrators, which never slow the clinical work."""
+
+    jobs: Path = Path("var/jobs")
+    nice: Annotated[int, Field(ge=0, le=19)] = 19
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    gpu_memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+
+class ExportSettings(Section):
+    """[export]: training sets made of what the node has received; the key of the pseudonyms never leaves the node."""
+
+    key: Path = Path("var/export.key")
 
 
 def _wanted_objects(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -195,6 +219,9 @@ class Settings(Section):
     study: StudySettings = StudySettings()
     broker: BrokerSettings = BrokerSettings()
     model: ModelSettings = ModelSettings()
+    registry: RegistrySettings = RegistrySettings()
+    retraining: RetrainingSettings = RetrainingSettings()
+    export: ExportSettings = ExportSettings()
     results: ResultSettings = ResultSettings()
     destinations: tuple[DestinationSettings, ...] = ()
     delivery: DeliverySettings = DeliverySettings()

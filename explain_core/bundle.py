@@ -13,7 +13,6 @@ Nothing is loaded before every checksum holds, and weights are data: no pickle, 
 classifier, which is a program (`classifiers/torchscript.py`).
 """
 
-import hashlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 
 from explain_core import plugins
 from explain_core.augmentation import registered_average
+from explain_core.bundle_files import OUTLIER, SUMS, WEIGHTS, listed, verify
 from explain_core.classifier import Classifier
 from explain_core.engine import choose_device, for_inference
 from explain_core.errors import AttributionError, BundleError
@@ -50,55 +50,7 @@ from explain_core.outlier import OutlierModel, OutlierTest
 from explain_core.quality.removal import deletion
 from explain_core.radiograph import Radiograph
 
-SUMS = "SHA256SUMS"
-WEIGHTS = "classifier.safetensors"
-CLASSIFIERS = (WEIGHTS, "classifier.onnx", "classifier.pt")
-OUTLIER = "outlier.safetensors"
 DELETION_STEPS = 12
-REQUIRED = ("bundle.toml", "generators.safetensors", "model_card.md")
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def verify(folder: Path) -> str:
-    """Check every file of the bundle against SHA256SUMS and return the bundle's digest.
-
-    Raises:
-        BundleError: a file is missing, unlisted or changed, or there is not one classifier; the message says which.
-    """
-    sums = folder / SUMS
-    if not sums.is_file():
-        raise BundleError(f"{folder} is no model bundle: {SUMS} is missing")
-    listed = _read(sums)
-    for name in REQUIRED:
-        if name not in listed:
-            raise BundleError(f"{sums} does not list {name}")
-    if len(listed.keys() & set(CLASSIFIERS)) != 1:
-        raise BundleError(f"{sums} must list one of {', '.join(CLASSIFIERS)}")
-    for path in folder.glob("classifier.*"):
-        if path.name not in listed:
-            raise BundleError(f"{path} is not listed in {SUMS}; remove it")
-    for name, checksum in listed.items():
-        if not (folder / name).is_file():
-            raise BundleError(f"{folder / name} is missing; copy the whole bundle again")
-        if digest_of(folder / name) != checksum:
-            raise BundleError(f"{folder / name} does not match its checksum in {SUMS}; copy the whole bundle again")
-    return digest_of(sums)
-
-
-def _read(sums: Path) -> dict[str, str]:
-    """Checksums by file name."""
-    listed: dict[str, str] = {}
-    for line in sums.read_text().splitlines():
-        checksum, separator, name = line.partition("  ")
-        if not separator or Path(name).name != name:
-            raise BundleError(f"{sums}: cannot read the line {line!r}")
-        listed[name] = checksum
-    return listed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +145,7 @@ def _outlier(folder: Path, description: Mapping[str, Any]) -> OutlierTest | None
     table = description.get("outlier")
     if table is None:
         return None
-    if OUTLIER not in _read(folder / SUMS):
+    if OUTLIER not in listed(folder / SUMS):
         raise ValueError(f"the table [outlier] needs {OUTLIER} in {SUMS}")
     model = OutlierModel.load(folder / OUTLIER)
     return OutlierTest(model=model, limit=float(table["limit"]), measure=table["measure"])

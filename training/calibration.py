@@ -24,12 +24,12 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from explain_core import display
-from explain_core.bundle import OUTLIER, BundleExplainer, open_bundle
+from explain_core.bundle import BundleExplainer, open_bundle
+from explain_core.bundle_files import OUTLIER, toml_text, write_sums
 from explain_core.geometry import AffineRange, InputSpec, Preprocessing, draw_affine, warp
 from explain_core.opening import opened
 from explain_core.outlier import OutlierModel
 from training import datasets
-from training.bundle_files import toml_text, write_sums
 from training.datasets import Sample
 from training.errors import TrainingError
 

@@ -11,9 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from explain_core.bundle import OUTLIER, REQUIRED, SUMS, WEIGHTS
+from explain_core.bundle_files import OUTLIER, REQUIRED, SUMS, WEIGHTS, toml_text, write_sums
 from explain_core.geometry import AffineRange, InputSpec
-from training.bundle_files import toml_text, write_sums
 from training.calibration import HEADING, NEXT_HEADING, UNIT, calibrate
 from training.calibration import markdown as markdown_of_calibration
 from training.datasets.nih import FINDINGS

@@ -4,14 +4,17 @@ The ledger is the truth about all work; the broker's messages are hints that may
 """
 
 from dicom_node.ledger.deliveries import Deliveries
+from dicom_node.ledger.deployments import Deployments
+from dicom_node.ledger.observations import Observations
 from dicom_node.ledger.receiving import Added, Receiving
 from dicom_node.ledger.reports import Downgrade, Replayed, Reports, StudySummary, Timeline
 from dicom_node.ledger.tasks import Tasks
+from dicom_node.ledger.verdicts import Verdicts
 
 __all__ = ["Added", "Downgrade", "Ledger", "Replayed", "StudySummary", "Timeline"]
 
 
-class Ledger(Receiving, Tasks, Deliveries, Reports):
+class Ledger(Receiving, Tasks, Deliveries, Reports, Deployments, Observations, Verdicts):
     """One database with all that the node knows.
 
     Several processes may use the same one; every method is one transaction.

@@ -10,7 +10,8 @@ import onnx
 import pytest
 import torch
 
-from explain_core.bundle import SUMS, digest_of, load, open_bundle, verify
+from explain_core.bundle import load, open_bundle
+from explain_core.bundle_files import SUMS, digest_of, verify
 from explain_core.errors import BundleError
 from explain_core.opening import opened
 from explain_core.radiograph import Radiograph

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from explain_core.bundle import digest_of, load, open_bundle
+from explain_core.bundle import load, open_bundle
+from explain_core.bundle_files import digest_of, toml_text
 from explain_core.explanation import HeatmapScale
 from explain_core.geometry import InputSpec
 from training import calibration
 from training.__main__ import main
-from training.bundle_files import toml_text
 from training.errors import TrainingError
 
 

@@ -1,45 +1,21 @@
-"""`dicom-node`: one program, a command per task. Exit status 0 done, 1 not done, 2 wrong use or configuration."""
+"""Commands that run the node, explain files and show what became of studies."""
 
-import json
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, print_json, settings_of
 from dicom_node.errors import ConfigError, NodeError
-from dicom_node.settings import Settings, load_settings
 
-WRONG_USE = 2
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer()
 rules_app = typer.Typer(no_args_is_help=True, help="Routing rules.")
 app.add_typer(rules_app, name="rules")
-
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", envvar="DICOM_NODE_CONFIG", help="Settings file (TOML).")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def _fail(message: str, status: int = 1) -> typer.Exit:
-    print(f"error: {message}", file=sys.stderr)  # noqa: T201
-    return typer.Exit(status)
-
-
-def _settings(config: Path | None) -> Settings:
-    try:
-        return load_settings(config)
-    except ConfigError as error:
-        raise _fail(str(error), WRONG_USE) from error
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, default=str))  # noqa: T201
 
 
 @app.command()
@@ -57,7 +33,7 @@ def demo(
 
     for path in inputs or ():
         if not path.exists():
-            raise _fail(f"--input {path}: no such file or folder", WRONG_USE)
+            raise fail(f"--input {path}: no such file or folder", WRONG_USE)
     raise typer.Exit(run(inputs=inputs or (), out=out, once=once, as_json=as_json))
 
 
@@ -72,18 +48,18 @@ def serve(
     """Run listener, dispatcher and sender until stopped; workers are started with `dicom-node worker`."""
     from dicom_node import app as node  # noqa: PLC0415
 
-    settings = _settings(config)
+    settings = settings_of(config)
     if only is not None and only not in node.ROLES:
-        raise _fail(f"--only {only}: choose one of {', '.join(node.ROLES)}", WRONG_USE)
+        raise fail(f"--only {only}: choose one of {', '.join(node.ROLES)}", WRONG_USE)
     try:
         if only is None:
             node.supervise(config, node.SERVE, settings)
         else:
             node.run_role(only, settings)
     except ConfigError as error:
-        raise _fail(str(error), WRONG_USE) from error
+        raise fail(str(error), WRONG_USE) from error
     except NodeError as error:
-        raise _fail(str(error)) from error
+        raise fail(str(error)) from error
 
 
 @app.command()
@@ -95,7 +71,7 @@ def worker(
     """Run explanation workers until stopped."""
     from dicom_node import app as node  # noqa: PLC0415
 
-    node.supervise(config, ["worker"] * count, _settings(config))
+    node.supervise(config, ["worker"] * count, settings_of(config))
 
 
 @app.command()
@@ -115,22 +91,22 @@ def explain(
     from dicom_node.files import explain_files  # noqa: PLC0415
     from dicom_node.rule_types import result_names, split_words  # noqa: PLC0415
 
-    settings, known = _settings(config), result_names()
+    settings, known = settings_of(config), result_names()
     chosen = known if objects == "all" else split_words(objects or "")
     if unknown := sorted(set(chosen) - set(known)):
-        raise _fail(f"--objects {unknown[0]}: no such result object; there is: {', '.join(known)}", WRONG_USE)
+        raise fail(f"--objects {unknown[0]}: no such result object; there is: {', '.join(known)}", WRONG_USE)
     if bundle is not None:
         settings = settings.model_copy(update={"model": settings.model.model_copy(update={"bundle": bundle})})
     for path in files:
         if not path.exists():
-            raise _fail(f"{path}: no such file or folder", WRONG_USE)
+            raise fail(f"{path}: no such file or folder", WRONG_USE)
     try:
         explainer = node.load_explainer(settings)
     except ConfigError as error:
-        raise _fail(str(error), WRONG_USE) from error
+        raise fail(str(error), WRONG_USE) from error
     studies, unreadable = explain_files(files, out, settings, explainer, chosen)
     if as_json:
-        _print_json({"studies": [study.as_json() for study in studies], "unreadable": unreadable})
+        print_json({"studies": [study.as_json() for study in studies], "unreadable": unreadable})
     else:
         for study in studies:
             Console().print(study.table())
@@ -144,7 +120,7 @@ def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption 
     """What the node has received, explained, delivered and failed."""
     from dicom_node import app as node  # noqa: PLC0415
 
-    ledger = node.open_ledger(_settings(config))
+    ledger = node.open_ledger(settings_of(config))
     counts, studies, downgrades = ledger.counts(), ledger.studies(limit), ledger.downgrades()
     if as_json:
         rows = [
@@ -152,7 +128,7 @@ def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption 
              "reason": one.reason, "instances": one.instances, "received_at": one.received_at}
             for one in studies
         ]  # fmt: skip
-        _print_json({"counts": counts, "studies": rows, "downgrades": [asdict(one) for one in downgrades]})
+        print_json({"counts": counts, "studies": rows, "downgrades": [asdict(one) for one in downgrades]})
         return
     table = Table("study", "revision", "state", "instances", "received", "reason")
     for one in studies:
@@ -181,8 +157,8 @@ def rerun(
     from dicom_node import app as node  # noqa: PLC0415
 
     if (study is None) == (not failed):
-        raise _fail("give a Study Instance UID or --failed", WRONG_USE)
-    ledger, now = node.open_ledger(_settings(config)), datetime.now(UTC)
+        raise fail("give a Study Instance UID or --failed", WRONG_USE)
+    ledger, now = node.open_ledger(settings_of(config)), datetime.now(UTC)
     replayed = ledger.replay_failed(None, now) if study is None else ledger.rerun_study(study, now)
     print(f"{replayed.tasks} task(s) and {replayed.deliveries} delivery(ies) will be tried again")  # noqa: T201
     raise typer.Exit(0 if failed or replayed.tasks or replayed.deliveries else 1)
@@ -191,7 +167,7 @@ def rerun(
 @app.command("check-config")
 def check_config(*, config: ConfigOption = None) -> None:
     """Check the settings file; one line names file, line and key of the first error."""
-    settings = _settings(config)
+    settings = settings_of(config)
     print(f"ok: {len(settings.rules)} rule(s), {len(settings.destinations)} destination(s)")  # noqa: T201
 
 
@@ -217,7 +193,7 @@ def rules_test(
     from dicom_node.files import find, instance_of  # noqa: PLC0415
     from dicom_node.rules import decide_instance  # noqa: PLC0415
 
-    settings, bad = _settings(config), 0
+    settings, bad = settings_of(config), 0
     for path in find(files):
         try:
             instance_of(path, calling, datetime.now(UTC))
@@ -232,8 +208,3 @@ def rules_test(
             found = ", ".join(step.found) or "missing"
             print(f"  {step.rule}: {step.text} [{found}]")  # noqa: T201
     raise typer.Exit(1 if bad else 0)
-
-
-def main() -> None:
-    """Entry point of `dicom-node`."""
-    app()

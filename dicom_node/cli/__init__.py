@@ -1,0 +1,17 @@
+"""`dicom-node`: one program, a command per task. Exit status 0 done, 1 not done, 2 wrong use or configuration."""
+
+import typer
+
+from dicom_node.cli import data, drift, model, node, retrain
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(node.app)
+app.add_typer(data.app)
+app.add_typer(drift.app)
+app.add_typer(model.app, name="model")
+app.add_typer(retrain.app, name="retrain")
+
+
+def main() -> None:
+    """Entry point of `dicom-node`."""
+    app()

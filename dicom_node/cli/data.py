@@ -1,0 +1,5 @@
+"""Commands about what was received and shown: export, verdict, drift."""
+
+import typer
+
+app = typer.Typer()
