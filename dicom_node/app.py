@@ -12,12 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Final
 
 import structlog
 
 from dicom_node import broker, observe
+from dicom_node.deployment import RunningModel
 from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import ConfigError
 from dicom_node.ledger import Ledger
@@ -50,8 +52,12 @@ def open_spool(settings: Settings) -> Spool:
     return Spool(settings.node.spool, settings.node.low_water_mb * MEGABYTE)
 
 
-def load_explainer(settings: Settings) -> Explainer:
-    """The configured bundle on its device; the one place of the node that loads torch.
+def load_explainer(settings: Settings, bundle: Path | None = None) -> Explainer:
+    """A bundle on its device; the one place of the node that loads torch.
+
+    Args:
+        settings: device, augmentations, seed.
+        bundle: folder of the bundle; None is the configured one.
 
     Raises:
         ConfigError: the bundle or the device cannot be used; the message names the file.
@@ -61,9 +67,11 @@ def load_explainer(settings: Settings) -> Explainer:
 
     model = settings.model
     try:
-        return open_bundle(model.bundle, device=model.device, augmentations=model.augmentations, seed=model.seed)
+        return open_bundle(
+            bundle or model.bundle, device=model.device, augmentations=model.augmentations, seed=model.seed
+        )
     except (BundleError, ValueError) as error:
-        raise ConfigError(f"model.bundle: {error}") from error
+        raise ConfigError(f"{'model.bundle' if bundle is None else 'model.store'}: {error}") from error
 
 
 def run_listener(settings: Settings, stop: threading.Event) -> None:
@@ -88,20 +96,27 @@ def run_sender(settings: Settings, _stop: threading.Event) -> None:
 
 
 def run_worker(settings: Settings, _stop: threading.Event) -> None:
-    """Explain until SIGTERM, which Celery handles; the bundle is loaded before the first task is taken.
+    """Explain until SIGTERM, which Celery handles; the model is loaded before the first task is taken.
 
     Raises:
-        ConfigError: the bundle cannot be used.
+        ConfigError: the deployed bundle cannot be used.
     """
     from dicom_node.worker import Worker, register_explain  # noqa: PLC0415 - only here, with its result builders
 
-    explainer = load_explainer(settings)
-    log.info("model loaded", name=explainer.identity.name, version=explainer.identity.version,
-             digest=explainer.identity.digest)  # fmt: skip
+    ledger = open_ledger(settings)
+    model = RunningModel(settings, ledger, partial(load_explainer, settings))
+    model.current()
     app = broker.make_celery(settings)
-    worker = Worker(settings, open_ledger(settings), open_spool(settings), lambda: explainer)
+    worker = Worker(settings, ledger, open_spool(settings), model.current)
     register_explain(app, worker)
     broker.run_worker(app, broker.EXPLAIN)
+
+
+def run_shadow(settings: Settings, stop: threading.Event) -> None:
+    """Let the challenger see what the champion has explained, until `stop`."""
+    from dicom_node import shadow  # noqa: PLC0415 - loads torch
+
+    shadow.run(settings, stop)
 
 
 ROLES: Final[Mapping[str, Callable[[Settings, threading.Event], None]]] = {
@@ -109,6 +124,7 @@ ROLES: Final[Mapping[str, Callable[[Settings, threading.Event], None]]] = {
     "dispatcher": run_dispatcher,
     "sender": run_sender,
     "worker": run_worker,
+    "shadow": run_shadow,
 }
 
 

@@ -1,4 +1,4 @@
-"""Celery over Redis: the app factory, the two task names, submit(), and how a worker process runs.
+"""Celery over Redis: the app factory, the task names, submit(), and how a worker process runs.
 
 The queue carries one identifier per message, as JSON. What the identifier means, and whether there is still
 anything to do, is in the ledger: a message may be lost, repeated or late without harm. Hence the settings:
@@ -31,7 +31,12 @@ from dicom_node.settings import Settings
 
 EXPLAIN = "dicom_node.explain"
 DELIVER = "dicom_node.deliver"
-QUEUES = {EXPLAIN: "explain", DELIVER: "deliver"}
+RETRAIN = "training.retrain"
+"""Answered by `python -m training worker`, which acknowledges at once: the job folder is the truth (ADR 12).
+
+Its one argument is the name of a job's folder.
+"""
+QUEUES = {EXPLAIN: "explain", DELIVER: "deliver", RETRAIN: "retrain"}
 
 EXIT_STALLED = 70  # EX_SOFTWARE of sysexits.h: the supervisor starts a fresh process
 CONNECT_SECONDS = 5
@@ -117,7 +122,7 @@ def register(app: Celery, name: str, work: Callable[[str], object]) -> None:
 
 
 def submit(app: Celery, name: str, identifier: str) -> None:
-    """Put one identifier on the queue of task `name` (EXPLAIN: a task id, DELIVER: a delivery id).
+    """Put one identifier on the queue of task `name` (EXPLAIN: a task id, DELIVER: a delivery id, RETRAIN: a job).
 
     Raises:
         BrokerUnreachable: the broker did not take it; the reconciler will submit it again.

@@ -67,6 +67,7 @@ class ExplainedImage:
                 prediction=explanation.prediction,
                 out_of_distribution=explanation.out_of_distribution,
                 provenance=explanation.provenance,
+                statistics=explanation.statistics,
             ),
         )
 

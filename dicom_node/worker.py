@@ -19,7 +19,7 @@ import structlog
 from celery import Celery
 from pydicom import Dataset, dcmread
 
-from dicom_node import broker, header, pipeline
+from dicom_node import broker, header, observations, pipeline
 from dicom_node.broker import utc_now
 from dicom_node.errors import ConfigError, OutOfResources, Reason, StudyUnsuitable
 from dicom_node.ledger import Ledger
@@ -30,7 +30,7 @@ from dicom_node.pipeline import Analysis, Result
 from dicom_node.results import ResultOptions, result_options
 from dicom_node.settings import Settings
 from dicom_node.spool import Spool
-from explain_core.explanation import Explainer
+from explain_core.explanation import Explainer, ModelIdentity
 
 NAMESPACE = uuid.UUID("3f0c2a52-4b0b-5b8e-9d43-6f6d1f9c7a10")
 """Never change: the identifiers of deliveries come from it."""
@@ -58,11 +58,12 @@ class Audience:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What becomes of a task: the study's state and why, and what each audience gets."""
+    """What becomes of a task: the study's state and why, what each audience gets, and what the model said."""
 
     state: StudyState
     reason: str | None
     results: tuple[tuple[Audience, tuple[Result, ...]], ...]
+    analysis: Analysis | None = None
 
 
 class Worker:
@@ -72,7 +73,7 @@ class Worker:
         settings: limits, routes, destinations, results.
         ledger: where tasks are leased and finished.
         spool: instances in, results out.
-        load: loads the model; called once, with the first task that needs it.
+        model: gives the model; called once for each task that needs it, which ends with the model it began with.
         clock: the time.
         end: ends the process at the hard limit; tests give another.
     """
@@ -82,7 +83,7 @@ class Worker:
         settings: Settings,
         ledger: Ledger,
         spool: Spool,
-        load: Callable[[], Explainer],
+        model: Callable[[], Explainer],
         *,
         clock: Callable[[], datetime] = utc_now,
         end: Callable[[int], None] = os._exit,
@@ -90,10 +91,10 @@ class Worker:
         self._settings = settings
         self._ledger = ledger
         self._spool = spool
-        self._load = load
+        self._model = model
         self._clock = clock
         self._end = end
-        self._explainer: Explainer | None = None
+        self._identity: ModelIdentity | None = None
         self._process = os.getpid()
 
     def run(self, task_id: str) -> bool:
@@ -150,6 +151,8 @@ class Worker:
         )
         level = logging.WARNING if answer.state is StudyState.FAILED or not done else logging.INFO
         log.log(level, "task finished", state=answer.state.value, reason=answer.reason, recorded=done)
+        if done and answer.analysis is not None:
+            observations.record(self._ledger, task, answer.analysis, role="champion", now=self._clock())
         return done
 
     def _answer(self, task: Task, study: Study, audiences: Sequence[Audience]) -> Answer:
@@ -175,12 +178,13 @@ class Worker:
     def _analyse(self, task: Task, study: Study, audiences: Sequence[Audience]) -> Analysis:
         """What the model says; why an image lacks the finding is asked only when a destination wants to know."""
         negatives = any(audience.options.explain == "always" for audience in audiences)
-        return pipeline.analyse(task, study, self._read, self._model(), rules=self._settings.rules, negatives=negatives)
+        model = self._model()  # not kept here: after a swap nothing must hold the old one in memory
+        self._identity = model.identity
+        return pipeline.analyse(task, study, self._read, model, rules=self._settings.rules, negatives=negatives)
 
     def _report(self, task: Task, study: Study, audiences: Sequence[Audience], reason: str, code: Reason) -> Answer:
-        model = self._explainer.identity if self._explainer else None
         try:
-            analysis = pipeline.not_analysed(task, study, self._read, reason, code, model=model)
+            analysis = pipeline.not_analysed(task, study, self._read, reason, code, model=self._identity)
             return _built(analysis, audiences)
         except OutOfResources:
             raise
@@ -252,18 +256,13 @@ class Worker:
             return route.destinations
         return tuple(one.name for one in self._settings.destinations)
 
-    def _model(self) -> Explainer:
-        if self._explainer is None:
-            self._explainer = self._load()
-        return self._explainer
-
     def _read(self, instance: Instance) -> Dataset:
         return header.read(instance.path)
 
 
 def _built(analysis: Analysis, audiences: Sequence[Audience]) -> Answer:
     results = tuple((one, pipeline.build(analysis, one.options, earlier=one.earlier)) for one in audiences)
-    return Answer(state=analysis.state, reason=analysis.reason, results=results)
+    return Answer(state=analysis.state, reason=analysis.reason, results=results, analysis=analysis)
 
 
 def _delivery(task: Task, result: Result, path: Path, destination: str, now: datetime) -> Delivery:

@@ -1,11 +1,12 @@
 """Read, verify and run a model bundle: everything one model version needs, in one folder.
 
-    bundle.toml              names, architectures, input geometry, threshold and its margin, heatmap scale, training
-                             summary
+    bundle.toml              names, architectures, input geometry, threshold and its margin, temperature, heatmap scale,
+                             training summary
     classifier.safetensors   weights, float16 or float32; or, instead, the whole classifier as classifier.onnx or
                              classifier.pt (TorchScript), for an architecture of that name
     generators.safetensors
     outlier.safetensors      optional, with the table [outlier]: what the training images look like (`outlier.py`)
+    reference.json           optional: what the validation images look like to the model, in numbers (`statistics.py`)
     model_card.md
     SHA256SUMS               of every other file, as sha256sum writes it; its own SHA-256 is the bundle's digest
 
@@ -13,6 +14,7 @@ Nothing is loaded before every checksum holds, and weights are data: no pickle, 
 classifier, which is a program (`classifiers/torchscript.py`).
 """
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ from torch import Tensor, nn
 from explain_core import plugins
 from explain_core.augmentation import registered_average
 from explain_core.bundle_files import OUTLIER, SUMS, WEIGHTS, listed, verify
-from explain_core.classifier import Classifier
+from explain_core.classifier import Classifier, tempered
 from explain_core.engine import choose_device, for_inference
 from explain_core.errors import AttributionError, BundleError
 from explain_core.explanation import (
@@ -49,6 +51,7 @@ from explain_core.opening import opened
 from explain_core.outlier import OutlierModel, OutlierTest
 from explain_core.quality.removal import deletion
 from explain_core.radiograph import Radiograph
+from explain_core.statistics import REFERENCE, image_statistics, load_reference
 
 DELETION_STEPS = 12
 
@@ -61,6 +64,9 @@ class Bundle:
         margin: half-width of the band around the threshold in which a decision is uncertain.
         opening: side in pixels of the square below which nothing is shown in heatmaps (`opening.py`), odd.
         outlier: judges how unlike the training images an image is; None in a bundle that does not say.
+        classifier: as it was trained; its logits are not divided by the temperature.
+        temperature: probability = sigmoid(logit / temperature), > 0.
+        reference: statistics of the validation images (`statistics.reference_of`); None in a bundle without them.
     """
 
     identity: ModelIdentity
@@ -75,6 +81,12 @@ class Bundle:
     classifier: Classifier
     generators: SimilarAdversarial
     description: Mapping[str, Any]
+    temperature: float = 1.0
+    reference: Mapping[str, Any] | None = None
+
+    def tempered(self) -> Classifier:
+        """The classifier with its logits divided by the temperature: what every probability is made of."""
+        return tempered(self.classifier, self.temperature)
 
 
 def load(folder: Path) -> Bundle:
@@ -111,6 +123,8 @@ def load(folder: Path) -> Bundle:
             classifier=_classifier(folder, description),
             generators=generators,
             description=description,
+            temperature=_temperature(description.get("temperature", 1.0)),
+            reference=load_reference(folder / REFERENCE) if REFERENCE in listed(folder / SUMS) else None,
         )
     except (KeyError, TypeError, ValueError, LookupError) as error:
         raise BundleError(f"{description_path}: {type(error).__name__}: {error}") from error
@@ -134,6 +148,12 @@ def _odd(width: int) -> int:
     if width < 1 or width % 2 == 0:
         raise ValueError(f"the opening of a heatmap is odd, got {width}")
     return width
+
+
+def _temperature(value: float) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"the temperature is a finite number above 0, got {value}")
+    return float(value)
 
 
 def _outlier(folder: Path, description: Mapping[str, Any]) -> OutlierTest | None:
@@ -175,7 +195,7 @@ class BundleExplainer:
         self.device = choose_device(device)
         self.augmentations = augmentations
         self.seed = seed
-        classifier = bundle.classifier
+        classifier = bundle.tempered()
         self._classifier = for_inference(classifier, self.device) if isinstance(classifier, nn.Module) else classifier
         self._method = SimilarAdversarialMethod(network=for_inference(bundle.generators, self.device))
 
@@ -226,6 +246,7 @@ class BundleExplainer:
             provenance=assessment.provenance,
             out_of_distribution=assessment.out_of_distribution,
             deletion=_rounded(deletion(decided, image, values, steps=DELETION_STEPS)),
+            statistics=assessment.statistics,
             seen=preprocessing.unpad(_plane(image)),
         )
 
@@ -236,7 +257,7 @@ class BundleExplainer:
         return preprocessing, image.to(self.device)
 
     def _assess(self, preprocessing: Preprocessing, image: Tensor) -> Assessment:
-        judge = self.bundle.outlier
+        judge, seen = self.bundle.outlier, preprocessing.unpad(_plane(image))
         return Assessment(
             prediction=Prediction(
                 label=self.bundle.label,
@@ -244,8 +265,9 @@ class BundleExplainer:
                 threshold=self.bundle.threshold,
                 margin=self.bundle.margin,
             ),
-            out_of_distribution=None if judge is None else judge(preprocessing.unpad(_plane(image))),
+            out_of_distribution=None if judge is None else judge(seen),
             provenance=self._provenance(),
+            statistics=image_statistics(seen, preprocessing.source_shape),
         )
 
     def _counterfactual(self, role: str, preprocessing: Preprocessing, image: Tensor) -> Counterfactual:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,80 @@ class DecisionRule:
         if not self.exclusive:
             return own - math.log(self.threshold / (1 - self.threshold))
         return own - logits.scatter(1, classes[:, None], -torch.inf).amax(dim=1)
+
+
+class Tempered(nn.Module):
+    """A classifier with its logits divided by a temperature (Guo et al. 2017, arXiv:1706.04599).
+
+    Args:
+        classifier: a module that satisfies `Classifier`.
+        temperature: > 0; 1 leaves the logits as they are.
+    """
+
+    def __init__(self, classifier: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.temperature: Tensor
+        self.register_buffer("temperature", torch.tensor(float(temperature)))
+
+    @property
+    def differentiable(self) -> bool:
+        """As of the classifier."""
+        return self._inner.differentiable
+
+    @property
+    def cam_layer(self) -> nn.Module:
+        """The classifier's."""
+        return self._inner.cam_layer
+
+    @property
+    def perceptual_layers(self) -> Sequence[nn.Module]:
+        """The classifier's."""
+        return self._inner.perceptual_layers
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Grey images in [0, 1], shape (N, 1, S, S) -> logits, shape (N, outputs)."""
+        return self._inner(images) / self.temperature
+
+    @property
+    def _inner(self) -> Classifier:
+        return cast("Classifier", self.classifier)
+
+
+@dataclass(frozen=True, slots=True)
+class TemperedLogits:
+    """The same for a classifier that is no module."""
+
+    classifier: Classifier
+    temperature: float
+
+    @property
+    def differentiable(self) -> bool:
+        """As of the classifier."""
+        return self.classifier.differentiable
+
+    @property
+    def cam_layer(self) -> nn.Module:
+        """The classifier's."""
+        return self.classifier.cam_layer
+
+    @property
+    def perceptual_layers(self) -> Sequence[nn.Module]:
+        """The classifier's."""
+        return self.classifier.perceptual_layers
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        """Grey images in [0, 1], shape (N, 1, S, S) -> logits, shape (N, outputs)."""
+        return self.classifier(images) / self.temperature
+
+
+def tempered(classifier: Classifier, temperature: float) -> Classifier:
+    """The classifier with its logits divided by `temperature`; itself at 1."""
+    if temperature == 1:
+        return classifier
+    if isinstance(classifier, nn.Module):
+        return cast("Classifier", Tempered(classifier, temperature))
+    return TemperedLogits(classifier, temperature)
 
 
 def score(logits: Tensor, classes: Tensor) -> Tensor:

@@ -161,11 +161,14 @@ class Assessment:
         prediction: the decision.
         out_of_distribution: how unlike the training images the radiograph is, None where the model cannot say.
         provenance: model and parameters.
+        statistics: what the radiograph looked like to the model, by the names of `statistics.image_statistics`; empty
+            where nobody measured it.
     """
 
     prediction: Prediction
     out_of_distribution: OutOfDistribution | None
     provenance: Provenance
+    statistics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +184,7 @@ class Explanation:
         deletion: area under the probability of the decided class while the most salient parts are removed (section 3.3
             of arXiv:1806.07421), 0 to 1, lower is better; None where it was not measured.
         seen: the image as the model saw it, on the same grid as the generated images: float32, luminance 0 to 1.
+        statistics: as of `Assessment`.
     """
 
     prediction: Prediction
@@ -191,6 +195,7 @@ class Explanation:
     out_of_distribution: OutOfDistribution | None = None
     deletion: float | None = None
     seen: NDArray[np.float32] | None = field(default=None, repr=False)
+    statistics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def similar_kept(self) -> bool | None:

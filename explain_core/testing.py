@@ -18,6 +18,7 @@ from explain_core.explanation import (
     Provenance,
 )
 from explain_core.radiograph import Radiograph
+from explain_core.statistics import image_statistics
 
 TOY_MODEL = ModelIdentity(name="toy", version="0.0.1", digest="70f" + 61 * "0")
 TOY_SCALE = HeatmapScale(floor=0.02, salient=0.08, full_scale=0.25, unit="|x_s - x_a|, fraction of full luminance")
@@ -63,6 +64,7 @@ class ToyExplainer:
                 reference="none: for tests only",
                 software_version="0.0.1",
             ),
+            statistics=image_statistics(_in_aspect(image, radiograph.pixels.shape), _shape(radiograph)),
         )
 
     def explain(self, radiograph: Radiograph) -> Explanation:
@@ -82,6 +84,7 @@ class ToyExplainer:
             out_of_distribution=assessment.out_of_distribution,
             deletion=_deletion(similar, excess, positive=assessment.prediction.positive),
             seen=seen,
+            statistics=assessment.statistics,
         )
 
     def _out_of_distribution(self, image: NDArray[np.float32]) -> OutOfDistribution | None:
@@ -93,6 +96,11 @@ class ToyExplainer:
             measure="mean difference of neighbouring pixels, limit chosen by hand",
             reference="none: for tests only",
         )
+
+
+def _shape(radiograph: Radiograph) -> tuple[int, int]:
+    rows, columns = radiograph.pixels.shape
+    return rows, columns
 
 
 def _in_aspect(image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -1,7 +1,8 @@
-"""`python -m training evaluate | calibrate | benchmark | speed | controls | export`; runs are in training.runs."""
+"""`python -m training evaluate | calibrate | benchmark | speed | controls | export | retrain | worker`."""
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -32,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--name", required=True)
     export.add_argument("--version", required=True)
     export.add_argument("--out", type=Path, required=True)
+    _retrain_parser(commands)
     benchmark = _benchmark_parser(commands)
     speed = commands.add_parser("speed", help="generators against grad-cam's GradCAM on one classifier")
     speed.add_argument("--bundle", type=Path, help="whose networks run; without it, untrained ones")
@@ -73,6 +75,72 @@ def _benchmark_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--plugins", type=Path, help="folder with further methods, one per file")
     parser.add_argument("--device", default="auto")
     return parser
+
+
+def _retrain_parser(commands: Any) -> None:
+    retrain = commands.add_parser("retrain", help="train, judge and register a new version as job.toml says")
+    retrain.add_argument("job", type=Path, nargs="?", help="job.toml; without it the one in --folder")
+    retrain.add_argument("--folder", type=Path, help="the job's folder; default: runs/retrain/NAME")
+    retrain.add_argument("--force", default="", metavar="REASON", help="register as passed what the gate refuses")
+    retrain.add_argument("--check", action="store_true", help="only check job.toml, and print it with every key")
+    retrain.add_argument(
+        "--default", action="append", default=[], metavar="TABLE.KEY=VALUE", help="where job.toml says nothing"
+    )
+    retrain.add_argument("--source", action="append", default=[], help="a further source of data")
+    retrain.add_argument("--quiet", action="store_true", help="no progress on the terminal")
+    retrain.add_argument("--no-wait", action="store_true", help="end with status 75 where it would wait")
+    retrain.add_argument("--retry-seconds", type=float, default=10, help="first wait for room or for the registry")
+    worker = commands.add_parser("worker", help="run the jobs of a folder, one at a time")
+    worker.add_argument("--broker", help="URL of Redis; default: the environment variable RETRAIN_BROKER")
+    worker.add_argument("--jobs", type=Path, required=True)
+    worker.add_argument("--every", type=float, default=15, help="seconds between two looks through the folders")
+    worker.add_argument("--retry-seconds", type=float, default=10)
+    for command in (retrain, worker):
+        command.add_argument("--nice", type=int, help="at least; 0 to 19")
+        command.add_argument("--threads", type=int, help="at most")
+        command.add_argument("--gpu-memory-fraction", type=float, help="at most; 0 to 1")
+
+
+def _retrain(arguments: argparse.Namespace) -> int:
+    from training.retrain import run, terminal  # noqa: PLC0415 - start quickly
+    from training.retrain.job import load, value_of  # noqa: PLC0415
+
+    if arguments.job is None and (arguments.folder is None or arguments.check):
+        raise SystemExit("error: name a job.toml, or with --folder the folder of a job that goes on")
+    job = None
+    if arguments.job is not None:
+        defaults = {key: value_of(value) for key, _, value in (text.partition("=") for text in arguments.default)}
+        job = load(arguments.job, defaults=defaults, sources=arguments.source).resolved(Path.cwd())
+    if arguments.check:
+        assert job is not None  # noqa: S101 - see above
+        print(job.text(), end="")
+        return 0
+    line = terminal.Line()
+    folder = arguments.folder or Path("runs/retrain") / (job.job.name if job else "")
+    status = run.run(
+        run.Request(
+            path=folder,
+            job=job,
+            force=arguments.force,
+            wait=not arguments.no_wait,
+            retry_seconds=arguments.retry_seconds,
+            limits=vars(arguments),
+            say=(lambda _: None) if arguments.quiet else line,
+        )
+    )
+    if not arguments.quiet:
+        print(terminal.summary(folder))
+    return status
+
+
+def _worker(arguments: argparse.Namespace) -> None:
+    from training.worker import BROKER, WorkerSettings, work  # noqa: PLC0415 - Celery
+
+    broker = arguments.broker or os.environ.get(BROKER, "")
+    if not broker:
+        raise SystemExit(f"error: name the broker with --broker or {BROKER}")
+    names = ("jobs", "nice", "threads", "gpu_memory_fraction", "every", "retry_seconds")
+    work(WorkerSettings(broker=broker, **{name: getattr(arguments, name) for name in names}))
 
 
 def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -177,6 +245,11 @@ def main() -> None:
     """Run one command; errors of input are one line and exit status 1."""
     arguments = _parser().parse_args()
     try:
+        if arguments.command == "retrain":
+            raise SystemExit(_retrain(arguments))
+        if arguments.command == "worker":
+            _worker(arguments)
+            return
         figures = _run(arguments)
     except ExplainError as error:
         raise SystemExit(f"error: {error}") from error

@@ -1,19 +1,21 @@
 """What a bundle says of itself: heatmap scale, margin of the decision, distance from the training images.
 
 `python -m training calibrate --bundle DIR --data nih:DIR` sets them in a bundle as it is, without training; `export`
-does it for a new one. Everything is measured on the validation patients; the outlier model is fitted on the training
-patients. Test patients are never opened.
+and retraining do it for a new one. Everything is measured on the validation patients; the outlier model is fitted on
+the training patients. Test patients are never opened.
 
 - Heatmap: maps are opened by 5 x 5 pixels of the model's grid. The floor is the 99th percentile of the largest value
   of a map over the images called negative, so that 99 in 100 of them show nothing. Over the images called positive,
   the 1st percentile of the same is salient and the 95th is full scale.
 - Margin: the 90th percentile of |f(Tx) - f(x)| over images and random transforms T of the bundle's own range.
 - Outlier limit: the 99th percentile of the score over the images.
+- reference.json: the statistics of the images (`explain_core/statistics.py`), for drift.
 """
 
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,12 @@ from explain_core.bundle_files import OUTLIER, toml_text, write_sums
 from explain_core.geometry import AffineRange, InputSpec, Preprocessing, draw_affine, warp
 from explain_core.opening import opened
 from explain_core.outlier import OutlierModel
+from explain_core.statistics import OF_THE_IMAGE, REFERENCE, image_statistics, reference_of
 from training import datasets
-from training.datasets import Sample
+from training.cohort import TRAIN, VALIDATION, Cohort, load
+from training.datasets import DatasetError
 from training.errors import TrainingError
+from training.progress import Progress, silent
 
 UNIT = "mean |x_s - x_a| of registered copies, opened; luminance 0 to 1"
 OPENING = 5
@@ -58,6 +63,7 @@ class Calibration:
         outlier: the fitted outlier model.
         table: the table [outlier] of bundle.toml.
         figures: what these do on the validation images.
+        reference: the content of reference.json.
     """
 
     heatmap: Figures
@@ -65,6 +71,7 @@ class Calibration:
     outlier: OutlierModel
     table: Figures
     figures: Figures
+    reference: Figures
 
     def described(self, description: Mapping[str, Any]) -> Figures:
         """The content of bundle.toml with what was measured."""
@@ -78,7 +85,7 @@ class Calibration:
 
 
 def calibrate(folder: Path, data: str) -> Figures:
-    """Measure and set heatmap scale, margin and outlier model of the bundle in `folder`; weights stay as they are.
+    """Measure and set heatmap scale, margin, outlier model and reference of the bundle in `folder`; no weight changes.
 
     Returns:
         The figures that the model card then states.
@@ -88,31 +95,63 @@ def calibrate(folder: Path, data: str) -> Figures:
         DatasetError: the data cannot be read.
         TrainingError: the data has no training or no validation patients.
     """
-    found = measure(folder, data)
+    explainer = open_bundle(folder)
+    found = measure(explainer, *parts(data, explainer.bundle.input_spec))
+    write(found, folder)
+    return found.figures
+
+
+def parts(data: str, spec: InputSpec) -> tuple[Cohort, Cohort]:
+    """Training and validation images of a dataset, labelled or not; no image of a test patient is opened.
+
+    Raises:
+        DatasetError: the data cannot be read, or an image of it.
+        TrainingError: it has no training or no validation patients.
+    """
+    dataset = datasets.read(data)
+    for split in (TRAIN, VALIDATION):
+        if not dataset.part(split):
+            raise TrainingError(f"--data {data}: calibration needs training and validation patients")
+    opened_here = replace(dataset, samples=(*dataset.part(TRAIN), *dataset.part(VALIDATION)), problems=())
+    images, problems = load(opened_here, spec)
+    if problems:
+        raise DatasetError("\n".join(["images that cannot be used:", *datasets.format_problems(problems, limit=20)]))
+    return images.part(TRAIN), images.part(VALIDATION)
+
+
+def write(found: Calibration, folder: Path) -> None:
+    """Set in the bundle in `folder` what was measured; its checksums are written last."""
     description, card = folder / "bundle.toml", folder / "model_card.md"
     table = found.described(tomllib.loads(description.read_text()))
     text = card_with(card.read_text(), found.figures)
     found.outlier.save(folder / OUTLIER)
+    (folder / REFERENCE).write_text(json.dumps(found.reference) + "\n")
     description.write_text(toml_text(table))
     card.write_text(text)
     write_sums(folder)
-    return found.figures
 
 
-def measure(folder: Path, data: str) -> Calibration:
-    """Everything that `calibrate` sets, without setting it; it raises the same errors."""
-    explainer = open_bundle(folder)
-    bundle, samples = explainer.bundle, datasets.read(data)
-    training, validation = samples.part("train"), samples.part("validation")
-    if not training or not validation:
-        raise TrainingError(f"--data {data}: calibration needs training and validation patients")
-    images = datasets.load_inputs(validation, bundle.input_spec)
-    probabilities, maps = _explained(explainer, images)
+def measure(
+    explainer: BundleExplainer, training: Cohort, validation: Cohort, progress: Progress = silent
+) -> Calibration:
+    """Everything that `write` sets, without setting it.
+
+    Args:
+        explainer: the bundle as it will run.
+        training: images on its grid whose look the outlier model learns; at least one.
+        validation: others that everything else is measured on; at least one.
+        progress: told after every validation image.
+
+    Raises:
+        Cancelled: by `progress`.
+    """
+    bundle, images = explainer.bundle, validation.images
+    probabilities, maps = _explained(explainer, images, progress)
     positive = probabilities >= bundle.threshold
     heatmap = heatmap_table(maps.max(axis=(1, 2)), positive)
     margin = _short(np.percentile(probability_changes(explainer, images), MARGIN_PERCENTILE))
-    outlier = fit_outlier(_unpadded(datasets.load_inputs(training, bundle.input_spec), training), bundle.augmentation)
-    seen = _unpadded(images, validation)
+    outlier = fit_outlier(_unpadded(training), bundle.augmentation)
+    seen = _unpadded(validation)
     scores = np.array([outlier.score(image) for image in seen])
     limit = _short(np.percentile(scores, LIMIT_PERCENTILE))
     measure_text = f"limit = {LIMIT_PERCENTILE}th percentile of {len(seen)} validation images"
@@ -136,19 +175,27 @@ def measure(folder: Path, data: str) -> Calibration:
                 for name, strange in (spoilt(seen) | no_films(seen, bundle.input_spec)).items()
             },
         },
+        reference=_reference(seen, validation, probabilities, scores),
     )
 
 
+def _reference(seen: Sequence[Image], validation: Cohort, probabilities: Floats, distances: Floats) -> Figures:
+    looks = [image_statistics(image, shape) for image, shape in zip(seen, validation.shapes, strict=True)]
+    columns = {name: np.array([look[name] for look in looks]) for name in OF_THE_IMAGE}
+    return reference_of({"probability": probabilities, "distance": distances} | columns)
+
+
 @torch.inference_mode()
-def _explained(explainer: BundleExplainer, images: Tensor) -> tuple[Floats, Image]:
+def _explained(explainer: BundleExplainer, images: Tensor, progress: Progress) -> tuple[Floats, Image]:
     """f(x), shape (N,), and opened maps, shape (N, S, S), of uint8 images."""
     probabilities, maps = [], []
-    for image in images:
+    for done, image in enumerate(images, start=1):
         x = image[None].float() / 255
         probability = explainer.probabilities(x.to(explainer.device))
         heatmap, _ = explainer.heatmap(x.to(explainer.device), explainer.decisions(probability))
         probabilities.append(float(probability))
         maps.append(opened(heatmap, OPENING)[0, 0].cpu().numpy())
+        progress(done / len(images))
     return np.array(probabilities), np.stack(maps)
 
 
@@ -269,13 +316,12 @@ def far(scores: Floats, outlier: OutlierModel, strange: Sequence[Image], limit: 
     return {"auc": float(auc), "beyond_limit": float((others > limit).mean())}
 
 
-def _unpadded(images: Tensor, samples: Sequence[Sample]) -> list[Image]:
-    """uint8 images on the model's grid as luminance in [0, 1], their padding cut away."""
-    size = images.shape[-1]
-    planes = (images[:, 0].float() / 255).numpy()
+def _unpadded(images: Cohort) -> list[Image]:
+    """A cohort's images on the model's grid as luminance in [0, 1], their padding cut away."""
+    planes = (images.images[:, 0].float() / 255).numpy()
     return [
-        Preprocessing(source_shape=sample.shape or (size, size), size=size, low=0.0, high=1.0).unpad(plane)
-        for plane, sample in zip(planes, samples, strict=True)
+        Preprocessing(source_shape=shape, size=images.size, low=0.0, high=1.0).unpad(plane)
+        for plane, shape in zip(planes, images.shapes, strict=True)
     ]
 
 

@@ -1,6 +1,6 @@
 """Labelled images in memory, split by patient: what training runs and the benchmark work on."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -30,6 +30,13 @@ class Cohort:
         splits: TRAIN, VALIDATION or TEST for each image; one patient is in one split.
         classes: names of the classes.
         exclusive: whether exactly one class holds (softmax) or the one output is a finding (sigmoid).
+        sexes: "F", "M", "O" or "".
+        ages: in years, NaN where it is not known, shape (N,).
+        names: of the image files, to show a case by.
+        sources: who said the class, e.g. "expert".
+        shapes: rows and columns of the source images in pixels.
+
+    What is left out of the last five is not known of any image: "", NaN, and square.
     """
 
     images: Tensor
@@ -41,6 +48,20 @@ class Cohort:
     splits: tuple[str, ...]
     classes: tuple[str, ...]
     exclusive: bool = False
+    sexes: tuple[str, ...] = ()
+    ages: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    names: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    shapes: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        count = len(self.images)
+        defaults = {"sexes": ("",), "names": ("",), "sources": ("",), "shapes": ((self.size, self.size),)}
+        for name, value in defaults.items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, value * count)
+        if not len(self.ages):
+            object.__setattr__(self, "ages", np.full(count, np.nan))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -67,6 +88,11 @@ class Cohort:
             views=tuple(self.views[i] for i in chosen),
             patients=tuple(self.patients[i] for i in chosen),
             splits=tuple(self.splits[i] for i in chosen),
+            sexes=tuple(self.sexes[i] for i in chosen),
+            ages=self.ages[index],
+            names=tuple(self.names[i] for i in chosen),
+            sources=tuple(self.sources[i] for i in chosen),
+            shapes=tuple(self.shapes[i] for i in chosen),
         )
 
     def part(self, split: str) -> "Cohort":
@@ -102,5 +128,10 @@ def load(dataset: Dataset, spec: InputSpec) -> tuple[Cohort, tuple[Problem, ...]
         splits=tuple(sample.split for sample in samples),
         classes=usable.classes,
         exclusive=usable.exclusive,
+        sexes=tuple(sample.sex for sample in samples),
+        ages=np.array([np.nan if sample.age is None else sample.age for sample in samples], np.float64),
+        names=tuple(sample.path.name for sample in samples),
+        sources=tuple(sample.target_source for sample in samples),
+        shapes=tuple(sample.shape or (spec.size, spec.size) for sample in samples),
     )
     return cohort, usable.problems

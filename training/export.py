@@ -1,23 +1,24 @@
 """Make a model bundle of a classifier run and a generators run: `python -m training export`."""
 
-import hashlib
 import json
+import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
-from explain_core.bundle_files import OUTLIER, REQUIRED, SUMS, WEIGHTS, toml_text, write_sums
+from explain_core.bundle_files import digest_of
+from explain_core.classifiers.efficientnet_lite0 import EfficientNetLite0
 from explain_core.geometry import AffineRange, InputSpec
-from training.calibration import HEADING, NEXT_HEADING, UNIT, calibrate
+from training.calibration import HEADING, parts
 from training.calibration import markdown as markdown_of_calibration
 from training.datasets.nih import FINDINGS
 from training.evaluate import evaluate
+from training.making import ARCHITECTURE, finish, make
 from training.report import markdown
+from training.runs.generators import GeneratorSettings
 
 CARD = """# Model card: {name} {version}
 
@@ -72,66 +73,63 @@ fold alone.
 """
 
 
-def _half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: (value.half() if value.is_floating_point() else value).contiguous() for name, value in state.items()}
-
-
-def description(name: str, version: str, classifier: Path, generators: Path) -> dict[str, Any]:
-    """The bundle.toml of two training runs, with a heatmap scale still to be set."""
-    run = json.loads((generators / "generators.json").read_text())
-    return {
-        "name": name,
-        "version": version,
-        "label": "Lung opacity",
-        "threshold": run["rule"]["threshold"],
-        "use": "RESEARCH USE ONLY - NOT FOR DIAGNOSIS",
-        "training_data": "NIH ChestX-ray14 subset with RSNA labels; Kermany paediatric images; see model_card.md",
-        "classifier": {"architecture": "efficientnet_lite0", "outputs": ["Lung opacity", *FINDINGS]},
-        "generators": {key: run[key] for key in ("filters", "kind", "head_layers", "output", "dropout", "decisions")},
-        "input": asdict(InputSpec()),
-        "augmentation": asdict(AffineRange()),
-        "heatmap": {"full_scale": 1.0, "salient": 0.5, "unit": UNIT},
-        "classifier_weights_sha256": hashlib.sha256((classifier / "classifier.pt").read_bytes()).hexdigest(),
-    }
-
-
 def export(classifier: Path, generators: Path, data: str, name: str, version: str, out: Path) -> dict[str, Any]:
-    """Write the bundle to `out` and return the figures of its model card."""
-    out.mkdir(parents=True, exist_ok=True)
-    weights = torch.load(classifier / "classifier.pt", weights_only=True, map_location="cpu")
-    save_file(_half(weights), out / WEIGHTS)
+    """Write the bundle to `out` and return the figures of its model card.
+
+    Raises:
+        BundleError, DatasetError, TrainingError: see `making.make` and `calibration.parts`.
+    """
+    run = json.loads((generators / "generators.json").read_text())
+    made = {field.name: run[field.name] for field in fields(GeneratorSettings) if field.name in ARCHITECTURE}
+    settings = GeneratorSettings(**made | {"filters": tuple(made["filters"])})
+    networks = EfficientNetLite0(1 + len(FINDINGS)), settings.network()
+    networks[0].load_state_dict(torch.load(classifier / "classifier.pt", weights_only=True, map_location="cpu"))
     state = torch.load(generators / "checkpoint.pt", weights_only=True, map_location="cpu")
-    save_file(_half(state["generators"]), out / "generators.safetensors")
-    table = description(name, version, classifier, generators)
-    (out / "bundle.toml").write_text(toml_text(table))
-    (out / "model_card.md").write_text(f"in the making\n\n{NEXT_HEADING}")
-    write_sums(out)
-    calibration = calibrate(out, data)
+    networks[1].load_state_dict(state["generators"])
+    spec = InputSpec()
+    training, validation = parts(data, spec)
+    calibration = make(
+        out,
+        classifier=networks[0],
+        architecture="efficientnet_lite0",
+        outputs=["Lung opacity", *FINDINGS],
+        generators=networks[1],
+        generator_settings=settings,
+        spec=spec,
+        label="Lung opacity",
+        name=name,
+        version=version,
+        threshold=run["rule"]["threshold"],
+        temperature=1.0,
+        augmentation=AffineRange(),
+        dataset_summary="NIH ChestX-ray14 subset with RSNA labels; Kermany paediatric images; see model_card.md",
+        training=training,
+        validation=validation,
+        extra={"classifier_weights_sha256": digest_of(classifier / "classifier.pt")},
+    )
     figures = evaluate(out, data)
+    finish(out, _card(out, calibration, figures, classifier, generators))
+    return figures
+
+
+def _card(
+    out: Path, calibration: Mapping[str, Any], figures: Mapping[str, Any], classifier: Path, generators: Path
+) -> str:
+    table = tomllib.loads((out / "bundle.toml").read_text())
     settings = {
         "classifier": json.loads((classifier / "classifier.json").read_text())["settings"],
         "generators": json.loads((generators / "generators.json").read_text()),
     }
-    (out / "model_card.md").write_text(
-        CARD.format(
-            heading=HEADING,
-            calibration=markdown_of_calibration(calibration),
-            name=name,
-            version=version,
-            architecture=table["classifier"]["architecture"],
-            size=table["input"]["size"],
-            threshold=table["threshold"],
-            filters=table["generators"]["filters"],
-            head_layers=table["generators"]["head_layers"],
-            output=table["generators"]["output"],
-            kind=table["generators"]["kind"],
-            decisions=table["generators"]["decisions"],
-            numbers=markdown(figures),
-            settings=json.dumps(settings, indent=1),
-            history=(generators / "history.jsonl").read_text().strip(),
-        )
+    return CARD.format(
+        heading=HEADING,
+        calibration=markdown_of_calibration(calibration),
+        name=table["name"],
+        version=table["version"],
+        architecture=table["classifier"]["architecture"],
+        size=table["input"]["size"],
+        threshold=table["threshold"],
+        **{key: table["generators"][key] for key in ("filters", "head_layers", "output", "kind", "decisions")},
+        numbers=markdown(figures),
+        settings=json.dumps(settings, indent=1),
+        history=(generators / "history.jsonl").read_text().strip(),
     )
-    write_sums(out)
-    if {path.name for path in out.iterdir()} != {*REQUIRED, OUTLIER, WEIGHTS, SUMS}:
-        raise SystemExit(f"{out} holds files that are not the bundle's; export to an empty folder")
-    return figures

@@ -1,5 +1,170 @@
-"""Commands about what was received and shown: export, verdict, drift."""
+"""Commands about what was received and shown: a training set of it, and what radiologists say of results."""
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
+
+from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, print_json, settings_of
+from dicom_node.errors import NodeError
+from dicom_node.ledger.verdicts import Note, Opinion, Verdict
+
+if TYPE_CHECKING:
+    from dicom_node.export import Report
+    from dicom_node.labels import LabelsWrong
 
 app = typer.Typer()
+
+_READER = re.compile(r"[A-Za-z0-9._-]{1,16}")
+_EVERY = 100
+
+
+@app.command()
+def export(
+    *,
+    out: Annotated[Path, typer.Option(help="New folder for the training set.")],
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV of accession_number or study_instance_uid, and target.")
+    ] = None,
+    since: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Only what was received on this day (UTC) or later.")
+    ] = None,
+    unlabelled: Annotated[bool, typer.Option("--unlabelled", help="Also images without a target.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a de-identified training set of what the node has received."""
+    from dicom_node import app as node  # noqa: PLC0415 - commands load only what they need
+    from dicom_node.export import Wishes  # noqa: PLC0415
+    from dicom_node.export import export as run  # noqa: PLC0415
+    from dicom_node.labels import LabelsWrong  # noqa: PLC0415
+
+    settings = settings_of(config)
+    wishes = Wishes(labels=labels, since=since and since.replace(tzinfo=UTC), unlabelled=unlabelled)
+    try:
+        ledger = node.open_ledger(settings)
+        report = run(settings, ledger, out, wishes, now=datetime.now(UTC), progress=_progress())
+    except LabelsWrong as error:
+        _print_problems(error, as_json=as_json)
+        raise fail(str(error)) from error
+    except NodeError as error:
+        raise fail(str(error)) from error
+    if as_json:
+        print_json(report.as_json())
+    else:
+        _print_report(report, out)
+    if not report.images:
+        raise fail(_nothing(report))
+
+
+@app.command()
+def verdict(
+    study: Annotated[str | None, typer.Argument(help="Study Instance UID.")] = None,
+    opinion: Annotated[Opinion | None, typer.Argument(help="What the reader says of the result.")] = None,
+    *,
+    image: Annotated[str | None, typer.Option(help="SOP Instance UID of the image that is meant.")] = None,
+    by: Annotated[str, typer.Option(help="Sign of the reader: up to 16 letters, digits, dots and hyphens.")] = "",
+    note: Annotated[Note | None, typer.Option(help="Why, in one of these words.")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="Show the verdicts, of all studies or of one.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Keep what a radiologist says of a result: agree, disagree or wrong-place; or list what was said."""
+    from dicom_node import app as node  # noqa: PLC0415
+
+    settings = settings_of(config)
+    if listed:
+        if opinion is not None:
+            raise fail("--list takes no verdict", WRONG_USE)
+        _list(node.open_ledger(settings).verdicts(study), as_json=as_json)
+        return
+    if study is None or opinion is None:
+        raise fail(f"give a Study Instance UID and one of {', '.join(Opinion)}, or --list", WRONG_USE)
+    if by and not _READER.fullmatch(by):
+        raise fail("--by: a sign of 1 to 16 letters, digits, dots and hyphens", WRONG_USE)
+    from dicom_node.export import judge  # noqa: PLC0415
+
+    try:
+        ledger, now = node.open_ledger(settings), datetime.now(UTC)
+        kept = judge(ledger, study, opinion, image=image, reader=by, note=note, now=now)
+    except NodeError as error:
+        raise fail(str(error)) from error
+    if as_json:
+        print_json(asdict(kept))
+    else:
+        said = "present" if all(kept.decisions.values()) else "absent"
+        print(f"kept: {opinion.value}, on {len(kept.decisions)} image(s) decided as {said} by {kept.model}")  # noqa: T201
+
+
+def _list(verdicts: list[Verdict], *, as_json: bool) -> None:
+    if as_json:
+        print_json([asdict(one) for one in verdicts])
+        return
+    table = Table("study", "given", "by", "verdict", "note", "images", "result", "model")
+    for one in verdicts:
+        said = "/".join(sorted({"present" if positive else "absent" for positive in one.decisions.values()}))
+        given = one.given_at.strftime("%Y-%m-%d %H:%M:%S")
+        note = one.note.value if one.note is not None else ""
+        images = str(len(one.decisions))
+        table.add_row(one.study_instance_uid, given, one.reader, one.opinion.value, note, images, said, one.model)
+    Console().print(table)
+
+
+def _progress() -> Callable[[str, int, int], None]:
+    """Says on standard error how far it is, now and then."""
+
+    def say(what: str, done: int, total: int) -> None:
+        if done % _EVERY == 0 and 0 < done < total:
+            print(f"{what}: {done} of {total}", file=sys.stderr)  # noqa: T201
+
+    return say
+
+
+def _print_problems(error: "LabelsWrong", *, as_json: bool) -> None:
+    if as_json:
+        print_json({"problems": [asdict(one) for one in error.problems]})
+        return
+    table = Table("line", "what is wrong")
+    for problem in error.problems:
+        table.add_row(str(problem.line), problem.what)
+    Console().print(table)
+
+
+def _print_report(report: "Report", out: Path) -> None:
+    console = Console()
+    if report.images:
+        table = Table(title=f"Exported to {out}", show_header=False, title_justify="left")
+        for name, count in report.counts.items():
+            table.add_row(name, str(count))
+        for target, count in sorted(report.targets.items()):
+            table.add_row({"0": "normal", "1": "opacity", "": "no target"}[target], str(count))
+        for source, count in report.sources.items():
+            table.add_row({"csv": "targets of the table", "verdict": "targets of verdicts"}[source], str(count))
+        console.print(table)
+    rows = [
+        ("received studies without a label", len(report.unlabelled)),
+        ("studies whose patient has no ID, each a patient of its own", len(report.without_id)),
+        ("images on which verdicts contradict each other or the table", len(report.contradicted)),
+        *Counter(f"image left out: {one.reason}" for one in report.left_out).most_common(),
+        *((f"region left out: {reason}", count) for reason, count in report.regions.most_common()),
+    ]
+    if any(count for _, count in rows):
+        table = Table("to know", "how many", title="--json names them", title_justify="left")
+        for what, count in rows:
+            if count:
+                table.add_row(what, str(count))
+        console.print(table)
+
+
+def _nothing(report: "Report") -> str:
+    if report.unlabelled:
+        return "no image with a target: give --labels or verdicts, or export without targets with --unlabelled"
+    return "no image that can be used was received"

@@ -1,5 +1,271 @@
 """Drift of what arrives and of what the model says; the challenger beside the champion."""
 
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
 import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Column, Table
+
+from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, print_json, settings_of
+from dicom_node.errors import ConfigError, NodeError
+from dicom_node.settings import Settings
+
+if TYPE_CHECKING:
+    from dicom_node.drift import Challenged, Finding, ModelFacts, Reference
+    from dicom_node.ledger import Ledger
+    from dicom_node.ledger.observations import Observation
+    from dicom_node.observations import Agreement
+
+DRIFT_FOUND: Final = 3
+MOST_EARLIER: Final = 2000
+"""Images of the model's own earlier window."""
+MOST_LISTED: Final = 20
 
 app = typer.Typer()
+
+
+class By(StrEnum):
+    """How images are put into groups."""
+
+    CALLING_AE = "calling-ae"
+
+
+class Against(StrEnum):
+    """What images are compared with."""
+
+    TRAINING = "training"
+    LIVE = "live"
+
+
+SinceOption = Annotated[float | None, typer.Option(min=0.001, help="Only what was answered in the last DAYS.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """One look for drift: what was compared with what."""
+
+    facts: "ModelFacts"
+    reference: "Reference | None"
+    seen: "Sequence[Observation]"
+    findings: "Sequence[Finding]"
+    note: str
+
+
+@app.command()
+def drift(
+    *,
+    config: ConfigOption = None,
+    since: SinceOption = None,
+    last: Annotated[int | None, typer.Option(min=1, help="Only the newest N images.")] = None,
+    by: Annotated[By | None, typer.Option(help="Groups of images, beside all of them together.")] = None,
+    against: Annotated[
+        Against | None,
+        typer.Option(
+            help="The bundle's validation images, or what the model saw here earlier; default: what there is."
+        ),
+    ] = None,
+    metrics: Annotated[Path | None, typer.Option(help="Write Prometheus metrics into this FILE.prom too.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare what arrives and what the champion says with its training: 0 no drift, 3 drift, 1 not enough images."""
+    from dicom_node import app as node  # noqa: PLC0415 - commands load only what they need
+    from dicom_node import drift as drifts  # noqa: PLC0415
+
+    settings, now = settings_of(config), datetime.now(UTC)
+    if since is None and last is None:
+        since = 30.0
+    try:
+        ledger = node.open_ledger(settings)
+        began = None if since is None else now - timedelta(days=since)
+        look = _look(settings, ledger, began, last, by, against)
+        if metrics is not None:
+            challenged = _challenged(settings, ledger, began)
+            drifts.write_metrics(metrics, look.facts, look.findings, challenged, now)
+    except ConfigError as error:
+        raise fail(str(error), WRONG_USE) from error
+    except NodeError as error:
+        raise fail(str(error)) from error
+    verdict = drifts.verdict(look.findings)
+    if as_json:
+        print_json(_drift_json(look, verdict))
+    else:
+        _print_drift(look, verdict)
+    raise typer.Exit({"drift": DRIFT_FOUND, "no drift": 0}.get(verdict, 1))
+
+
+@app.command()
+def shadow(*, config: ConfigOption = None, since: SinceOption = None, as_json: JsonOption = False) -> None:
+    """Compare the challenger's answers with the champion's on the same live images; 1 while there are none."""
+    from dicom_node import app as node  # noqa: PLC0415
+
+    settings = settings_of(config)
+    try:
+        ledger = node.open_ledger(settings)
+        began = None if since is None else datetime.now(UTC) - timedelta(days=since)
+        found = _agreement(settings, ledger, began)
+    except ConfigError as error:
+        raise fail(str(error), WRONG_USE) from error
+    except NodeError as error:
+        raise fail(str(error)) from error
+    if found is None:
+        raise fail("no challenger is deployed")
+    champion, challenger, agreed = found
+    if as_json:
+        print_json({"champion": champion, "challenger": challenger, **asdict(agreed)})
+    else:
+        _print_agreement(champion, challenger, agreed)
+    raise typer.Exit(0 if agreed.images else 1)
+
+
+def _look(
+    settings: Settings,
+    ledger: "Ledger",
+    began: datetime | None,
+    last: int | None,
+    by: By | None,
+    against: Against | None,
+) -> Look:
+    from dicom_node import drift as drifts  # noqa: PLC0415
+    from dicom_node import model_store  # noqa: PLC0415
+
+    facts = drifts.model_facts(model_store.bundle_path(settings, ledger.deployed("champion")))
+    seen = ledger.observed(facts.digest, since=began, last=last)
+    reference = None if against is Against.LIVE else drifts.training_reference(facts)
+    note = "reference: the validation images of the bundle"
+    if reference is None and against is Against.TRAINING:
+        note = "the bundle has no reference.json"
+    elif reference is None:
+        note = "" if against is Against.LIVE else "the bundle has no reference.json; "
+        note += "reference: what the same model saw here before this window"
+        earlier = ledger.observed(facts.digest, before=seen[0].observed_at, last=MOST_EARLIER) if seen else []
+        reference = drifts.live_reference(earlier)
+    groups: dict[str, list[Observation]] = defaultdict(list, {"all": list(seen)})
+    for one in seen if by is By.CALLING_AE else ():
+        groups[one.calling_ae_title or "unknown"].append(one)
+    findings = drifts.judge(groups, reference) if reference is not None else []
+    return Look(facts=facts, reference=reference, seen=seen, findings=findings, note=note)
+
+
+def _agreement(settings: Settings, ledger: "Ledger", began: datetime | None) -> "tuple[str, str, Agreement] | None":
+    """Labels of champion and challenger and how they compare; None without a challenger."""
+    from dicom_node import drift as drifts  # noqa: PLC0415
+    from dicom_node import model_store, observations  # noqa: PLC0415
+
+    deployment = ledger.deployed("challenger")
+    if deployment is None:
+        return None
+    champion = drifts.model_facts(model_store.bundle_path(settings, ledger.deployed("champion")))
+    if champion.digest == deployment.digest:
+        raise ConfigError("the challenger is the champion itself: there is nothing to compare")
+    start = max(deployment.deployed_at, began) if began is not None else deployment.deployed_at
+    agreed = observations.agreement(
+        ledger.observed(champion.digest, since=start),
+        ledger.observed(deployment.digest, since=start),
+        ledger.shadow_failures(deployment.digest, since=start),
+    )
+    return champion.label, f"{deployment.name} {deployment.version} {deployment.digest[:12]}", agreed
+
+
+def _challenged(settings: Settings, ledger: "Ledger", began: datetime | None) -> "Challenged | None":
+    from dicom_node.drift import Challenged  # noqa: PLC0415
+
+    try:
+        found = _agreement(settings, ledger, began)
+    except ConfigError:  # the champion has become the challenger: nothing to compare
+        return None
+    if found is None:
+        return None
+    _, label, agreed = found
+    return Challenged(
+        label=label,
+        share=agreed.share,
+        images=agreed.images,
+        waiting=agreed.waiting,
+        failures=len(agreed.failures),
+    )
+
+
+def _drift_json(look: Look, verdict: str) -> dict[str, object]:
+    reference = look.reference
+    return {
+        "verdict": verdict,
+        "model": {"name": look.facts.name, "version": look.facts.version, "digest": look.facts.digest},
+        "reference": None if reference is None else {"kind": reference.kind, "images": reference.images},
+        "note": look.note,
+        "images": len(look.seen),
+        "since": look.seen[0].observed_at if look.seen else None,
+        "until": look.seen[-1].observed_at if look.seen else None,
+        "findings": [asdict(one) for one in look.findings],
+    }
+
+
+def _print_drift(look: Look, verdict: str) -> None:
+    from dicom_node.drift import MINIMUM  # noqa: PLC0415
+
+    out = Console(highlight=False)
+    out.print(f"model {look.facts.label}; {len(look.seen)} images\n{look.note}")
+    for group in dict.fromkeys(one.group for one in look.findings):
+        table = Table("statistic", "images", "now", "before", "KS", "shift", "p", "verdict", box=SIMPLE, padding=(0, 0))
+        table.title = f"group {group}; medians and shares; p after Holm"
+        for one in look.findings:
+            if one.group == group:
+                cells = (_number(one.value), _number(one.reference_value), _number(one.ks), _number(one.shift))
+                images = f"{one.images}/{one.reference_images}"
+                table.add_row(one.statistic, images, *cells, _p(one.adjusted), one.verdict)
+        out.print(table)
+        for one in look.findings:
+            if one.group == group and one.low is not None and one.high is not None:
+                out.print(f"{one.statistic}: {_number(one.value)}, 95 % {one.low:.3f}-{one.high:.3f}")
+    few = f"not enough images: {MINIMUM} are needed on either side"
+    out.print(few if verdict == "too few" else verdict)
+
+
+def _print_agreement(champion: str, challenger: str, agreed: "Agreement") -> None:
+    out = Console(highlight=False)
+    out.print(f"champion   {champion}\nchallenger {challenger}")
+    table = Table("figure", "value")
+    table.add_row("images (studies) that both decided", f"{agreed.images} ({agreed.studies})")
+    table.add_row("images that wait for the challenger", str(agreed.waiting))
+    if agreed.low is not None and agreed.high is not None:
+        share = f"{agreed.agree} of {agreed.images} = {_number(agreed.share)}, 95 % {agreed.low:.3f}-{agreed.high:.3f}"
+        table.add_row("decided alike", share)
+        table.add_row("Cohen's kappa", _number(agreed.kappa))
+        table.add_row("|difference| of probability, mean", _number(agreed.mean_difference))
+        table.add_row("|difference| of probability, largest", _number(agreed.largest_difference))
+        table.add_row("challenger - champion, mean", _number(agreed.signed_difference))
+    if agreed.overlap is not None:
+        table.add_row("heatmaps compared", str(agreed.heatmaps))
+        table.add_row("heatmaps: correlation, quartiles", _quartiles(agreed.correlation))
+        table.add_row("heatmaps: overlap of the top tenth, quartiles", _quartiles(agreed.overlap))
+    if agreed.seconds is not None:
+        table.add_row("seconds per image, champion / challenger", " / ".join(f"{one:.2f}" for one in agreed.seconds))
+    table.add_row("studies without an answer of the challenger", str(len(agreed.failures)))
+    out.print(table)
+    if agreed.disagreements:
+        table = Table(Column("study", overflow="fold"), "champion", "challenger", title="Decided differently")
+        for one in agreed.disagreements[:MOST_LISTED]:
+            table.add_row(one.study_instance_uid, f"{one.champion:.3f}", f"{one.challenger:.3f}")
+        out.print(table)
+        if len(agreed.disagreements) > MOST_LISTED:
+            out.print(f"and {len(agreed.disagreements) - MOST_LISTED} more: --json lists all")
+    for failure in agreed.failures[-MOST_LISTED:]:
+        out.print(f"no answer to {failure.study_instance_uid}: {failure.reason}")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"
+
+
+def _quartiles(values: tuple[float, float, float] | None) -> str:
+    return "-" if values is None else ", ".join(f"{value:.2f}" for value in values)

@@ -1,5 +1,263 @@
-"""Retraining jobs: submit, status, cancel, logs."""
+"""Retraining jobs: submit, status, cancel, resume, logs, worker."""
+
+import os
+import sys
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
+
+from dicom_node import broker
+from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, print_json, settings_of
+from dicom_node.errors import BrokerUnreachable, ConfigError, NodeError
+from dicom_node.jobs import OPEN, Jobs, JobStatus, NoSuchJob, checked
+from dicom_node.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Retraining jobs.")
+
+JobArgument = Annotated[str, typer.Argument(help="Name of the job, as `submit` said it.")]
+
+_BROKER = "RETRAIN_BROKER"  # as training/worker.py reads it: a command line shows its password to everybody
+
+
+@app.command()
+def submit(
+    job: Annotated[Path, typer.Argument(help="job.toml; docs/retraining.md has every key.")],
+    *,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV of labels: first export what the node received, and train on it.")
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a job and queue it; a worker (`dicom-node retrain worker`) runs it."""
+    settings = settings_of(config)
+    jobs, path = Jobs(settings.retraining.jobs), None
+    try:
+        defaults = _defaults(settings)
+        if labels is None:
+            name, text = checked(job, defaults=defaults)
+            path = jobs.reserve(name)
+        else:
+            name, _ = checked(job, defaults=defaults, sources=["studies:."])
+            path = jobs.reserve(name)
+            exported = _export(settings, labels, path / "export")
+            _, text = checked(job, defaults=defaults, sources=[f"studies:{exported}"])
+        jobs.queue(path, text)
+    except ConfigError as error:
+        _remove(path)
+        raise fail(str(error), WRONG_USE) from error
+    except NodeError as error:
+        _remove(path)
+        raise fail(str(error)) from error
+    sent = _send(settings, path.name)
+    if as_json:
+        print_json({"job": path.name, "folder": str(path), "sent": sent})
+    else:
+        print(f"{path.name}: queued" + ("" if sent else _UNSENT))  # noqa: T201
+
+
+_UNSENT = "; the broker does not answer, so a worker will find the job by itself when it next looks"
+
+
+def _defaults(settings: Settings) -> dict[str, Any]:
+    """What the node knows and job.toml need not say: which model runs, the registry, what training may claim."""
+    from dicom_node import app as node  # noqa: PLC0415 - commands load only what they need
+    from dicom_node.model_store import bundle_path  # noqa: PLC0415
+
+    running = bundle_path(settings, node.open_ledger(settings).deployed("champion"))
+    return {
+        "champion.bundle": str(running.absolute()),
+        "registry.uri": settings.registry.uri,
+        "registry.name": settings.registry.name,
+        "registry.artifacts": str(settings.registry.artifacts),
+        "resources.nice": settings.retraining.nice,
+        "resources.threads": settings.retraining.threads,
+        "resources.gpu_memory_fraction": settings.retraining.gpu_memory_fraction,
+    }
+
+
+def _export(settings: Settings, labels: Path, out: Path) -> Path:
+    """The node's training set with these labels, de-identified, in the job's folder.
+
+    Raises:
+        NodeError: the labels are wrong, which the message has by line.
+    """
+    from dicom_node import app as node  # noqa: PLC0415
+    from dicom_node.export import Wishes, export  # noqa: PLC0415
+    from dicom_node.labels import LabelsWrong  # noqa: PLC0415
+
+    try:
+        report = export(
+            settings,
+            node.open_ledger(settings),
+            out,
+            Wishes(labels=labels),
+            now=datetime.now(UTC),
+            progress=lambda *_: None,
+        )
+    except LabelsWrong as error:
+        for problem in error.problems:
+            print(f"{labels}:{problem.line}: {problem.what}", file=sys.stderr)  # noqa: T201
+        raise
+    if not report.images:
+        raise ConfigError(f"--labels {labels}: no image that was received has a label in it; nothing was submitted")
+    return out
+
+
+def _remove(path: Path | None) -> None:
+    """A folder that did not become a job."""
+    if path is not None and not (path / "job.toml").exists():
+        import shutil  # noqa: PLC0415
+
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _send(settings: Settings, name: str) -> bool:
+    try:
+        broker.submit(broker.make_celery(settings), broker.RETRAIN, name)
+    except BrokerUnreachable:
+        return False
+    return True
+
+
+@app.command()
+def status(
+    job: Annotated[str | None, typer.Argument(help="Name of a job; without it, all of them.")] = None,
+    *,
+    config: ConfigOption = None,
+    limit: int = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """How far jobs are, and what became of them."""
+    jobs = Jobs(settings_of(config).retraining.jobs)
+    try:
+        found = [jobs.status(name) for name in ([job] if job else jobs.names()[:limit])]
+    except NoSuchJob as error:
+        raise fail(str(error)) from error
+    if as_json:
+        rows = [asdict(one) for one in found]
+        print_json(rows[0] if job else rows)
+    elif job:
+        _print_job(found[0])
+    else:
+        table = Table("job", "state", "stage", "done", "left", "version", "why")
+        for one in found:
+            version, first = str(one.version or ""), (one.error.splitlines() or [""])[0]
+            table.add_row(one.name, _state(one), one.stage, _share(one), _left(one), version, first)
+        Console().print(table)
+
+
+def _state(one: JobStatus) -> str:
+    if one.cancelling:
+        return "cancelling"
+    return "interrupted" if one.state == "running" and not one.working else one.state
+
+
+def _share(one: JobStatus) -> str:
+    return f"{one.done:.0%}" if one.stage and one.state in OPEN else ""
+
+
+def _left(one: JobStatus) -> str:
+    if one.eta_seconds is None or one.state != "running":
+        return ""
+    return f"{one.eta_seconds:.0f} s" if one.eta_seconds < 90 else f"{one.eta_seconds / 60:.0f} min"  # noqa: PLR2004
+
+
+def _print_job(one: JobStatus) -> None:
+    console = Console()
+    console.print(f"{one.name}: {_state(one)} {one.stage} {_share(one)} {_left(one)}".rstrip())
+    if one.figures:
+        console.print("  " + " ".join(f"{name}={value}" for name, value in one.figures.items()))
+    table = Table("stage", "state", "seconds")
+    for name, stage in one.stages.items():
+        table.add_row(name, str(stage.get("state", "")), f"{stage.get('seconds', 0):.1f}")
+    console.print(table)
+    if one.version is not None:
+        console.print(f"version {one.version} of the registry")
+    if one.verdict.get("forced"):
+        console.print(f"passed by force: {one.verdict['forced']}", markup=False)
+    if one.error:
+        console.print(one.error, markup=False)
+
+
+@app.command()
+def cancel(job: JobArgument, *, config: ConfigOption = None) -> None:
+    """Stop a job at its next safe point; `resume` lets it go on from there."""
+    jobs = Jobs(settings_of(config).retraining.jobs)
+    try:
+        state = jobs.cancel(job)
+    except NoSuchJob as error:
+        raise fail(str(error)) from error
+    if state in OPEN:
+        print(f"{job}: will stop at its next safe point")  # noqa: T201
+    elif state == "cancelled":
+        print(f"{job}: cancelled")  # noqa: T201
+    else:
+        raise fail(f"{job} is {state}: there is nothing to cancel")
+
+
+@app.command()
+def resume(
+    job: JobArgument,
+    *,
+    force: Annotated[
+        str | None, typer.Option(help="Register what the gate refused; the reason is kept with the version.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Let a job go on that was cancelled, has failed or was refused; what is done stays done."""
+    settings = settings_of(config)
+    if force is not None and not force.strip():
+        raise fail("--force needs a reason", WRONG_USE)
+    try:
+        free = Jobs(settings.retraining.jobs).resume(job, force or "")
+    except NoSuchJob as error:
+        raise fail(str(error)) from error
+    if not free:
+        raise fail(f"a process works on {job} already")
+    print(f"{job}: queued" + ("" if _send(settings, job) else _UNSENT))  # noqa: T201
+
+
+@app.command()
+def logs(
+    job: JobArgument,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Print a job's log."""
+    jobs = Jobs(settings_of(config).retraining.jobs)
+    try:
+        path = jobs.path(job) / "job.log"
+        position = 0
+        while True:
+            ended = jobs.status(job).state not in OPEN
+            if path.is_file():
+                with path.open(encoding="utf-8", errors="replace") as file:
+                    file.seek(position)
+                    sys.stdout.write(file.read())
+                    position = file.tell()
+                sys.stdout.flush()
+            if not follow or ended:
+                return
+            time.sleep(0.5)
+    except NoSuchJob as error:
+        raise fail(str(error)) from error
+
+
+@app.command()
+def worker(*, config: ConfigOption = None) -> None:
+    """Run jobs until stopped, one at a time, as `[retraining]` allows; needs the extra `training`."""
+    settings = settings_of(config)
+    told = settings.retraining
+    arguments = [
+        sys.executable, "-m", "training", "worker", "--jobs", str(told.jobs), "--nice", str(told.nice),
+        "--threads", str(told.threads), "--gpu-memory-fraction", str(told.gpu_memory_fraction),
+    ]  # fmt: skip
+    os.execve(sys.executable, arguments, os.environ | {_BROKER: settings.broker.url})  # noqa: S606 - our own program

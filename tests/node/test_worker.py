@@ -76,9 +76,9 @@ class Node:
         assert self.ledger.mark_ready(seen, [task(seen, name, **changes)], at(20))
 
     def worker(self, explainer=None, **options) -> Worker:
-        load = options.pop("load", lambda: explainer or ToyExplainer())
+        model = options.pop("model", lambda: explainer or ToyExplainer())
         options = {"clock": lambda: self.now} | options
-        return Worker(self.settings, self.ledger, self.spool, load, **options)
+        return Worker(self.settings, self.ledger, self.spool, model, **options)
 
     @property
     def state(self) -> tuple[StudyState, str | None]:
@@ -184,19 +184,19 @@ def test_the_same_message_again_does_nothing(node):
     assert before == (here.files, here.owed)
 
 
-def test_the_model_is_loaded_once_and_only_when_it_is_needed(node):
+def test_the_model_is_asked_for_once_a_task_and_only_when_it_is_needed(node):
     here = node()
-    loads = []
-    one = here.worker(load=lambda: loads.append(1) or ToyExplainer())
+    asked = []
+    one = here.worker(model=lambda: asked.append(1) or ToyExplainer())
     here.receive(2)
     here.add_task("t2", 2, route="", selected=(), reason="it is a lateral view")
     one.run("t2")
-    assert loads == []
+    assert asked == []
     here.receive(3)
     here.add_task("t3", 3)
     one.run("t1")
     one.run("t3")
-    assert loads == [1]
+    assert asked == [1, 1]
 
 
 # ---- profiles
@@ -533,7 +533,7 @@ def test_a_model_that_cannot_be_loaded_is_reported_and_tried_again_with_the_next
             raise error
         return ToyExplainer()
 
-    one = here.worker(load=load)
+    one = here.worker(model=load)
     assert one.run("t1")
     assert here.state == (StudyState.FAILED, "the analysis failed (ConfigError)")
     assert here.report
@@ -594,7 +594,7 @@ def test_a_task_given_up_is_reported_without_the_model_and_can_be_replayed(node)
         raise AssertionError("the model must not be loaded for a report")
 
     here.now = at(100)
-    assert here.worker(load=load).run("t1")
+    assert here.worker(model=load).run("t1")
     assert here.state == (StudyState.FAILED, "the analysis ended 3 times without a result")
     assert "ended 3 times" in here.report_text
     here.ledger.replay_failed(STUDY, at(200))

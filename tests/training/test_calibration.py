@@ -96,7 +96,9 @@ def test_a_bundle_is_calibrated_in_place_and_its_weights_stay(bundle, nih_folder
     table["heatmap"] = {"full_scale": 0.9, "salient": 0.8, "unit": "old"}
     (folder / "bundle.toml").write_text(toml_text(table))
     (folder / "outlier.safetensors").unlink()
+    (folder / "reference.json").unlink()
     calibration.write_sums(folder)
+    assert load(folder).reference is None
     before = load(folder).identity.digest
     monkeypatch.setattr("sys.argv", ["training", "calibrate", "--bundle", str(folder), "--data", f"nih:{nih_folder}"])
     main()
@@ -109,6 +111,8 @@ def test_a_bundle_is_calibrated_in_place_and_its_weights_stay(bundle, nih_folder
     assert load(folder).identity.digest != before
     assert (folder / "bundle.toml").read_text() == (bundle / "bundle.toml").read_text()
     assert digest_of(folder / "outlier.safetensors") == digest_of(bundle / "outlier.safetensors")
+    assert digest_of(folder / "reference.json") == digest_of(bundle / "reference.json")
+    assert load(folder).reference["images"] == 8
     assert (folder / "outlier.safetensors").stat().st_size < 1_000_000
 
 
@@ -133,4 +137,4 @@ def test_data_without_validation_patients_is_refused(bundle, nih_folder, tmp_pat
     rows = (folder / "labels.csv").read_text().splitlines()
     (folder / "labels.csv").write_text("\n".join(row for row in rows if not row.endswith(",2")) + "\n")
     with pytest.raises(TrainingError, match="validation patients"):
-        calibration.measure(bundle, f"nih:{folder}")
+        calibration.calibrate(bundle, f"nih:{folder}")

@@ -6,13 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from explain_core.classifier import DecisionRule
+from explain_core.classifier import DecisionRule, Tempered
 from explain_core.classifiers.resnet20 import ResNet20
 from explain_core.geometry import InputSpec
 from explain_core.losses import LossWeights
 from training import cohort, datasets, presets
 from training.errors import TrainingError
+from training.progress import Cancelled
 from training.runs import generators, image_classifier
 
 # Table I of arXiv:2012.07332, columns c1 to c7 of ../shared/method.md section 2, reading B
@@ -136,6 +138,49 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     ):
         with pytest.raises(TrainingError, match="made with other settings, data or classifier"):
             generators.train(changed, pictures, images[:4], network, tmp_path)
+
+
+def test_progress_is_told_each_step_and_a_cancelled_run_goes_on(tmp_path):
+    classifier = ResNet20(1, width=4).eval().requires_grad_(requires_grad=False)
+    images, told = training_set(), []
+
+    def stop_at_third(done, **figures):
+        told.append((done, figures))
+        if len(told) == 3:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        generators.train(
+            settings(steps=4, report_every=2), images, images[:4], classifier, tmp_path, progress=stop_at_third
+        )
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 2
+    assert [done for done, _ in told] == [0.25, 0.5, 0.75]
+    assert "flip_rate" not in told[0][1]
+    assert "flip_rate" in told[1][1]
+    generators.train(
+        settings(steps=4, report_every=2), images, images[:4], classifier, tmp_path,
+        progress=lambda done, **figures: told.append((done, figures)),
+    )  # fmt: skip
+    assert [done for done, _ in told[3:]] == [0.75, 1.0]
+
+
+def test_generators_start_from_a_bundles_and_not_from_another_architecture(bundle, tmp_path):
+    classifier = ResNet20(1, width=4).eval().requires_grad_(requires_grad=False)
+    images, stored = training_set(), bundle / "generators.safetensors"
+    ways = settings(steps=1, decisions=2, learning_rate=0.0)
+    network = generators.train(ways, images, images[:4], classifier, tmp_path, initial=stored)
+    name = "trunk.first.2.weight"
+    torch.testing.assert_close(network.state_dict()[name], load_file(stored)[name].float())
+    (tmp_path / "other").mkdir()
+    with pytest.raises(TrainingError, match="another architecture"):
+        generators.train(replace(ways, filters=(4, 6)), images, images[:4], classifier, tmp_path / "other", stored)
+
+
+def test_a_tempered_classifier_is_another_one_for_its_checkpoint(tmp_path):
+    images, plain = training_set(), ResNet20(1, width=4).eval().requires_grad_(requires_grad=False)
+    generators.train(settings(steps=1), images, images[:4], Tempered(plain, 2.0).eval(), tmp_path)
+    with pytest.raises(TrainingError, match="other settings, data or classifier"):
+        generators.train(settings(steps=1), images, images[:4], Tempered(plain, 3.0).eval(), tmp_path)
 
 
 def test_the_plain_classifier_trains_resumes_and_refuses_one_class(tmp_path):

@@ -81,7 +81,7 @@ class Bench:
         """The classifier that is explained, ready for inference."""
         if self.bundle is not None:
             bundle = load_bundle(self.bundle)
-            classifier, outputs = bundle.classifier, len(bundle.description["classifier"]["outputs"])
+            classifier, outputs = bundle.tempered(), len(bundle.description["classifier"]["outputs"])
             if self.cohort.exclusive and outputs != self.cohort.outputs:
                 names = ", ".join(self.cohort.classes)
                 raise BundleError(f"{self.bundle}: {outputs} outputs, and the data's classes are {names}")

@@ -7,6 +7,7 @@ A dataset is named on the command line as `reader:folder?option=value&option=val
 
 import hashlib
 import inspect
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,9 @@ Box = tuple[float, float, float, float]
 SPLITS = ("train", "validation", "test")
 """From the least to the most held-out."""
 
+SEXES = ("F", "M", "O")
+OLDEST = 120
+
 _THREADS = 4
 
 
@@ -58,6 +62,8 @@ class Sample:
         mask: exact truth on the image's own grid, where a source has it.
         shape: rows and columns of the image in pixels, None = square.
         pixels: how to get the luminance, float32 in [0, 1], where there is no file.
+        sex: "F", "M", "O" (other) or "" where it is not known.
+        age: in years, None where it is not known.
     """
 
     path: Path
@@ -73,6 +79,8 @@ class Sample:
     mask: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
     shape: tuple[int, int] | None = None
     pixels: Callable[[], NDArray[np.float32]] | None = field(default=None, compare=False, repr=False)
+    sex: str = ""
+    age: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +198,26 @@ class Collector:
             return x / width, y / height, across / width, down / height
         self.note(Kind.BOX_CLIPPED, where, text)
         return left / width, top / height, (right - left) / width, (bottom - top) / height
+
+    def sex(self, where: str, text: str) -> str:
+        """A cell's F, M or O in either case; "" for an empty cell and for anything else, which is recorded."""
+        if text.upper() in SEXES:
+            return text.upper()
+        if text:
+            self.note(Kind.LABEL_UNKNOWN, where, f"sex={text}, known are {', '.join(SEXES)}")
+        return ""
+
+    def age(self, where: str, text: str) -> float | None:
+        """Years of a cell; None for an empty cell and for what is no number from 0 to 120, which is recorded."""
+        try:
+            years = float(text)
+        except ValueError:
+            years = math.nan
+        if 0 <= years <= OLDEST:
+            return years
+        if text:
+            self.note(Kind.LABEL_UNKNOWN, where, f"age={text}, in years from 0 to {OLDEST}")
+        return None
 
     def headers(self, paths: Iterable[Path]) -> dict[Path, Header]:
         """The headers of the image files that can be used; the others are recorded."""

@@ -9,6 +9,8 @@ labels.csv, one row per image:
     split        optional: train, validation (or val) or test, blank = not used
     fold         optional: a whole number; without `split`, folds become splits by `training.splits`
     view         optional: PA or AP; for DICOM the file's own View Position where it is blank
+    sex          optional: F, M or O, blank = not known
+    age          optional: in years, blank = not known
 
 Without `split` and `fold`, patients are split by their name: 20 % test, 10 % validation.
 
@@ -83,6 +85,8 @@ def _sample(
         target_source="folder",
         boxes=tuple(boxes),
         shape=header.shape,
+        sex=collector.sex(row.where, row.text("sex")),
+        age=collector.age(row.where, row.text("age")),
     )
 
 

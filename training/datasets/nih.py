@@ -1,8 +1,9 @@
 """NIH ChestX-ray14 subset: images/, labels.csv, boxes_rsna.csv and boxes_nih.csv.
 
 labels.csv has the columns file, nih_image, patient_id, view, nih_labels (joined by |), y_opacity (1, 0 or blank),
-y_source and patient_fold. Both box files have the columns image, finding, x, y, w, h in pixels of the original
-1024 x 1024 image: boxes_rsna.csv holds the radiologists' opacity boxes, boxes_nih.csv boxes of eight findings.
+y_source and patient_fold, and perhaps sex (F or M) and age in years. Both box files have the columns image, finding, x,
+y, w, h in pixels of the original 1024 x 1024 image: boxes_rsna.csv holds the radiologists' opacity boxes,
+boxes_nih.csv boxes of eight findings.
 """
 
 from collections import defaultdict
@@ -88,6 +89,8 @@ def _sample(
         boxes=tuple(opacities.get(OPACITY, ())),
         finding_boxes={finding: tuple(boxes) for finding, boxes in others.items()},
         shape=shape,
+        sex=collector.sex(row.where, row.text("sex")),
+        age=collector.age(row.where, row.text("age")),
     )
 
 

@@ -9,10 +9,12 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from explain_core.classifier import DecisionRule
@@ -31,6 +33,7 @@ from explain_core.losses import (
 from training import checkpoints, datasets, presets
 from training.datasets.nih import FINDINGS
 from training.errors import TrainingError
+from training.progress import Progress, silent
 from training.splits import TEST_FOLDS, VALIDATION_FOLDS
 
 
@@ -212,7 +215,8 @@ def train(
     validation: Tensor,
     classifier: nn.Module,
     out: Path,
-    initial: Path | None = None,
+    initial: Path | Mapping[str, Tensor] | None = None,
+    progress: Progress = silent,
 ) -> SimilarAdversarial:
     """Train to `settings.steps`, resuming from `out`/checkpoint.pt, or starting from the weights in `initial`.
 
@@ -222,11 +226,13 @@ def train(
         validation: others of that kind, for the report.
         classifier: frozen, in eval mode.
         out: an existing folder for generators.json, history.jsonl and checkpoint.pt.
-        initial: checkpoint.pt of another run.
+        initial: checkpoint.pt of another run, a bundle's generators.safetensors, or the weights by name.
+        progress: told after every step: step, loss, and the figures of the last validation.
 
     Raises:
-        TrainingError: a term of the loss is not finite (the message names the step and the term), or the checkpoint
-            is another run's.
+        TrainingError: a term of the loss is not finite (the message names the step and the term), the weights to start
+            from have another architecture, or the checkpoint is another run's.
+        Cancelled: by `progress`; the last checkpoint stays.
     """
     torch.manual_seed(settings.seed)
     (out / "generators.json").write_text(json.dumps(asdict(settings), indent=1))
@@ -239,7 +245,7 @@ def train(
     mark = checkpoints.fingerprint(ways, classifier, training)
     state = checkpoints.load(checkpoint, mark, device)
     if initial is not None and state is None:
-        network.load_state_dict(torch.load(initial, weights_only=True)["generators"])
+        _fill(network, initial)
     if state is not None:
         network.load_state_dict(state["generators"])
         optimiser.load_state_dict(state["optimiser"])
@@ -247,7 +253,7 @@ def train(
         print(f"resuming at step {start}", flush=True)
     odds = balanced_odds(training, classifier, settings)
     generator = torch.Generator().manual_seed(settings.seed + start)
-    began = time.monotonic()
+    began, validated = time.monotonic(), dict[str, float]()
     for step in range(start, settings.steps):
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * _schedule(step, settings.steps)
@@ -268,13 +274,29 @@ def train(
         if (step + 1) % settings.report_every == 0 or step + 1 == settings.steps:
             rate = (step + 1 - start) * settings.batch / (time.monotonic() - began)
             row = {"step": step + 1, "loss": float(loss.detach()), "images_per_second": round(rate, 1)}
-            row |= validate(validation, network, classifier, settings)
+            validated = validate(validation, network, classifier, settings)
+            row |= validated
             print(json.dumps(row), flush=True)
             with (out / "history.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
             state = {"generators": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
             checkpoints.save(checkpoint, state, mark)
+        progress((step + 1) / settings.steps, step=step + 1, loss=float(loss.detach()), **validated)
     return network.eval()
+
+
+def _fill(network: SimilarAdversarial, initial: Path | Mapping[str, Tensor]) -> None:
+    if not isinstance(initial, Path):
+        weights = initial
+    elif initial.suffix == ".safetensors":
+        weights = load_file(initial)
+    else:
+        weights = torch.load(initial, weights_only=True, map_location="cpu")["generators"]
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        raise TrainingError(f"the generators to start from have another architecture: {text}") from error
 
 
 def _schedule(step: int, steps: int, warm_up: int = 100) -> float:

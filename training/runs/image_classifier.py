@@ -1,8 +1,10 @@
-"""Train a plain classifier on any cohort: what the benchmark explains where no bundle is given.
+"""Train a classifier on any cohort: from nothing for the benchmark, from a champion's weights for a retraining.
 
 One finding (sigmoid) or exclusive classes (softmax). Random affine, gamma and noise; optionally one step of
 adversarial training (fast gradient sign, Wong et al. 2020, arXiv:2001.03994), which makes the classifier's evidence
-larger than a fragile pattern. The best epoch by validation AUC is kept; the run resumes after its last whole epoch.
+larger than a fragile pattern. The best epoch by validation AUC is kept. The run resumes from its last checkpoint, in
+the middle of an epoch too, and ends as if it had never stopped. Lightning Fabric runs it on a CPU, a GPU, or in the
+processes that torchrun started; those take the very steps of one (`processes.py`).
 """
 
 import json
@@ -20,11 +22,13 @@ from torch.nn import functional
 
 from explain_core import plugins
 from explain_core.classifier import DecisionRule
-from explain_core.engine import choose_device
 from explain_core.geometry import AffineRange, draw_affine, warp
 from training import checkpoints
 from training.cohort import Cohort
 from training.errors import TrainingError
+from training.progress import Progress, silent
+from training.runs.processes import Batch, batch_norms, share_dropout, start, summed, tell, with_statistics_of_all
+from training.runs.weights import Initial, start_from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +37,18 @@ class ImageClassifierSettings:
 
     Attributes:
         architecture: a module of explain_core/classifiers.
-        epochs, batch, learning_rate, weight_decay: AdamW with a one-cycle schedule.
+        epochs, batch, learning_rate, weight_decay: AdamW with a one-cycle schedule; the batch is divided among the
+            processes.
         label_smoothing: targets are moved this far from 0 and 1.
         noise: standard deviation of the Gaussian noise added to training images.
         attack: largest change of a pixel in adversarial training, 0 for none.
         affine: the random transforms.
         device: "auto", "cpu" or "cuda[:n]".
+        precision: "auto" (bfloat16 where the processor computes in it), "32-true" or "bf16-mixed".
+        frozen_statistics: whether batch norm keeps the statistics it starts with, as in fine-tuning on few images.
+        average_decay: decay per step of the exponential moving average of the weights, which is then what is
+            validated and kept; 0 for none.
+        checkpoint_every: steps between checkpoints, besides the one at the end of each epoch; 0 for none.
     """
 
     seed: int = 0
@@ -52,6 +62,10 @@ class ImageClassifierSettings:
     attack: float = 0.0
     affine: AffineRange = field(default_factory=AffineRange)
     device: str = "auto"
+    precision: str = "auto"
+    frozen_statistics: bool = False
+    average_decay: float = 0.0
+    checkpoint_every: int = 0
 
 
 def build(architecture: str, outputs: int) -> nn.Module:
@@ -64,14 +78,17 @@ def build(architecture: str, outputs: int) -> nn.Module:
     return network
 
 
-def augment(images: Tensor, settings: ImageClassifierSettings, generator: torch.Generator) -> Tensor:
-    """Random affine, gamma and noise: uint8 (N, 1, S, S) -> float in [0, 1]."""
-    x = images.float() / 255
-    count = len(x)
-    x = warp(x, draw_affine(settings.affine, count, generator), padding="border")
+def augment(
+    images: Tensor, settings: ImageClassifierSettings, generator: torch.Generator, part: slice = slice(None)
+) -> Tensor:
+    """Random affine, gamma and noise: uint8 (N, 1, S, S) -> float in [0, 1]; drawn for all, made for `part`."""
+    count = len(images)
+    matrices = draw_affine(settings.affine, count, generator)
     gamma = torch.exp(torch.randn(count, 1, 1, 1, generator=generator) * 0.15)
-    x = x.clamp(1e-4, 1) ** gamma
-    return (x + torch.randn(x.shape, generator=generator) * settings.noise).clamp_(0, 1)
+    noise = torch.randn(images.shape, generator=generator) * settings.noise
+    x = warp(images[part].float() / 255, matrices[part], padding="border")
+    x = x.clamp(1e-4, 1) ** gamma[part]
+    return (x + noise[part]).clamp_(0, 1)
 
 
 def loss_of(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
@@ -82,9 +99,16 @@ def loss_of(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     return functional.cross_entropy(logits, targets, label_smoothing=smoothing)
 
 
-def attacked(x: Tensor, gradient: Callable[[Tensor], Tensor], size: float) -> Tensor:
-    """Images moved from a random start by one signed gradient step, at most `size` a pixel."""
-    delta = torch.empty_like(x).uniform_(-size, size)
+def attacked(x: Tensor, gradient: Callable[[Tensor], Tensor], size: float, drawn: Tensor | None = None) -> Tensor:
+    """Images moved from a random start by one signed gradient step, at most `size` a pixel.
+
+    Args:
+        x: images in [0, 1].
+        gradient: of the loss by the images.
+        size: the largest change.
+        drawn: where to start, uniform in [0, 1) like `x`; None to draw it.
+    """
+    delta = ((torch.rand_like(x) if drawn is None else drawn) * 2 - 1) * size
     step = gradient((x + delta).clamp(0, 1)).sign() * 1.25 * size
     return (x + (delta + step).clamp(-size, size)).clamp(0, 1)
 
@@ -126,7 +150,12 @@ def settings_of(folder: Path, training: Cohort) -> ImageClassifierSettings:
 
 
 def train(
-    settings: ImageClassifierSettings, training: Cohort, validation: Cohort, out: Path, initial: Path | None = None
+    settings: ImageClassifierSettings,
+    training: Cohort,
+    validation: Cohort,
+    out: Path,
+    initial: Initial | None = None,
+    progress: Progress = silent,
 ) -> nn.Module:
     """Train to `settings.epochs`, resuming from `out`/checkpoint.pt; the best epoch lies in `out`/classifier.pt.
 
@@ -134,96 +163,203 @@ def train(
         settings: of the run.
         training: labelled images to learn from.
         validation: labelled images that choose the epoch.
-        out: an existing folder.
-        initial: weights to start from.
+        out: an existing folder; only the first process writes there, all of them read.
+        initial: weights to start from; see `weights.start_from`.
+        progress: told after every step: epoch, step, loss, validation_auc of the last epoch.
+
+    Returns:
+        the best epoch's classifier on the run's device, in eval mode.
 
     Raises:
-        TrainingError: a split lacks a class or is smaller than a batch, a loss is not finite, or the checkpoint is
-            another run's.
+        TrainingError: a split lacks a class or is smaller than a batch, a loss is not finite, the weights to start
+            from do not fit, or the checkpoint is another run's.
+        Cancelled: by `progress`; the last checkpoint stays.
     """
+    _check(settings, training, validation)
+    run = _Run(settings, training, validation, out, initial)
+    history = run.resume()
+    for epoch in range(len(history), settings.epochs):
+        began = time.monotonic()
+        loss = run.epoch(epoch, history, progress)
+        logits = run.validate()
+        row: dict[str, float] = {"epoch": epoch, "loss": loss, "validation_auc": auc(validation.targets, logits)}
+        row["validation_loss"] = float(loss_of(logits, torch.from_numpy(validation.targets), 0.0))
+        row["images_per_second"] = round(len(training) / (time.monotonic() - began), 1)
+        if row["validation_auc"] > max((r["validation_auc"] for r in history), default=-1.0):
+            run.keep()
+        history.append(row)
+        run.save(history)
+        if run.first:
+            print(json.dumps(row), flush=True)
+        tell(run.fabric, progress, (epoch + 1) / settings.epochs, **row)
+    run.finish(history)
+    best = build(settings.architecture, training.outputs)
+    best.load_state_dict(torch.load(out / "classifier.pt", weights_only=True, map_location="cpu"))
+    return best.to(run.fabric.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
+
+
+def _check(settings: ImageClassifierSettings, training: Cohort, validation: Cohort) -> None:
     for name, images in (("training", training), ("validation", validation)):
         if len(np.unique(images.targets)) < len(images.classes):
             raise TrainingError(f"the {name} split of {len(images)} images lacks a class; give more patients")
     if len(training) < settings.batch:
         raise TrainingError(f"{len(training)} training images are fewer than one batch of {settings.batch}")
-    torch.manual_seed(settings.seed)
-    device = choose_device(settings.device)
-    model = build(settings.architecture, training.outputs).to(device).to(memory_format=torch.channels_last)
-    if initial is not None:
-        model.load_state_dict(torch.load(initial, weights_only=True, map_location="cpu"))
-    optimiser = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
-    steps = settings.epochs * (len(training) // settings.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, max(steps, 10), pct_start=0.2)
-    checkpoint, history = out / "checkpoint.pt", []
-    mark = checkpoints.fingerprint(replace(settings, device=""), fingerprint_of(training), fingerprint_of(validation))
-    state = checkpoints.load(checkpoint, mark, device)
-    if state is not None:
-        parts: tuple[Any, ...] = (model, optimiser, schedule)
-        for part, saved in zip(parts, state["parts"], strict=True):
-            part.load_state_dict(saved)
-        history = state["history"]
-    for epoch in range(len(history), settings.epochs):
-        began = time.monotonic()
-        loss = _epoch(model, training, optimiser, schedule, settings, epoch)
-        row = {
-            "epoch": epoch,
-            "loss": loss,
-            "validation_auc": auc(validation.targets, predict(model, validation.images)),
-        }
-        row["images_per_second"] = round(len(training) / (time.monotonic() - began), 1)
-        if row["validation_auc"] > max((r["validation_auc"] for r in history), default=-1.0):
-            torch.save(model.state_dict(), out / "classifier.new")
-            (out / "classifier.new").replace(out / "classifier.pt")
-        history.append(row)
-        print(json.dumps(row), flush=True)
-        states = [part.state_dict() for part in (model, optimiser, schedule)]
-        checkpoints.save(checkpoint, {"parts": states, "history": history}, mark)
-    made = {"settings": asdict(settings), "data": fingerprint_of(training), "history": history}
-    checkpoints.write(out / "classifier.json", json.dumps(made, indent=1))
-    model.load_state_dict(torch.load(out / "classifier.pt", weights_only=True, map_location=device))
-    return model.eval()
 
 
-def _epoch(
-    model: nn.Module,
-    training: Cohort,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.OneCycleLR,
-    settings: ImageClassifierSettings,
-    epoch: int,
-) -> float:
-    """One pass over the training images; returns the mean loss."""
-    generator = torch.Generator().manual_seed(settings.seed * 1000 + epoch)
-    device = next(model.parameters()).device
-    targets = torch.from_numpy(training.targets)
-    model.train()
-    losses: list[float] = []
-    for index in torch.randperm(len(training), generator=generator).split(settings.batch):
-        if len(index) < settings.batch:
-            break
-        x = (
-            augment(training.images[index], settings, generator)
-            .to(device)
-            .contiguous(memory_format=torch.channels_last)
+class _Run:
+    """The parts of one training in this process."""
+
+    def __init__(
+        self,
+        settings: ImageClassifierSettings,
+        training: Cohort,
+        validation: Cohort,
+        out: Path,
+        initial: Initial | None,
+    ) -> None:
+        self.settings, self.training, self.validation, self.out = settings, training, validation, out
+        self.fabric = start(settings.device, settings.precision)
+        processes = self.fabric.world_size
+        if settings.batch < processes:
+            raise TrainingError(f"a batch of {settings.batch} has no image for each of {processes} processes")
+        torch.manual_seed(settings.seed)
+        network = build(settings.architecture, training.outputs)
+        ways = replace(settings, device="", checkpoint_every=0)  # what may differ when a run goes on
+        marks: list[Any] = [ways, fingerprint_of(training), fingerprint_of(validation)]
+        if initial is not None:
+            start_from(network, initial)
+            marks.append(checkpoints.fingerprint(network))
+        self.mark = checkpoints.fingerprint(*marks)
+        self._set_up(network)
+        self.step, self.losses = 0, list[float]()
+
+    def _set_up(self, network: nn.Module) -> None:
+        settings = self.settings
+        self.batch = Batch(settings.batch, self.fabric.global_rank, self.fabric.world_size)
+        self.average: nn.Module | None = None
+        network = network.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if settings.average_decay:
+            decay = torch.optim.swa_utils.get_ema_multi_avg_fn(settings.average_decay)
+            self.average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
+        network = with_statistics_of_all(network, self.fabric, frozen=settings.frozen_statistics)
+        share_dropout(network, self.batch)
+        self.network = network
+        self.optimiser = torch.optim.AdamW(
+            network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
-        y = targets[index].to(device)
+        self.steps = len(self.training) // settings.batch
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser, settings.learning_rate, max(settings.epochs * self.steps, 10), pct_start=0.2
+        )
+        self.model, self.stepper = self.fabric.setup(network, self.optimiser)
 
-        def gradient(images: Tensor, y: Tensor = y) -> Tensor:
+    @property
+    def first(self) -> bool:
+        """Whether this process writes."""
+        return self.fabric.is_global_zero
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network that is validated and kept."""
+        return self.network if self.average is None else self.average.module  # type: ignore[return-value]
+
+    def _parts(self) -> list[Any]:
+        return [self.network, self.optimiser, self.schedule, *([self.average] if self.average is not None else [])]
+
+    def resume(self) -> list[dict[str, float]]:
+        """Go on from the checkpoint; returns the epochs that are done."""
+        state = checkpoints.load(self.out / "checkpoint.pt", self.mark, self.fabric.device)
+        if state is None:
+            return []
+        for part, saved in zip(self._parts(), state["parts"], strict=True):
+            part.load_state_dict(saved)
+        self.step, self.losses = state["step"], state["losses"]
+        self.batch.generator.set_state(state["generator"].cpu())
+        rows: list[dict[str, float]] = state["history"]
+        return rows
+
+    def save(self, history: list[dict[str, float]]) -> None:
+        """Write the checkpoint, in the first process."""
+        if self.first:
+            state = {
+                "parts": [part.state_dict() for part in self._parts()],
+                "history": history,
+                "step": self.step,
+                "losses": self.losses,
+                "generator": self.batch.generator.get_state(),
+            }
+            checkpoints.save(self.out / "checkpoint.pt", state, self.mark)
+
+    def keep(self) -> None:
+        """Write the weights as the best so far, in the first process."""
+        if self.first:
+            torch.save(self.kept.state_dict(), self.out / "classifier.new")
+            (self.out / "classifier.new").replace(self.out / "classifier.pt")
+
+    def finish(self, history: list[dict[str, float]]) -> None:
+        """Write what was done, in the first process, and wait for each other."""
+        if self.first:
+            made = {"settings": asdict(self.settings), "data": fingerprint_of(self.training), "history": history}
+            checkpoints.write(self.out / "classifier.json", json.dumps(made, indent=1))
+        self.fabric.barrier()
+
+    def validate(self) -> Tensor:
+        """Logits of the validation images, shape (N, outputs), each process's part predicted by itself."""
+        count = len(self.validation)
+        rows = torch.arange(count).tensor_split(self.fabric.world_size)[self.fabric.global_rank]
+        logits = torch.zeros(count, self.training.outputs)
+        if len(rows):
+            logits[rows] = predict(self.kept, self.validation.images[rows])
+        return summed(self.fabric, logits).cpu()
+
+    def epoch(self, epoch: int, history: list[dict[str, float]], progress: Progress) -> float:
+        """One pass over the training images, or the rest of one; returns the mean loss of the whole."""
+        settings, generator = self.settings, self.batch.generator
+        resumed = generator.get_state() if self.step else None
+        order = torch.randperm(len(self.training), generator=generator.manual_seed(settings.seed * 1000 + epoch))
+        if resumed is not None:
+            generator.set_state(resumed)
+        self.model.train()
+        if settings.frozen_statistics:
+            for module in batch_norms(self.network):
+                module.eval()
+        known = {"validation_auc": history[-1]["validation_auc"]} if history else {}
+        for index in order.split(settings.batch)[self.step : self.steps]:
+            loss = self._learn(index)
+            self.step += 1
+            if not np.isfinite(loss):
+                raise TrainingError(
+                    f"epoch {epoch}, step {self.step}: the cross-entropy is not finite; lower the learning rate"
+                )
+            self.losses.append(loss)
+            if settings.checkpoint_every and self.step % settings.checkpoint_every == 0 and self.step < self.steps:
+                self.save(history)
+            done = (epoch + self.step / self.steps) / settings.epochs
+            tell(self.fabric, progress, done, epoch=epoch, step=self.step, loss=loss, **known)
+        mean = sum(self.losses) / len(self.losses)
+        self.step, self.losses = 0, []
+        return mean
+
+    def _learn(self, index: Tensor) -> float:
+        """One step on the images at `index`; returns the loss of the whole batch."""
+        settings, batch, device = self.settings, self.batch, self.fabric.device
+        x = augment(self.training.images[index], settings, batch.generator, batch.part)
+        x = x.to(device).contiguous(memory_format=torch.channels_last)
+        y = torch.from_numpy(self.training.targets)[index][batch.part].to(device)
+
+        def gradient(images: Tensor) -> Tensor:
             images = images.detach().requires_grad_()
-            return torch.autograd.grad(loss_of(model(images), y, settings.label_smoothing), images)[0]
+            return torch.autograd.grad(loss_of(self.network(images), y, settings.label_smoothing), images)[0]
 
         if settings.attack:
-            x = attacked(x, gradient, settings.attack)
-        with torch.autocast(device.type, torch.bfloat16):
-            logits = model(x)
-        loss = loss_of(logits.float(), y, settings.label_smoothing)
-        if not bool(torch.isfinite(loss)):
-            raise TrainingError(
-                f"epoch {epoch}, step {len(losses) + 1}: the cross-entropy is not finite; lower the learning rate"
-            )
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        losses.append(float(loss.detach()))
-    return sum(losses) / len(losses)
+            x = attacked(x, gradient, settings.attack, batch.uniform(x.shape[1:]).to(device))
+        loss = loss_of(self.model(x).float(), y, settings.label_smoothing) * batch.share
+        whole = float(summed(self.fabric, loss.detach()))
+        if np.isfinite(whole):
+            self.stepper.zero_grad()
+            self.fabric.backward(loss * self.fabric.world_size)  # gradients are averaged over the processes
+            self.stepper.step()
+            self.schedule.step()
+            if self.average is not None:
+                self.average.update_parameters(self.network)  # type: ignore[operator]
+        return whole

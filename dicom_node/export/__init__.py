@@ -1,0 +1,8 @@
+"""A de-identified training set of what the node has received, and what radiologists said of its results."""
+
+from dicom_node.export.folder import ExportRefused
+from dicom_node.export.judged import NotJudged, judge
+from dicom_node.export.recheck import IdentifierFound
+from dicom_node.export.run import LeftOut, Report, Wishes, export
+
+__all__ = ["ExportRefused", "IdentifierFound", "LeftOut", "NotJudged", "Report", "Wishes", "export", "judge"]

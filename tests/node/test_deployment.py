@@ -1,0 +1,563 @@
+"""Which version runs: the ledger's rows, promotion that may be killed, and workers that follow without a restart."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from pathlib import Path
+
+import pytest
+from pydicom.uid import generate_uid
+from radiographs import encode, synthetic
+from structlog.testing import capture_logs
+from test_ledger import ledger, postgres_url, url  # noqa: F401 - fixtures: SQLite and PostgreSQL
+from test_worker import Doing, Node
+from working import CR_STORAGE, Peer, RedisServer, at, free_port, python, short_folder, wait_for
+
+from dicom_node import deployment, model_store, scu
+from dicom_node.deployment import FORCED, NotDeployed, RunningModel
+from dicom_node.errors import ConfigError, DeliveryUnreachable
+from dicom_node.ledger import Ledger
+from dicom_node.ledger.deployments import NothingBefore
+from dicom_node.model import Destination, StudyState
+from dicom_node.settings import DEFAULT_BUNDLE, load_settings
+from explain_core import bundle_files
+from explain_core.errors import BundleError
+from explain_core.explanation import ModelIdentity
+from explain_core.registry import Registry, RegistryUnreachable
+from explain_core.testing import ToyExplainer
+
+AWAY = Registry("http://127.0.0.1:9", "chest", Path("unused"))
+
+
+def bundle(folder: Path, version: str) -> Path:
+    """A bundle of the toy: files with checksums and a name."""
+    folder.mkdir(parents=True)
+    for name in ("classifier.safetensors", "generators.safetensors", "model_card.md"):
+        (folder / name).write_bytes(f"{name} {version}".encode())
+    (folder / "bundle.toml").write_text(f'name = "toy"\nversion = "{version}"\n')
+    bundle_files.write_sums(folder)
+    return folder
+
+
+def toy(folder: Path, kind=ToyExplainer):
+    """What `load_explainer` does, for a bundle of the toy."""
+    try:
+        digest = bundle_files.verify(folder)
+    except BundleError as error:
+        raise ConfigError(f"model.store: {error}") from error
+    name, version = model_store.described(folder)
+    made = kind()
+    object.__setattr__(made, "identity", ModelIdentity(name=name, version=version, digest=digest))
+    return made
+
+
+def deploy(ledger, digest: str, seconds: float = 0, role="champion", **changes):  # noqa: F811
+    values = {"number": 1, "name": "toy", "version": digest, "by": "ada", "reason": "", "now": at(seconds)}
+    return ledger.deploy(role, digest=digest, **values | changes)
+
+
+# ---- the ledger's rows
+
+
+def test_a_deployment_says_who_when_why_and_what_was_before(ledger):  # noqa: F811
+    assert ledger.deployed("champion") is None
+    deploy(ledger, "a", 1)
+    made = deploy(ledger, "b", 2, number=7, by="bob", reason="better", forced=True)
+    assert ledger.deployed("champion") == made
+    assert (made.role, made.digest, made.number, made.by, made.reason, made.forced, made.previous_digest) == (
+        *("champion", "b", 7, "bob", "better", True, "a"),
+    )
+    assert made.deployed_at == at(2)
+    assert [one.digest for one in ledger.history()] == ["a", "b"]
+
+
+def test_rolling_back_walks_down_the_promotions_and_never_to_and_fro(ledger):  # noqa: F811
+    def back() -> str:
+        return ledger.rollback("champion", by="ada", reason="", now=at(50)).digest
+
+    with pytest.raises(NothingBefore):
+        back()
+    for digest in "abc":
+        deploy(ledger, digest)
+    assert back() == "b"
+    assert back() == "a"
+    deploy(ledger, "d")
+    assert back() == "a"
+    assert back() == ""
+    assert ledger.deployed("champion") is None
+    with pytest.raises(NothingBefore):
+        back()
+    rows = ledger.history("champion")
+    assert [one.digest for one in rows] == ["a", "b", "c", "b", "a", "d", "a", ""], "whatever the clock says"
+
+
+def test_a_rollback_keeps_what_the_version_was_called(ledger):  # noqa: F811
+    first = deploy(ledger, "a", number=3, version="1.2")
+    deploy(ledger, "b", number=4)
+    again = ledger.rollback("champion", by="bob", reason="worse", now=at(9))
+    assert (again.number, again.version, again.by, again.reason) == (first.number, first.version, "bob", "worse")
+    assert (again.action, again.previous_digest) == ("rollback", "b")
+
+
+def test_a_rollback_to_something_else_than_was_made_sure_of_changes_nothing(ledger):  # noqa: F811
+    deploy(ledger, "a")
+    deploy(ledger, "b")
+    with pytest.raises(ValueError, match="look again"):
+        ledger.rollback("champion", by="ada", reason="", now=at(1), expected="x")
+    assert ledger.deployed("champion").digest == "b"
+
+
+def test_what_runs_already_is_not_deployed_again(ledger):  # noqa: F811
+    deploy(ledger, "a")
+    deploy(ledger, "a", reason="again")
+    assert len(ledger.history()) == 1
+
+
+def test_a_challenger_is_withdrawn_by_hand_or_by_its_promotion(ledger):  # noqa: F811
+    assert not ledger.withdraw("challenger", by="ada", reason="", now=at(1))
+    deploy(ledger, "a")
+    deploy(ledger, "b", role="challenger")
+    assert (ledger.deployed("champion").digest, ledger.deployed("challenger").digest) == ("a", "b")
+    assert ledger.withdraw("challenger", by="ada", reason="", now=at(2))
+    assert ledger.deployed("challenger") is None
+    deploy(ledger, "b", role="challenger")
+    deploy(ledger, "c")
+    assert ledger.deployed("challenger").digest == "b"
+    deploy(ledger, "b")
+    assert ledger.deployed("challenger") is None
+
+
+def test_deployments_that_come_together_all_count_one_after_the_other(ledger):  # noqa: F811
+    threads = [threading.Thread(target=deploy, args=(ledger, f"d{number}")) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows = sorted(ledger.history("champion"), key=lambda row: row.sequence)
+    assert [row.sequence for row in rows] == list(range(1, 9))
+    assert [row.previous_digest for row in rows] == ["", *(row.digest for row in rows[:-1])]
+
+
+# ---- promotion
+
+
+class Site:
+    """A ledger, a registry with toy bundles and an empty store."""
+
+    def __init__(self, folder: Path, database: Path) -> None:
+        self.folder = folder
+        shutil.copy(database, folder / "mlflow.sqlite")
+        config = folder / "node.toml"
+        config.write_text(
+            f'[node]\ndatabase = "sqlite:///{folder}/ledger.sqlite"\nspool = "{folder}/spool"\n'
+            f'[model]\nstore = "{folder}/models"\nbundle = "{bundle(folder / "configured", "0")}"\n'
+            f'[registry]\nuri = "sqlite:///{folder}/mlflow.sqlite"\nartifacts = "{folder}/artifacts"\n'
+        )
+        self.config = config
+        self.settings = load_settings(config, {})
+        self.ledger = Ledger(self.settings.node.database)
+        self.ledger.create()
+        self.registry = deployment.open_registry(self.settings)
+
+    def version(self, name: str, gate: str = "passed"):
+        return self.registry.register(bundle(self.folder / name, name), gate=gate, lineage={}, metrics={})
+
+    def promote(self, number: int, **more):
+        values = {"by": "ada", "now": at(0)} | more
+        return deployment.promote(self.settings, self.ledger, self.registry, number, **values)
+
+    def rollback(self, registry=AWAY):
+        return deployment.rollback(self.settings, self.ledger, registry, by="ada", now=at(9))
+
+    def follow(self) -> list[str]:
+        return deployment.follow(self.settings, self.ledger, self.registry, self.registry.versions())
+
+    def aliases(self) -> dict[int, set[str]]:
+        return {one.number: set(one.aliases) for one in self.registry.versions() if one.aliases}
+
+    def running(self, load=toy) -> RunningModel:
+        folder = self.settings.model.bundle
+        return RunningModel(self.settings, self.ledger, lambda path: load(path or folder))
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("registry")
+    Registry(f"sqlite:///{folder}/mlflow.sqlite", "chest", folder).versions()
+    return folder / "mlflow.sqlite"
+
+
+@pytest.fixture
+def site(tmp_path, database):
+    made = Site(tmp_path, database)
+    yield made
+    made.ledger.close()
+
+
+def test_a_version_that_passed_is_promoted_with_its_files_in_the_store(site):
+    one = site.version("1")
+    row = site.promote(1)
+    assert (row.digest, row.forced) == (one.digest, False)
+    assert model_store.check(site.settings, row) == one.digest
+    assert site.running().current().identity.version == "1"
+
+
+@pytest.mark.parametrize("gate", ["refused", "none"])
+def test_a_version_that_did_not_pass_needs_force_and_a_reason_which_is_kept(site, gate):
+    site.version("1", gate)
+    for options in ({}, {"reason": "x"}, {"force": True}, {"force": True, "reason": " "}):
+        with pytest.raises(NotDeployed, match="version 1 was"):
+            site.promote(1, **options)
+    assert site.ledger.history() == []
+    row = site.promote(1, force=True, reason="the ward asked")
+    assert (row.forced, row.reason, row.by) == (True, "the ward asked", "ada")
+    site.follow()
+    assert site.registry.version(1).tags[FORCED] == "2026-03-01T12:00:00Z ada: the ward asked"
+
+
+def test_aliases_follow_the_ledger_and_what_differed_is_said(site):
+    for name in "123":
+        site.version(name)
+    site.promote(1)
+    deployment.shadow(site.settings, site.ledger, site.registry, 2, by="ada", now=at(1))
+    assert len(site.follow()) == 2
+    assert site.aliases() == {1: {"champion"}, 2: {"challenger"}}
+    assert site.follow() == []
+    site.registry.set_alias("champion", 3)  # somebody else's hand
+    assert site.follow() == [
+        "the registry's alias champion pointed to version 3; by the ledger it now points to version 1"
+    ]
+    site.promote(2)
+    site.follow()
+    assert site.aliases() == {2: {"champion"}}
+    site.rollback()
+    site.rollback()
+    site.follow()
+    assert site.aliases() == {}, "the configured bundle is in no registry here"
+
+
+def test_a_rollback_needs_no_registry_unless_the_files_are_damaged(site):
+    first = site.version("1")
+    site.version("2")
+    site.promote(1)
+    site.promote(2)
+    (site.settings.model.store / first.digest / "model_card.md").write_text("?")
+    with pytest.raises(RegistryUnreachable):
+        site.rollback()
+    assert site.ledger.deployed("champion").number == 2
+    assert site.rollback(site.registry).number == 1
+    assert model_store.check(site.settings, site.ledger.deployed("champion")) == first.digest
+    assert site.rollback().digest == ""
+    with pytest.raises(NotDeployed, match="configured bundle runs"):
+        site.rollback()
+
+
+def test_a_promotion_whose_files_are_damaged_changes_nothing(site):
+    site.version("1")
+    (kept,) = (site.folder / "artifacts").rglob("model_card.md")
+    kept.write_text("?")
+    with pytest.raises(BundleError):
+        site.promote(1)
+    assert site.ledger.history() == []
+
+
+KILLED = """
+import os, signal, sys
+from datetime import UTC, datetime
+from pathlib import Path
+import explain_core.registry as registry_module
+from dicom_node import deployment
+from dicom_node.ledger import Ledger, deployments
+from dicom_node.settings import load_settings
+
+settings = load_settings(Path(sys.argv[1]), {})
+ledger, registry = Ledger(settings.node.database), deployment.open_registry(settings)
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def after(function):
+    def deadly(*arguments, **options):
+        function(*arguments, **options)
+        die()
+    return deadly
+
+match sys.argv[2]:
+    case "fetched": registry_module.place = die
+    case "placed": registry_module.place = after(registry_module.place)
+    case "inserted": deployments._insert = after(deployments._insert)
+    case "committed": ledger.deploy = after(ledger.deploy)
+deployment.promote(settings, ledger, registry, 2, by="ada", now=datetime.now(UTC))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("point", "expected"), [("fetched", 1), ("placed", 1), ("inserted", 1), ("committed", 2)])
+def test_a_promotion_killed_at_any_point_leaves_one_of_the_two_running(site, point, expected):
+    site.version("1")
+    site.version("2")
+    site.promote(1)
+    site.follow()
+    running = site.running()
+    running.current()
+    command = [sys.executable, "-W", "ignore", "-c", KILLED, str(site.config), point]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert site.ledger.deployed("champion").number == expected
+    for one in (running, site.running()):  # a worker that was running, and one that starts now
+        assert one.current().identity.version == str(expected)
+    assert len(site.follow()) == expected - 1, "the alias was left behind where the ledger was ahead"
+    site.promote(2)
+    site.follow()
+    assert site.running().current().identity.version == "2"
+    assert site.aliases() == {2: {"champion"}}
+    assert sorted(path.name for path in site.settings.model.store.iterdir() if path.name[0] != ".") == sorted(
+        one.digest for one in site.registry.versions()
+    )
+
+
+# ---- a worker follows
+
+
+def test_a_worker_looks_at_files_only_when_another_version_is_deployed(site):
+    loads = []
+    running = site.running(lambda path: loads.append(path) or toy(path))
+    for _ in range(3):
+        assert running.current().identity.version == "0"
+    site.version("1")
+    site.promote(1)
+    for _ in range(3):
+        assert running.current().identity.version == "1"
+    site.rollback()
+    assert running.current().identity.version == "0"
+    assert len(loads) == 3
+
+
+@pytest.mark.parametrize("damage", ["missing", "tampered", "another"])
+def test_a_worker_keeps_its_model_while_the_new_one_cannot_be_used_and_says_so_once(site, damage):
+    site.version("1")
+    site.promote(1)
+    running = site.running()
+    running.current()
+    two = site.version("2")
+    site.promote(2)
+    folder = site.settings.model.store / two.digest
+    if damage == "tampered":
+        (folder / "classifier.safetensors").write_bytes(b"evil")
+    else:
+        shutil.rmtree(folder)
+        if damage == "another":
+            shutil.copytree(site.folder / "1", folder)
+    with capture_logs() as logged:
+        for _ in range(3):
+            assert running.current().identity.version == "1"
+    (line,) = [one for one in logged if one["log_level"] == "error"]
+    assert (line["event"], line["wanted"], line["runs"]) == ("deployed model cannot be used", two.digest, "toy 1")
+    newest = site.ledger.swaps()[0]
+    assert newest.trouble
+    assert (newest.wanted, newest.version) == (two.digest, "toy 1")
+    with pytest.raises(ConfigError):
+        site.running().current()  # a worker that starts has no other model, and runs none that nobody deployed
+    shutil.rmtree(folder, ignore_errors=True)
+    site.registry.fetch(2, site.settings.model.store)
+    assert running.current().identity.version == "2"
+    assert site.ledger.swaps()[0].trouble is None
+
+
+class Watched(ToyExplainer):
+    """The toy, which can be watched by weak references."""
+
+
+def test_a_study_ends_with_the_model_it_began_with_and_the_next_has_the_new_one(tmp_path, site):
+    (tmp_path / "node").mkdir()
+    here = Node(tmp_path / "node")
+    site.ledger.close()
+    site.ledger = here.ledger
+    for name in "12":
+        site.version(name)
+    site.promote(1)
+    seen = []
+
+    def load(folder):
+        explainer = toy(folder, lambda: Doing(lambda: seen or (seen.append(1), site.promote(2))))
+        watched.append(weakref.ref(explainer))
+        return explainer
+
+    watched: list[weakref.ref] = []
+    worker = here.worker(model=site.running(load).current)
+    assert worker.run("t1")
+    assert named(here) == {site.registry.version(1).digest}
+    here.receive(2)
+    here.add_task("t2", 2)
+    assert worker.run("t2")
+    assert named(here, "t2") == {site.registry.version(2).digest}
+    assert [one() is None for one in watched] == [True, False], "one model in memory after the swap"
+    for number in (1, 2):
+        observed = here.ledger.observed(site.registry.version(number).digest)
+        assert [one.model_version for one in observed] == [str(number)], "each image is observed with its model"
+    here.ledger.close()
+
+
+def named(here: Node, task: str = "t1") -> set[str]:
+    """The digests that the results of a task name, each by every one of its objects."""
+    known = {one.digest for one in here.ledger.history()}
+    paths = {one.path for one in here.ledger.deliveries() if one.task_id == task}
+    found = [{digest for digest in known if digest.encode() in path.read_bytes()} for path in paths]
+    assert all(len(one) == 1 for one in found), found
+    return set.union(*found)
+
+
+# ---- a whole node
+
+CONFIG = """
+[node]
+port = {port}
+calling_ae_titles = ["MODALITY"]
+spool = "{folder}/spool"
+database = "sqlite:///{folder}/ledger.sqlite"
+low_water_mb = 0
+[study]
+quiet_seconds = 0.3
+[broker]
+url = "{redis}"
+[model]
+store = "{folder}/models"
+device = "cpu"
+augmentations = 0
+[registry]
+uri = "sqlite:///{folder}/mlflow.sqlite"
+artifacts = "{folder}/artifacts"
+[[destinations]]
+name = "pacs"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = {pacs}
+"""
+ROLES = ("listener", "dispatcher", "worker", "sender")
+
+
+class WholeNode:
+    """Redis, a PACS and the four roles, as `dicom-node serve` starts them, with the real model."""
+
+    def __init__(self, folder: Path, database: Path) -> None:
+        self.folder = folder
+        shutil.copy(database, folder / "mlflow.sqlite")
+        self.redis = RedisServer(folder)
+        self.redis.start()
+        self.pacs = Peer().start()
+        self.port = free_port()
+        self.config = folder / "node.toml"
+        self.config.write_text(CONFIG.format(port=self.port, folder=folder, redis=self.redis.url, pacs=self.pacs.port))
+        self.ledger = Ledger(load_settings(self.config, {}).node.database)
+        self.ledger.create()
+        self.processes = {role: self._start(role) for role in ROLES}
+        self._peer = Destination(name="node", ae_title="EXPLAIN", host="127.0.0.1", port=self.port)
+        wait_for(self._listening, 60, "the listener")
+        self.digest: dict[str, str] = {}
+
+    def _start(self, role: str):
+        with (self.folder / f"{role}.log").open("ab") as log:
+            return python(
+                *("-m", "dicom_node", "serve", "--only", role, "--config", str(self.config)), stdout=log, stderr=log
+            )
+
+    def _listening(self) -> bool:
+        try:
+            return scu.echo(self._peer, calling_ae_title="MODALITY", timeout=5) == 0
+        except DeliveryUnreachable:
+            return False
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+        self.pacs.stop()
+        self.redis.stop()
+        self.ledger.close()
+
+    def model(self, *arguments: str, expect: int = 0, **environment: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "dicom_node", "model", *arguments, "--config", str(self.config)],
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == expect, done.stdout + done.stderr
+        return done.stdout
+
+    def version(self, name: str) -> None:
+        """A copy of the default bundle that calls itself otherwise, registered and promoted."""
+        folder = self.folder / name
+        shutil.copytree(DEFAULT_BUNDLE, folder)
+        text = (folder / "bundle.toml").read_text()
+        (folder / "bundle.toml").write_text(text.replace('version = "1.0.0"', f'version = "{name}"'))
+        bundle_files.write_sums(folder)
+        self.digest[name] = bundle_files.verify(folder)
+        settings = load_settings(self.config, {})
+        registry = deployment.open_registry(settings)
+        registry.register(folder, gate="passed", lineage={}, metrics={})
+
+    def promote(self, number: int) -> None:
+        settings = load_settings(self.config, {})
+        registry = deployment.open_registry(settings)
+        deployment.promote(settings, self.ledger, registry, number, by="ada", now=at(0))
+
+    def explained_by(self) -> set[str]:
+        """Send a study; the digests in its results, of which every one must name one."""
+        uids = [str(generate_uid()) for _ in range(3)]
+        names = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+        path = self.folder / f"{uids[2]}.dcm"
+        path.write_bytes(encode(synthetic(bits=8, **dict(zip(names, uids, strict=True)))))
+        request = scu.StoreRequest(key="x", sop_instance_uid=uids[2], sop_class_uid=CR_STORAGE, path=path)
+        (outcome,) = scu.store(self._peer, [request], calling_ae_title="MODALITY", timeout=30)
+        assert outcome.error is None
+
+        def delivered() -> bool:
+            rows = [one for one in self.ledger.studies() if one.study_instance_uid == uids[0]]
+            assert not rows or rows[0].state is not StudyState.FAILED, self.log()
+            return bool(rows) and self.ledger.timeline(uids[0]).delivered_at is not None
+
+        try:
+            wait_for(delivered, 60)
+        except AssertionError:
+            raise AssertionError(self.log()) from None
+        owed = {one.sop_instance_uid for one in self.ledger.deliveries(study=uids[0])}
+        results = [data for uid, _, data in self.pacs.received if uid in owed]
+        assert len(results) == 3
+        found = [{name for name, digest in self.digest.items() if digest.encode() in data} for data in results]
+        assert all(len(one) == 1 for one in found), found
+        return set.union(*found)
+
+    def log(self) -> str:
+        return "".join((self.folder / f"{role}.log").read_text()[-3000:] for role in ROLES)
+
+
+@pytest.mark.slow
+def test_a_running_node_takes_each_new_model_between_two_studies(database):
+    with short_folder() as folder:
+        node = WholeNode(folder, database)
+        try:
+            node.digest["default"] = bundle_files.verify(DEFAULT_BUNDLE)
+            assert node.explained_by() == {"default"}
+            node.version("2.0.0")
+            assert "version 1, opacity-lite0 2.0.0" in node.model("promote", "1")
+            assert node.explained_by() == {"2.0.0"}
+            away = {"DICOM_NODE_REGISTRY__URI": "http://127.0.0.1:9"}
+            assert "does not answer" in node.model("rollback", **away)
+            assert node.explained_by() == {"default"}
+            node.version("3.0.0")
+            node.promote(2)
+            generators = folder / "models" / node.digest["3.0.0"] / "generators.safetensors"
+            generators.write_bytes(generators.read_bytes()[:-1] + b"\xff")
+            assert node.explained_by() == {"default"}, "the new one is tampered with, the old one goes on"
+            assert (folder / "worker.log").read_text().count("deployed model cannot be used") == 1
+            node.promote(2)  # brings the files again
+            assert node.explained_by() == {"3.0.0"}
+            assert all(process.poll() is None for process in node.processes.values())
+            assert {one.process for one in node.ledger.swaps()} == {node.ledger.swaps()[0].process}, "one worker"
+        finally:
+            node.stop()

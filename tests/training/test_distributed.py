@@ -1,0 +1,125 @@
+"""Two gloo processes on CPU train as one: the same loss curve and the same weights, from files and through torchrun."""
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+from explain_core.classifiers.efficientnet_lite0 import EfficientNetLite0
+from explain_core.geometry import InputSpec
+from training import cohort, datasets
+from training.errors import TrainingError
+from training.progress import Cancelled
+from training.runs import cohort_classifier
+from training.runs.image_classifier import ImageClassifierSettings
+
+TOLERANCE = 1e-4  # relative; 3e-6 was measured, step by step
+
+
+@pytest.fixture(scope="module")
+def phantoms():
+    images, _ = cohort.load(datasets.read("phantom?size=32&train=45&validation=21&test=1"), InputSpec(size=32))
+    return images.part("train"), images.part("validation")
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def settings(**changes):
+    defaults = {
+        "epochs": 2,
+        "batch": 9,
+        "device": "cpu",
+        "precision": "32-true",
+    }
+    return ImageClassifierSettings(**defaults | changes)
+
+
+def losses(folder):
+    history = cohort_classifier.read_result(folder)[1]
+    return np.array([[row["loss"], row["validation_loss"]] for row in history])
+
+
+class Told:
+    """Keeps what it is told, and asks to stop at the first word where it shall."""
+
+    def __init__(self, *, stop=False):
+        self.done, self.stop = [], stop
+
+    def __call__(self, done, **_figures):
+        self.done.append(done)
+        if self.stop:
+            raise Cancelled("enough")
+
+
+def with_statistics_of(network, images):
+    """The weights of a network whose batch statistics are those of the images."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        network.train()(images.float() / 255)
+    return network.state_dict()
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_loss_curve_of_one(phantoms, tmp_path):
+    """The batch of 9 is parted unequally, dropout is on, and the average is kept."""
+    torch.manual_seed(0)
+    start = with_statistics_of(EfficientNetLite0(1), phantoms[0].images)
+    ways = settings(architecture="efficientnet_lite0", learning_rate=1e-4, frozen_statistics=True, average_decay=0.8)
+    for name, processes in (("one", 1), ("two", 2)):
+        cohort_classifier.write_request(tmp_path / name, ways, *phantoms, start)
+        told = Told()
+        cohort_classifier.launch(tmp_path / name, processes, told)
+        assert told.done[-1] == 1
+    curves = [losses(tmp_path / name) for name in ("one", "two")]
+    assert np.ptp(curves[0][:, 0]) > 0.01, "the curve is no flat line"
+    np.testing.assert_allclose(curves[1], curves[0], rtol=TOLERANCE)
+    models = [cohort_classifier.read_result(tmp_path / name)[0].state_dict() for name in ("one", "two")]
+    for name, value in models[0].items():
+        torch.testing.assert_close(models[1][name], value, rtol=1e-2, atol=1e-3, msg=name)
+
+
+@pytest.mark.slow
+def test_batch_statistics_of_two_processes_on_a_cpu_are_refused(phantoms, tmp_path):
+    cohort_classifier.write_request(tmp_path, settings(epochs=1), *phantoms)
+    with pytest.raises(TrainingError, match="set frozen_statistics, or start one process"):
+        cohort_classifier.launch(tmp_path, 2)
+
+
+def test_a_run_is_cancelled_by_a_file_and_goes_on(phantoms, tmp_path, monkeypatch, capsys):
+    cohort_classifier.write_request(tmp_path, settings(checkpoint_every=1), *phantoms)
+    monkeypatch.setattr("sys.argv", ["cohort_classifier", "--folder", str(tmp_path)])
+    (tmp_path / "cancel").touch()
+    with pytest.raises(SystemExit) as ended:
+        cohort_classifier.main()
+    assert ended.value.code == cohort_classifier.CANCELLED
+    assert "error: " in capsys.readouterr().err
+    with pytest.raises(TrainingError, match="not done"):
+        cohort_classifier.read_result(tmp_path)
+    (tmp_path / "cancel").unlink()
+    cohort_classifier.main()
+    model, history = cohort_classifier.read_result(tmp_path)
+    assert [row["epoch"] for row in history] == [0, 1]
+    assert model(torch.rand(2, 1, 32, 32)).shape == (2, 1)
+    assert json.loads((tmp_path / "progress.json").read_text())["done"] == 1
+
+
+@pytest.mark.slow
+def test_a_cancelled_launch_stops_its_processes(phantoms, tmp_path):
+    cohort_classifier.write_request(tmp_path, settings(epochs=500), *phantoms)
+    with pytest.raises(Cancelled, match="enough"):
+        cohort_classifier.launch(tmp_path, 1, Told(stop=True))
+    left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert left.stdout == ""
+
+
+def test_a_folder_without_a_request_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["cohort_classifier", "--folder", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"^error: .*no request\.json; write_request makes it$"):
+        cohort_classifier.main()

@@ -1,0 +1,159 @@
+"""Make a model bundle of trained parts: what `python -m training export` and a retraining share.
+
+`make` writes a bundle that is complete but for its model card; `finish` puts that in. The weights are stored in
+float16, and everything that the bundle says of itself is measured with those (`calibration.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from explain_core.bundle import open_bundle
+from explain_core.bundle_files import OUTLIER, REQUIRED, SUMS, WEIGHTS, toml_text, verify, write_sums
+from explain_core.classifier import Tempered
+from explain_core.generators.similar_adversarial import SimilarAdversarial
+from explain_core.geometry import AffineRange, InputSpec
+from explain_core.statistics import REFERENCE
+from training import calibration
+from training.calibration import NEXT_HEADING, UNIT
+from training.cohort import Cohort
+from training.errors import TrainingError
+from training.progress import Progress, silent
+from training.runs.generators import GeneratorSettings
+
+USE = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
+ARCHITECTURE = ("filters", "kind", "head_layers", "output", "dropout", "decisions")
+"""What bundle.toml says of the generators' settings."""
+FILES = frozenset({*REQUIRED, OUTLIER, REFERENCE, WEIGHTS, SUMS})
+
+
+def make(
+    out: Path,
+    *,
+    classifier: nn.Module,
+    architecture: str,
+    outputs: Sequence[str],
+    generators: SimilarAdversarial,
+    generator_settings: GeneratorSettings,
+    spec: InputSpec,
+    label: str,
+    name: str,
+    version: str,
+    threshold: float,
+    temperature: float,
+    augmentation: AffineRange,
+    dataset_summary: str,
+    training: Cohort,
+    validation: Cohort,
+    extra: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Write a bundle to `out`; what an earlier call left there is replaced.
+
+    Args:
+        out: the bundle's folder, made where it is missing.
+        classifier: as trained, not fused for inference; its tempered form is unwrapped.
+        architecture: a module of explain_core/classifiers.
+        outputs: names of the classifier's outputs; the first one is the finding.
+        generators: as trained against the tempered classifier, not fused.
+        generator_settings: their architecture.
+        spec: the model's input.
+        label: the finding, as results name it.
+        name: of the model.
+        version: of the model.
+        threshold: of the probability.
+        temperature: of the logits; see `runs/temperature.py`.
+        augmentation: ranges of the averaged copies.
+        dataset_summary: one line on the training data.
+        training: images on the model's grid whose look the outlier model learns.
+        validation: others, that scale, margin, limit and reference are measured on.
+        extra: further keys of bundle.toml, strings or numbers.
+        device: where the measuring runs.
+        progress: told after every validation image.
+
+    Returns:
+        the figures of the calibration, which the provisional model card states too.
+
+    Raises:
+        TrainingError: `out` holds other files, a cohort is empty or on another grid, or a weight is too large for
+            float16.
+        BundleError: the weights do not fit the architectures.
+        Cancelled: by `progress`; a later call begins anew.
+    """
+    for images in (training, validation):
+        if not len(images) or images.size != spec.size:
+            raise TrainingError(f"a bundle of input {spec.size} needs training and validation images of that size")
+    _empty(out)
+    weights = classifier.classifier if isinstance(classifier, Tempered) else classifier
+    save_file(half(weights.state_dict()), out / WEIGHTS)
+    save_file(half(generators.state_dict()), out / "generators.safetensors")
+    settings = asdict(generator_settings)
+    table = {
+        "name": name,
+        "version": version,
+        "label": label,
+        "threshold": threshold,
+        "temperature": temperature,
+        "use": USE,
+        "training_data": dataset_summary,
+        "classifier": {"architecture": architecture, "outputs": list(outputs)},
+        "generators": {key: settings[key] for key in ARCHITECTURE},
+        "input": asdict(spec),
+        "augmentation": asdict(augmentation),
+        "heatmap": {"full_scale": 1.0, "salient": 0.5, "unit": UNIT},
+        **(extra or {}),
+    }
+    (out / "bundle.toml").write_text(toml_text(table))
+    (out / "model_card.md").write_text(f"# Model card: {name} {version}\n\n{USE}. In the making.\n\n{NEXT_HEADING}")
+    write_sums(out)
+    found = calibration.measure(open_bundle(out, device=device), training, validation, progress)
+    calibration.write(found, out)
+    return found.figures
+
+
+def finish(out: Path, card: str) -> str:
+    """Put the model card into a bundle that `make` wrote; the same call again changes nothing.
+
+    Returns:
+        the bundle's digest.
+
+    Raises:
+        BundleError: the bundle is not whole.
+        TrainingError: the folder holds other files.
+    """
+    (out / "model_card.md").write_text(card)
+    if strange := _strange(out):
+        raise TrainingError(f"{out} holds files that are not the bundle's: {', '.join(strange)}")
+    write_sums(out)
+    return verify(out)
+
+
+def half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in float16.
+
+    Raises:
+        TrainingError: one is not finite there.
+    """
+    stored = {name: (value.half() if value.is_floating_point() else value) for name, value in state.items()}
+    for name, value in stored.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise TrainingError(f"the weight {name} is not finite in float16; train with a lower learning rate")
+    return {name: value.cpu().contiguous() for name, value in stored.items()}
+
+
+def _strange(out: Path) -> list[str]:
+    return sorted(path.name for path in out.iterdir() if path.name not in FILES)
+
+
+def _empty(out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    if strange := _strange(out):
+        raise TrainingError(f"{out} holds files that are not a bundle's: {', '.join(strange)}; take another folder")
+    for name in FILES:
+        (out / name).unlink(missing_ok=True)

@@ -1,0 +1,195 @@
+"""The job folder: the one truth about a job. Every file is written whole or not at all; a lock says who works on it.
+
+job.toml         what was asked, every key
+state.json       state, stage, how far, figures, time left
+progress.jsonl   one line per report
+job.log          what happened, for people
+cancel           its presence asks to stop
+lock             held with flock by the process that works; the kernel frees it when that process dies
+stages/<name>/   what a stage made; done.json says of what
+bundle/, report.html
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from training.errors import TrainingError
+
+STAGES: Final = (
+    "collect", "validate", "split", "classifier", "calibrate", "generators", "bundle", "evaluate", "gate", "report",
+    "register",
+)  # fmt: skip
+STATES: Final = ("queued", "running", "waiting", "done", "refused", "failed", "cancelled")
+OPEN: Final = ("queued", "running", "waiting")
+"""States in which there is something left to do."""
+
+RESERVE: Final = 1 << 17
+"""Bytes kept aside so that a full disk can still be reported."""
+
+_LOCK_SECONDS = 1.0
+
+
+class JobBusy(TrainingError):
+    """Another process works on this job."""
+
+
+def now() -> str:
+    """The time as it stands in state.json: ISO 8601, UTC, seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, durably."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object of a JSON file; {} where there is none, or none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+class JobFolder:
+    """One job's folder, made where it is missing.
+
+    Args:
+        path: its last part is the job's identifier.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        (self.path / "stages").mkdir(parents=True, exist_ok=True)
+
+    @property
+    def name(self) -> str:
+        """The job's identifier."""
+        return self.path.name
+
+    @property
+    def job_file(self) -> Path:
+        """What was asked."""
+        return self.path / "job.toml"
+
+    @property
+    def log_file(self) -> Path:
+        """What happened."""
+        return self.path / "job.log"
+
+    def stage(self, name: str) -> Path:
+        """The folder of a stage, made where it is missing."""
+        folder = self.path / "stages" / name
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def state(self) -> dict[str, Any]:
+        """The content of state.json."""
+        return read_json(self.path / "state.json")
+
+    def update(self, **changes: Any) -> dict[str, Any]:
+        """Change state.json; a value of None removes its key.
+
+        A full disk must not keep from being told that the job waits or has ended: the reserve is given up for that,
+        and for nothing else.
+
+        Raises:
+            OSError: the disk is full, and the job runs.
+        """
+        state = {"job": self.name, "state": "queued", "stages": {}} | self.state() | changes
+        state = {key: value for key, value in state.items() if value is not None}
+        state["updated_at"] = now()
+        try:
+            write_json(self.path / "state.json", state)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or changes.get("state", "running") == "running":
+                raise
+            (self.path / ".reserve").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                write_json(self.path / "state.json", state)
+        return state
+
+    def reserve(self) -> None:
+        """Keep some bytes aside for `update` on a full disk.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        path = self.path / ".reserve"
+        if not path.is_file() or path.stat().st_size < RESERVE:
+            with path.open("wb") as file:
+                file.write(bytes(RESERVE))
+                file.flush()
+                os.fsync(file.fileno())
+
+    def log(self, text: str) -> None:
+        """Add a line to job.log; a disk that is full loses it."""
+        with contextlib.suppress(OSError), self.log_file.open("a", encoding="utf-8") as file:
+            file.write(f"{now()} {text}\n")
+
+    def progress(self, row: Mapping[str, Any]) -> None:
+        """Add a line to progress.jsonl; a disk that is full loses it."""
+        with contextlib.suppress(OSError), (self.path / "progress.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(row)) + "\n")
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody asked to stop."""
+        return (self.path / "cancel").exists()
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Work on the job, alone.
+
+        Raises:
+            JobBusy: another process does.
+        """
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            end = time.monotonic() + _LOCK_SECONDS
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:  # a reader that only looks holds it for a moment
+                    if time.monotonic() > end:
+                        raise JobBusy(f"{self.path}: another process works on this job") from None
+                    time.sleep(0.05)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a process works on the job."""
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False

@@ -1,0 +1,355 @@
+"""job.toml -> Job: what a retraining job is asked. Unknown keys and wrong values are errors with file and line."""
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from explain_core.bundle_files import toml_text
+from training.errors import TrainingError
+
+REGISTRY = "registry"
+"""As [champion] bundle: the version that the registry calls champion."""
+
+_HEADER = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]")
+_KEY = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=")
+_SOURCE = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)=)?(?P<spec>(?P<reader>[a-z][a-z0-9_]*)(?:[:?].*)?)", re.DOTALL)
+
+
+class JobError(TrainingError):
+    """job.toml is wrong; one line, `file:line: key: what to do`."""
+
+
+class Section(BaseModel):
+    """A table of job.toml; frozen, and a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+def _source(text: str) -> str:
+    if not _SOURCE.fullmatch(text):
+        raise ValueError("write a source as reader:folder?option=value, or NAME=reader:folder")
+    return text
+
+
+def _sources(texts: tuple[str, ...]) -> tuple[str, ...]:
+    names = [source_name(text) for text in texts]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"two sources are called {name}; patients are told apart by it, so write NAME=reader:folder"
+            )
+    return texts
+
+
+def source_name(source: str) -> str:
+    """What a source's patients are prefixed with: the name before "=", else that of the reader."""
+    found = _SOURCE.fullmatch(source)
+    return (found["name"] or found["reader"]) if found else source
+
+
+def source_spec(source: str) -> str:
+    """A source as `datasets.read` takes it."""
+    found = _SOURCE.fullmatch(source)
+    return found["spec"] if found else source
+
+
+Source = Annotated[str, AfterValidator(_source)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Share = Annotated[float, Field(ge=0.01, le=0.5)]
+Start = Literal["champion", "random"]
+Filters = Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=8)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 31)]
+Natural = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class JobTable(Section):
+    """[job]."""
+
+    name: Name = "retraining"
+    seed: Seed = 0
+
+
+class DataTable(Section):
+    """[data]: what is learnt from. `label` "" and `size` 0 are the champion's."""
+
+    sources: Annotated[tuple[Source, ...], Field(min_length=1), AfterValidator(_sources)]
+    label: str = ""
+    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=2)] | None = None
+    size: Annotated[int, Field(ge=0, le=2048)] = 0
+
+
+class LimitsTable(Section):
+    """[limits]: below these nothing is trained."""
+
+    min_patients: PositiveInt = 100
+    min_positives: PositiveInt = 10
+    min_negatives: PositiveInt = 10
+    label_problems: Natural = 0
+    unreadable_share: Annotated[float, Field(ge=0, le=1)] = 0.02
+
+
+class SplitTable(Section):
+    """[split]: of patients without a ready-made split. `book` "" is splits.csv beside the job folders."""
+
+    test: Share = 0.2
+    validation: Share = 0.1
+    ready_made: bool = True
+    book: str = ""
+
+
+class RehearsalTable(Section):
+    """[rehearsal]: what an administrator tries the gate with, on purpose; test patients are never touched.
+
+    `share` is the part of the training and validation patients that is used, `flipped` the part of their labels that
+    is turned into the opposite. A job that flips labels says so in its name, its report and the registry.
+    """
+
+    share: Fraction = 1.0
+    flipped: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+
+
+class ChampionTable(Section):
+    """[champion]: a bundle's folder, or "registry"."""
+
+    bundle: str = REGISTRY
+
+
+class ClassifierTable(Section):
+    """[classifier]. `architecture` "" is the champion's."""
+
+    architecture: str = ""
+    start: Start = "champion"
+    epochs: PositiveInt = 10
+    learning_rate: PositiveFloat = 3e-4
+    batch: PositiveInt = 32
+    weight_decay: Annotated[float, Field(ge=0)] = 0.02
+    frozen_statistics: bool = True
+    processes: PositiveInt = 1
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    checkpoint_every: PositiveInt = 100
+
+
+class GeneratorsTable(Section):
+    """[generators]: a start from the champion keeps its architecture.
+
+    `preset` gives the weights of the loss and, on a random start, the heads. Without `filters`, the champion's. The
+    weights named here replace the preset's: Table I's 0.001 of the decision changes no decision of these classifiers
+    (docs/benchmark/README.md); these are the default bundle's.
+    """
+
+    start: Start = "champion"
+    preset: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")] = "single_2_w_tv"
+    steps: PositiveInt = 3000
+    filters: Filters | None = None
+    batch: PositiveInt = 8
+    learning_rate: PositiveFloat = 1e-3
+    report_every: PositiveInt = 100
+    decision_similar: Weight = 0.02
+    decision_adversarial: Weight = 0.1
+    generator_distance: Weight = 0.02
+    total_variation: Weight = 0.6
+    decision_noise: Weight = 0.03
+
+
+class EvaluationTable(Section):
+    """[evaluation]. `localisation_images` 0: all test images with boxes."""
+
+    cases: PositiveInt = 24
+    localisation_images: Natural = 0
+    draws: PositiveInt = 1000
+
+
+class GateTable(Section):
+    """[gate]: a TOML file of rules; "" for the rules that come with the program."""
+
+    rules: str = ""
+
+
+class RegistryTable(Section):
+    """[registry]: where the version goes."""
+
+    uri: Annotated[str, Field(pattern=r"^(sqlite|postgresql|mysql|https?)")] = "sqlite:///var/registry/mlflow.sqlite"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._ -]{1,64}$")] = "chest"
+    artifacts: str = "var/registry/artifacts"
+
+
+class ResourcesTable(Section):
+    """[resources]: how far a job stands back behind clinical work. `threads` 0: all but one."""
+
+    nice: Annotated[int, Field(ge=0, le=19)] = 19
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    gpu_memory_fraction: Fraction = 0.5
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+
+    def within(self, nice: int | None, threads: int | None, gpu_memory_fraction: float | None) -> Self:
+        """These, but never more than a site allows."""
+        few = [count for count in (self.threads, threads or 0) if count]
+        return self.model_copy(
+            update={
+                "nice": max(self.nice, nice or 0),
+                "threads": min(few, default=0),
+                "gpu_memory_fraction": min(self.gpu_memory_fraction, gpu_memory_fraction or 1.0),
+            }
+        )
+
+
+class BundleTable(Section):
+    """[bundle]: "" are the champion's name, and the job folder's name as version."""
+
+    name: str = ""
+    version: str = ""
+
+
+class Job(Section):
+    """Everything a job is asked; one attribute for each table of job.toml."""
+
+    job: JobTable = JobTable()
+    data: DataTable
+    limits: LimitsTable = LimitsTable()
+    split: SplitTable = SplitTable()
+    rehearsal: RehearsalTable = RehearsalTable()
+    champion: ChampionTable = ChampionTable()
+    classifier: ClassifierTable = ClassifierTable()
+    generators: GeneratorsTable = GeneratorsTable()
+    evaluation: EvaluationTable = EvaluationTable()
+    gate: GateTable = GateTable()
+    registry: RegistryTable = RegistryTable()
+    resources: ResourcesTable = ResourcesTable()
+    bundle: BundleTable = BundleTable()
+
+    def text(self) -> str:
+        """The job as a TOML document with every key."""
+        return toml_text(self.model_dump(mode="json", exclude_none=True))
+
+    def resolved(self, base: Path) -> "Job":
+        """The job with every path absolute; relative ones are relative to `base`.
+
+        Raises:
+            JobError: a path that must exist does not.
+        """
+        table = self.model_dump(exclude_none=True)
+        table["data"]["sources"] = tuple(_absolute_source(source, base) for source in self.data.sources)
+        if self.champion.bundle != REGISTRY:
+            table["champion"]["bundle"] = str(base / self.champion.bundle)
+        for section, key in (("split", "book"), ("gate", "rules"), ("registry", "artifacts")):
+            if table[section][key]:
+                table[section][key] = str(base / table[section][key])
+        if self.registry.uri.startswith("sqlite:///"):
+            table["registry"]["uri"] = "sqlite:///" + str(base / self.registry.uri.removeprefix("sqlite:///"))
+        return Job.model_validate(table)
+
+
+def _absolute_source(source: str, base: Path) -> str:
+    spec = source_spec(source)
+    head, mark, options = spec.partition("?")
+    reader, colon, folder = head.partition(":")
+    folder = str((base / folder).resolve()) if folder else ""
+    return f"{source_name(source)}={reader}{colon}{folder}{mark}{options}"
+
+
+def load(path: Path, *, defaults: Mapping[str, Any] | None = None, sources: Sequence[str] = ()) -> Job:
+    """Read and check a job.toml.
+
+    Args:
+        path: the file.
+        defaults: values by "table.key" for keys that the file does not set.
+        sources: further sources of data.
+
+    Raises:
+        JobError: in one line, `file:line: key: what to do`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise JobError(f"{path}: cannot read the job: {reason}") from None
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"at line (\d+)", str(error))
+        where = line[1] if line else max(1, len(text.splitlines()))
+        raise JobError(f"{path}:{where}: not valid TOML: {error}") from None
+    _complete(table, defaults or {}, sources)
+    try:
+        job = Job.model_validate(table)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise _located(path, text, first["loc"], _advice(first)) from None
+    if job.split.test + job.split.validation > 0.8:  # noqa: PLR2004 - or too little is left to learn from
+        raise _located(path, text, ("split", "test"), "test and validation together must leave 0.2 for training")
+    return job
+
+
+def _complete(table: dict[str, Any], defaults: Mapping[str, Any], sources: Sequence[str]) -> None:
+    for name, value in defaults.items():
+        section, _, key = name.partition(".")
+        if isinstance(table.setdefault(section, {}), dict):
+            table[section].setdefault(key, value)
+    if sources and isinstance(table.setdefault("data", {}), dict):
+        given = table["data"].setdefault("sources", [])
+        if isinstance(given, list):
+            given.extend(sources)
+
+
+def _located(path: Path, text: str, loc: Sequence[str | int], advice: str) -> JobError:
+    line = _line(text, loc)
+    key = ".".join(str(part) for part in loc)
+    return JobError(f"{path}:{line}: {key}: {advice}" if line else f"{path}: {key}: {advice}")
+
+
+def _line(text: str, loc: Sequence[str | int]) -> int | None:
+    """The line of [table] and key, else that of the table; counted from 1."""
+    found, table, own = None, "", None
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := _HEADER.match(line):
+            table = header[1]
+            found = found or (number if table == loc[0] else None)
+        elif (key := _KEY.match(line)) and len(loc) > 1 and (table, key[1]) == (loc[0], loc[1]):
+            own = own or number
+        elif key and not table and key[1] == loc[0]:
+            found = found or number
+    return own or found
+
+
+def _advice(error: Any) -> str:
+    """What to do about one error; never the value, which may be a password in a URL."""
+    kind, loc = error["type"], error["loc"]
+    if kind == "extra_forbidden":
+        model: Any = Job
+        for part in loc[:-1]:
+            model = model.model_fields[part].annotation
+        known = sorted(model.model_fields)
+        close = difflib.get_close_matches(str(loc[-1]), known, n=1)
+        return f"unknown key; did you mean {close[0]}?" if close else f"unknown key; known: {', '.join(known)}"
+    if kind == "missing":
+        return 'add this key, for example sources = ["nih:/data/nih"]' if loc[-1] in {"sources", "data"} else "add it"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return message.replace("Input should", "should") if message.startswith("Input") else message
+
+
+def value_of(text: str) -> Any:
+    """A value given on the command line: JSON where it is JSON, else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def table_keys() -> dict[str, dict[str, Any]]:
+    """Every table and key with its default; what has none is "required"."""
+    tables: dict[str, dict[str, Any]] = {}
+    for name, field in Job.model_fields.items():
+        kinds = [field.annotation, *get_args(field.annotation)]
+        model: Any = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section))
+        tables[name] = {
+            key: "required" if one.is_required() else one.default for key, one in model.model_fields.items()
+        }
+    return tables

@@ -1,0 +1,151 @@
+"""All stages in their order, with what each depends on: from files of the job folder to files of the job folder."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from training.errors import TrainingError
+from training.gate import Rules
+from training.retrain import collect, judging, parts, splits_book, training
+from training.retrain.folder import STAGES as NAMES
+from training.retrain.folder import write_text
+from training.retrain.run import Context, Stage
+from training.retrain.training import inputs, sha256
+
+
+def _table(context: Context, *names: str, without: frozenset[str] = frozenset()) -> dict[str, Any]:
+    job = context.job.model_dump(mode="json")
+    return {name: {key: value for key, value in job[name].items() if key not in without} for name in names}
+
+
+def _collect_inputs(context: Context) -> Any:
+    tables = _table(context, "champion", "data") | {"files": collect.sources_state(context.job)}
+    if context.job.champion.bundle == "registry":
+        return tables | {"registry": _table(context, "registry")}
+    return tables
+
+
+def _collect(context: Context) -> dict[str, Any]:
+    return collect.collect(context.job, context.folder.stage("collect"), context.progress)
+
+
+def book(context: Context) -> Path:
+    """The book of splits: that of the job, else splits.csv beside the job folders."""
+    return Path(context.job.split.book) if context.job.split.book else context.folder.path.parent / "splits.csv"
+
+
+def _validate_inputs(context: Context) -> Any:
+    tables = _table(context, "limits", "split", "rehearsal", "gate") | {
+        "model": _table(context, "classifier", "generators")
+    }
+    return inputs(context, "collect", **tables)
+
+
+def _validate(context: Context) -> dict[str, Any]:
+    """Refuse what cannot come to a good end, before anything is trained.
+
+    Raises:
+        TrainingError: every reason, with the number that is needed.
+    """
+    rows = collect.manifest(context.folder.stage("collect"))
+    patients = parts.assigned(context.job, rows, splits_book.read(book(context)))
+    splits, targets = parts.rehearsed(rows, parts.split_rows(rows, patients).splits, context.job.rehearsal)
+    counts = parts.counts(rows, splits, targets)
+    reasons = parts.refusals(counts, context.job.limits, context.folder.stage("collect"))
+    if reasons:
+        text = "\n".join(reasons)
+        write_text(context.folder.stage("validate") / "problems.txt", text + "\n")
+        raise TrainingError(f"nothing is trained: {text}")
+    training.architecture(context)
+    training.generator_settings(context)
+    Rules.load(judging.rules(context))
+    smallest = counts["train"]["positives"] + counts["train"]["negatives"]
+    if smallest < context.job.classifier.batch:
+        raise TrainingError(
+            f"{smallest} labelled training images are fewer than one batch of {context.job.classifier.batch}; "
+            "lower [classifier] batch"
+        )
+    return {"counts": counts}
+
+
+def _split_inputs(context: Context) -> Any:
+    return inputs(context, "collect", **_table(context, "split", "rehearsal"))
+
+
+def _split(context: Context) -> dict[str, Any]:
+    """Enter new patients into the book and write splits.csv.
+
+    Raises:
+        TrainingError: the book is damaged.
+    """
+    rows, out = collect.manifest(context.folder.stage("collect")), context.folder.stage("split")
+    path = book(context)
+    before = splits_book.read(path)
+    patients = splits_book.commit(path, parts.assigned(context.job, rows, before), context.folder.name)
+    found = parts.split_rows(rows, patients)
+    splits, targets = parts.rehearsed(rows, found.splits, context.job.rehearsal)
+    parts.write_splits(out, rows, splits, targets)
+    context.folder.log(f"{sum(patient not in before for patient in patients)} new patients in {path}")
+    collected = context.made("collect")["data_sha256"]
+    moved = sum(row["split"] not in ("", patients[row["patient"]]) for row in rows)
+    return {
+        "counts": parts.counts(rows, splits, targets),
+        "flipped_labels": sum(row["target"] != target for row, target in zip(rows, targets, strict=True)),
+        "against_the_reader": moved,
+        "repeated_files_left_out": found.repeated,
+        "data_sha256": hashlib.sha256(f"{collected} {sha256(out / 'splits.csv')}".encode()).hexdigest(),
+    }
+
+
+_HOW = frozenset({"processes", "checkpoint_every"})
+"""Of [classifier]: how it is computed, not what."""
+
+
+def _classifier_inputs(context: Context) -> Any:
+    return inputs(context, "collect", "split", **_table(context, "classifier", "job", without=_HOW))
+
+
+def _calibrate_inputs(context: Context) -> Any:
+    return inputs(context, "split", "classifier")
+
+
+def _generators_inputs(context: Context) -> Any:
+    return inputs(context, "collect", "split", "classifier", "calibrate", **_table(context, "generators", "job"))
+
+
+def _bundle_inputs(context: Context) -> Any:
+    tables = _table(context, "bundle", "data")
+    return inputs(context, "collect", "split", "classifier", "calibrate", "generators", **tables)
+
+
+def _evaluate_inputs(context: Context) -> Any:
+    return inputs(context, "collect", "split", "bundle", **_table(context, "evaluation", "job"))
+
+
+def _gate_inputs(context: Context) -> Any:
+    file = judging.rules(context)
+    return inputs(context, "evaluate", rules="" if file is None else file.read_text())
+
+
+def _report_inputs(context: Context) -> Any:
+    return inputs(context, "evaluate", "gate", "bundle", forced=context.forced)
+
+
+def _register_inputs(context: Context) -> Any:
+    return inputs(context, "gate", "report", forced=context.forced, **_table(context, "registry"))
+
+
+STAGES = (
+    Stage("collect", _collect_inputs, _collect),
+    Stage("validate", _validate_inputs, _validate),
+    Stage("split", _split_inputs, _split),
+    Stage("classifier", _classifier_inputs, training.train_classifier),
+    Stage("calibrate", _calibrate_inputs, training.calibrate),
+    Stage("generators", _generators_inputs, training.train_generators),
+    Stage("bundle", _bundle_inputs, training.make_bundle),
+    Stage("evaluate", _evaluate_inputs, judging.evaluate),
+    Stage("gate", _gate_inputs, judging.judge),
+    Stage("report", _report_inputs, judging.report),
+    Stage("register", _register_inputs, judging.register),
+)
+assert tuple(stage.name for stage in STAGES) == NAMES  # noqa: S101 - state.json and the pages that read it rely on it

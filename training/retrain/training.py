@@ -1,0 +1,265 @@
+"""The stages that train: classifier, temperature, generators, and the bundle that is made of them."""
+
+import hashlib
+import json
+import shutil
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from explain_core import plugins
+from explain_core.bundle import Bundle
+from explain_core.bundle import load as load_bundle
+from explain_core.bundle_files import verify
+from explain_core.classifier import Classifier, DecisionRule, tempered
+from explain_core.engine import choose_device, for_inference
+from explain_core.geometry import InputSpec
+from training import checkpoints, making
+from training.errors import TrainingError
+from training.retrain import parts
+from training.retrain.folder import read_json
+from training.retrain.run import Context
+from training.runs import cohort_classifier, generators, image_classifier, temperature
+
+TRAIN, VALIDATION = "train", "validation"
+
+
+def champion_folder(context: Context) -> Path:
+    """The champion's bundle, as collected."""
+    return context.folder.stage("collect") / "champion"
+
+
+def champion(context: Context) -> Bundle:
+    """The champion.
+
+    Raises:
+        BundleError: it is damaged.
+    """
+    return load_bundle(champion_folder(context))
+
+
+def champion_table(context: Context) -> dict[str, Any]:
+    """The champion's bundle.toml."""
+    return tomllib.loads((champion_folder(context) / "bundle.toml").read_text())
+
+
+def cohort(context: Context, *splits: str) -> Any:
+    """The collected images of some splits."""
+    return parts.load(context.folder.stage("collect"), context.folder.stage("split"), *splits)
+
+
+def architecture(context: Context) -> str:
+    """The classifier's: that of the job, else the champion's.
+
+    Raises:
+        TrainingError: it is a program without weights that could be trained, or a start from the champion is asked for
+            with another architecture.
+    """
+    job, own = context.job.classifier, str(champion_table(context)["classifier"]["architecture"])
+    name = job.architecture or own
+    try:
+        plugin = plugins.load("explain_core.classifiers", name)
+    except LookupError as error:
+        raise TrainingError(f"[classifier] architecture: {error}") from error
+    if getattr(plugin, "file_name", None) is not None:
+        raise TrainingError(
+            f"the champion's classifier ({name}) is a program that cannot be trained; set [classifier] architecture "
+            'and start = "random"'
+        )
+    if job.start == "champion" and name != own:
+        raise TrainingError(
+            f"[classifier] start: the champion is a {own}, so training of a {name} cannot start from it; "
+            'set start = "random"'
+        )
+    return name
+
+
+def classifier_settings(context: Context) -> image_classifier.ImageClassifierSettings:
+    """The settings of the classifier's run."""
+    job = context.job.classifier
+    return image_classifier.ImageClassifierSettings(
+        seed=context.job.job.seed,
+        architecture=architecture(context),
+        epochs=job.epochs,
+        batch=job.batch,
+        learning_rate=job.learning_rate,
+        weight_decay=job.weight_decay,
+        frozen_statistics=job.frozen_statistics,
+        precision=job.precision,
+        checkpoint_every=job.checkpoint_every,
+        device=context.job.resources.device,
+    )
+
+
+def train_classifier(context: Context) -> dict[str, Any]:
+    """Train in this process, or in several that torchrun starts.
+
+    Raises:
+        TrainingError: the run cannot go on.
+    """
+    out = context.folder.stage("classifier")
+    settings = classifier_settings(context)
+    training, validation = (cohort(context, split).labelled() for split in (TRAIN, VALIDATION))
+    initial = champion_folder(context) if context.job.classifier.start == "champion" else None
+    processes = context.job.classifier.processes
+    if processes == 1:
+        image_classifier.train(settings, training, validation, out, initial, context.progress)
+    else:
+        cohort_classifier.write_request(out, settings, training, validation, initial)
+        cohort_classifier.launch(out, processes, context.progress)
+        for name in ("training.npz", "validation.npz"):
+            (out / name).unlink()
+    return {"weights": _weights_of(out), "best": _best(out)}
+
+
+def _best(out: Path) -> dict[str, Any]:
+    history: list[dict[str, Any]] = read_json(out / "classifier.json").get("history", [])
+    best: dict[str, Any] = max(history, key=lambda row: float(row.get("validation_auc", 0.0)), default={})
+    return {name: value for name, value in best.items() if name != "images_per_second"}
+
+
+def _weights_of(out: Path) -> str:
+    state = torch.load(out / "classifier.pt", weights_only=True, map_location="cpu")
+    return checkpoints.fingerprint(*(value for _, value in sorted(state.items())))
+
+
+def trained_classifier(context: Context) -> nn.Module:
+    """The classifier of the job, in eval mode, as trained."""
+    out = context.folder.stage("classifier")
+    state = torch.load(out / "classifier.pt", weights_only=True, map_location="cpu")
+    model = image_classifier.build(architecture(context), 1)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def calibrate(context: Context) -> dict[str, Any]:
+    """The temperature, on the labelled validation images; it moves no decision at a threshold of 0.5."""
+    validation = cohort(context, VALIDATION).labelled()
+    model = for_inference(trained_classifier(context), choose_device(context.job.resources.device))
+    logits = image_classifier.predict(model, validation.images)
+    context.progress(0.9)
+    found = temperature.fit(logits, validation.targets)
+    return {"temperature": round(float(found), 4)}
+
+
+def generator_settings(context: Context) -> generators.GeneratorSettings:
+    """The settings of the generators' run: the champion's architecture, or the preset's on a random start.
+
+    Raises:
+        TrainingError: a start from the champion with other filters.
+    """
+    job, own = context.job.generators, champion_table(context)["generators"]
+    rule = DecisionRule(threshold=float(champion_table(context)["threshold"]))
+    settings = generators.GeneratorSettings(
+        seed=context.job.job.seed,
+        filters=tuple(job.filters or own["filters"]),
+        rule=rule,
+        steps=job.steps,
+        batch=job.batch,
+        learning_rate=job.learning_rate,
+        report_every=job.report_every,
+        decision_noise=job.decision_noise,
+        device=context.job.resources.device,
+    )
+    settings = generators.from_preset(settings, job.preset)
+    weights = {"generators": job.generator_distance} | {
+        name: getattr(job, name) for name in ("decision_similar", "decision_adversarial", "total_variation")
+    }
+    settings = replace(settings, weights=replace(settings.weights, **weights))
+    if job.start == "random":
+        return settings
+    if job.filters is not None and list(job.filters) != list(own["filters"]):
+        raise TrainingError(
+            f"[generators] filters: the champion has {own['filters']}, so training cannot start from it with "
+            f'{list(job.filters)}; set start = "random"'
+        )
+    kept = {key: own[key] for key in ("kind", "head_layers", "output", "dropout", "decisions")}
+    return replace(settings, **kept)
+
+
+def explained_classifier(context: Context) -> nn.Module:
+    """What the generators explain: the classifier with its temperature, frozen, on its device."""
+    found = tempered(cast("Classifier", trained_classifier(context)), context.made("calibrate")["temperature"])
+    return for_inference(cast("nn.Module", found), choose_device(context.job.resources.device))
+
+
+def train_generators(context: Context) -> dict[str, Any]:
+    """Train the generators against the new classifier.
+
+    Raises:
+        TrainingError: the run cannot go on.
+    """
+    out = context.folder.stage("generators")
+    initial = (
+        champion_folder(context) / "generators.safetensors" if context.job.generators.start == "champion" else None
+    )
+    network = generators.train(
+        generator_settings(context),
+        cohort(context, TRAIN).images,
+        cohort(context, VALIDATION).images,
+        explained_classifier(context),
+        out,
+        initial,
+        context.progress,
+    )
+    return {"weights": checkpoints.fingerprint(*(v.detach().cpu() for _, v in sorted(network.state_dict().items())))}
+
+
+def make_bundle(context: Context) -> dict[str, Any]:
+    """Make the bundle, with everything but its final model card.
+
+    Raises:
+        TrainingError: there is nothing to measure it on.
+    """
+    out = context.folder.stage("bundle") / "bundle"
+    shutil.rmtree(out, ignore_errors=True)
+    table, own, job = champion_table(context), champion(context), context.job
+    summary = read_json(context.folder.stage("collect") / "manifest.json")
+    settings = generator_settings(context)
+    network = settings.network()
+    state = torch.load(context.folder.stage("generators") / "checkpoint.pt", weights_only=True, map_location="cpu")
+    network.load_state_dict(state["generators"])
+    label = job.data.label or str(table["label"])
+    making.make(
+        out,
+        classifier=trained_classifier(context),
+        architecture=architecture(context),
+        outputs=[label],
+        generators=network.eval(),
+        generator_settings=settings,
+        spec=InputSpec(size=summary["size"], percentiles=tuple(summary["percentiles"])),
+        label=label,
+        name=job.bundle.name or own.identity.name,
+        version=job.bundle.version or context.folder.name,
+        threshold=own.threshold,
+        temperature=context.made("calibrate")["temperature"],
+        augmentation=own.augmentation,
+        dataset_summary=dataset_summary(context),
+        training=cohort(context, TRAIN),
+        validation=cohort(context, VALIDATION),
+        device=job.resources.device,
+        progress=context.progress,
+    )
+    return {"digest": verify(out)}
+
+
+def dataset_summary(context: Context) -> str:
+    """What was learnt from, in one line."""
+    made = context.made("split")["counts"][TRAIN]
+    names = ", ".join(source.partition("=")[0] for source in context.job.data.sources)
+    return f"{made['images']} images of {made['patients']} patients from {names}; see model_card.md"
+
+
+def inputs(context: Context, *stages: str, **own: Any) -> dict[str, Any]:
+    """What a stage depends on: what earlier stages say of what they made, and its own settings."""
+    plain: dict[str, Any] = json.loads(json.dumps(own, default=str))
+    return {"made": {name: context.made(name) for name in stages}} | plain
+
+
+def sha256(path: Path) -> str:
+    """Of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,212 @@
+"""The training of `image_classifier` from files, so that torchrun can start it in several processes.
+
+    python -m training.runs.cohort_classifier --folder F
+    python -m torch.distributed.run --standalone --nproc-per-node 2 -m training.runs.cohort_classifier --folder F
+
+`write_request` fills the folder and `read_result` reads what came of it; `launch` does the running in between. In the
+folder lie, beside what `image_classifier.train` writes there:
+
+    request.json          the settings, the classes, and whether they are exclusive
+    training.npz, validation.npz    images (uint8) and targets
+    initial.safetensors   optional: weights to start from
+    progress.json         how far the run is: {"done": 0.25, "epoch": 3, ...}
+    cancel                its presence asks the run to stop; it then ends with status 3
+    lock                  held by the process that works here; another one waits for it
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from explain_core.errors import ExplainError
+from explain_core.geometry import AffineRange
+from training import checkpoints
+from training.cohort import TRAIN, VALIDATION, Cohort
+from training.errors import TrainingError
+from training.progress import Cancelled, Progress, silent
+from training.runs import image_classifier
+from training.runs.image_classifier import ImageClassifierSettings, build
+from training.runs.weights import Initial, read_weights
+
+CANCELLED = 3
+_LOOK = 0.5  # seconds between two looks at progress.json
+_PATIENCE = 120.0  # seconds that a cancelled run has to end by itself
+
+
+def write_request(
+    folder: Path,
+    settings: ImageClassifierSettings,
+    training: Cohort,
+    validation: Cohort,
+    initial: Initial | None = None,
+) -> None:
+    """Write what `image_classifier.train` needs to files; request.json comes last.
+
+    Args:
+        folder: is made; an earlier request there is replaced, its checkpoint stays.
+        settings: of the run.
+        training: labelled images to learn from.
+        validation: labelled images that choose the epoch.
+        initial: weights to start from; see `weights.start_from`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cancel").unlink(missing_ok=True)
+    for name, images in (("training", training), ("validation", validation)):
+        fresh = folder / f"{name}.new.npz"
+        np.savez(fresh, images=images.images.numpy(), targets=images.targets)
+        fresh.replace(folder / f"{name}.npz")
+    if initial is not None:
+        weights = {name: value.contiguous() for name, value in read_weights(initial).items()}
+        save_file(weights, folder / "initial.new")
+        (folder / "initial.new").replace(folder / "initial.safetensors")
+    else:
+        (folder / "initial.safetensors").unlink(missing_ok=True)
+    request = {"settings": asdict(settings), "classes": training.classes, "exclusive": training.exclusive}
+    checkpoints.write(folder / "request.json", json.dumps(request, indent=1))
+
+
+def read_result(folder: Path) -> tuple[nn.Module, list[dict[str, float]]]:
+    """The best epoch's classifier, on the CPU in eval mode, and the rows of all epochs.
+
+    Raises:
+        TrainingError: the run is not done.
+    """
+    if not (folder / "classifier.json").is_file():
+        raise TrainingError(f"{folder}: the run is not done: no classifier.json")
+    settings, classes, exclusive = _request(folder)
+    model = build(settings.architecture, len(classes) if exclusive else 1)
+    model.load_state_dict(torch.load(folder / "classifier.pt", weights_only=True, map_location="cpu"))
+    history: list[dict[str, float]] = json.loads((folder / "classifier.json").read_text())["history"]
+    return model.eval(), history
+
+
+def launch(folder: Path, processes: int, progress: Progress = silent) -> None:
+    """Run the request in `folder` in processes of its own and wait for it, telling `progress` what it tells.
+
+    Raises:
+        TrainingError: the run failed; the message has its last lines.
+        Cancelled: `progress` said so; the run was asked to stop, and its last checkpoint stays.
+    """
+    command = [sys.executable, "-m", "training.runs.cohort_classifier", "--folder", str(folder)]
+    if processes > 1:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        command[1:1] = launcher
+    (folder / "cancel").unlink(missing_ok=True)
+    (folder / "progress.json").unlink(missing_ok=True)
+    stop, told = None, ""
+    with (folder / "run.log").open("w") as log:
+        running = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603 - our own module
+        try:
+            while running.poll() is None and stop is None:
+                stop, told = _pass_on(folder, progress, told)
+                time.sleep(_LOOK)
+            if stop is not None:
+                (folder / "cancel").touch()
+                running.wait(_PATIENCE)
+        finally:
+            if running.poll() is None:
+                running.terminate()
+                running.wait()
+    if stop is not None:
+        raise stop
+    if running.returncode:
+        lines = (folder / "run.log").read_text().strip().splitlines()
+        said = [line for line in lines if line.startswith("error: ")] or lines[-3:]
+        raise TrainingError(f"{folder}: {said[-1].removeprefix('error: ') if said else 'the run failed'}")
+    _pass_on(folder, progress, told)
+
+
+def _pass_on(folder: Path, progress: Progress, told: str) -> tuple[Cancelled | None, str]:
+    """Tell `progress` what the run said last, if that is news; returns its wish to stop, and what is told now."""
+    path = folder / "progress.json"
+    text = path.read_text() if path.is_file() else ""
+    if text == told:
+        return None, told
+    figures = json.loads(text)
+    try:
+        progress(figures.pop("done"), **figures)
+    except Cancelled as error:
+        return error, text
+    return None, text
+
+
+def _request(folder: Path) -> tuple[ImageClassifierSettings, tuple[str, ...], bool]:
+    path = folder / "request.json"
+    if not path.is_file():
+        raise TrainingError(f"{folder}: no request.json; write_request makes it")
+    request = json.loads(path.read_text())
+    affine = AffineRange(**request["settings"].pop("affine"))
+    settings = ImageClassifierSettings(**request["settings"], affine=affine)
+    return settings, tuple(request["classes"]), request["exclusive"]
+
+
+def _cohort(path: Path, split: str, classes: tuple[str, ...], *, exclusive: bool) -> Cohort:
+    with np.load(path) as arrays:
+        images, targets = torch.from_numpy(arrays["images"]), arrays["targets"]
+    count = len(images)
+    return Cohort(
+        images=images,
+        targets=targets,
+        truths=(None,) * count,
+        boxes=np.zeros(count, np.int64),
+        views=("",) * count,
+        patients=("",) * count,
+        splits=(split,) * count,
+        classes=classes,
+        exclusive=exclusive,
+    )
+
+
+def run(folder: Path) -> None:
+    """Train what the request in `folder` asks for, in this process.
+
+    Raises:
+        TrainingError: as `image_classifier.train`, or there is no request.
+        Cancelled: the file "cancel" is there.
+    """
+    settings, classes, exclusive = _request(folder)
+    training = _cohort(folder / "training.npz", TRAIN, classes, exclusive=exclusive)
+    validation = _cohort(folder / "validation.npz", VALIDATION, classes, exclusive=exclusive)
+    initial = folder / "initial.safetensors"
+
+    def note(done: float, **figures: float | str) -> None:
+        if (folder / "cancel").exists():
+            raise Cancelled(f"{folder}: cancelled")
+        checkpoints.write(folder / "progress.json", json.dumps({"done": done} | figures))
+
+    start = initial if initial.is_file() else None
+    image_classifier.train(settings, training, validation, folder, start, note)
+
+
+def main() -> None:
+    """Entry point: `python -m training.runs.cohort_classifier --help`."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="what write_request filled")
+    folder = parser.parse_args().folder
+    with ExitStack() as stack:
+        if os.environ.get("RANK", "0") == "0":
+            lock = stack.enter_context((folder / "lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            run(folder)
+        except Cancelled as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(CANCELLED) from error
+        except ExplainError as error:
+            raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()
