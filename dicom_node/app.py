@@ -23,6 +23,7 @@ from dicom_node.deployment import RunningModel
 from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import ConfigError
 from dicom_node.ledger import Ledger
+from dicom_node.model_store import bundle_path
 from dicom_node.scp import Listener
 from dicom_node.sender import Sender, register_deliver
 from dicom_node.settings import Settings
@@ -71,7 +72,15 @@ def load_explainer(settings: Settings, bundle: Path | None = None) -> Explainer:
             bundle or model.bundle, device=model.device, augmentations=model.augmentations, seed=model.seed
         )
     except (BundleError, ValueError) as error:
-        raise ConfigError(f"{'model.bundle' if bundle is None else 'model.store'}: {error}") from error
+        raise ConfigError(f"{'model.bundle' if bundle in {None, model.bundle} else 'the bundle'}: {error}") from error
+
+
+def running_bundle(settings: Settings) -> Path:
+    """The bundle that workers run: the promoted one, else the configured one; makes no ledger where there is none."""
+    url = settings.node.database
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
+        return settings.model.bundle
+    return bundle_path(settings, open_ledger(settings).deployed("champion"))
 
 
 def run_listener(settings: Settings, stop: threading.Event) -> None:

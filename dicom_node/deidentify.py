@@ -57,13 +57,84 @@ class KeyUnusable(NodeError):
     """The file of the pseudonyms' key cannot be used; the message says what to do."""
 
 
-def library_version() -> str | None:
+def rules_version() -> str | None:
     """Version of the library that has the profile's table, or None where it is not installed."""
     try:
         importlib.import_module("dicomanonymizer.simpledicomanonymizer")
         return version(_LIBRARY)
     except ImportError:
         return None
+
+
+def export_key(path: Path, record: Path, *, new: bool = False) -> bytes:
+    """The key of the pseudonyms, as of `secret_key`, unless earlier exports were made with another one.
+
+    Args:
+        path: file of the key.
+        record: file with the fingerprint of the key of the earlier exports, as `remember_key` writes it.
+        new: whether the key may be another one, and is made where it is missing.
+
+    Raises:
+        KeyUnusable: the key is missing or another one, and not `new`; it is the same one, and `new`; or `secret_key`.
+        OutOfResources: the disk is full.
+    """
+    known = _remembered(record)
+    again = (
+        f"restore the key with the fingerprint {known} from a copy, or start anew with dicom-node export --new-key: "
+        "names of old and new exports can then not be joined"
+    )
+    if known and not new and not path.exists():
+        raise KeyUnusable(f"{path}: the key is missing with which earlier exports were made; {again}")
+    key = secret_key(path)
+    if known and not new and fingerprint(key) != known:
+        raise KeyUnusable(f"{path}: earlier exports were made with another key; {again}")
+    if new and fingerprint(key) == known:
+        raise KeyUnusable(f"{path}: earlier exports were made with this key; move it away, or leave --new-key out")
+    return key
+
+
+def remember_key(key: bytes, record: Path) -> None:
+    """Write the fingerprint of the key to `record`, durably, before an export that is made with it gets its name.
+
+    Raises:
+        KeyUnusable: nothing can be written there.
+        OutOfResources: the disk is full.
+    """
+    try:
+        if _remembered(record) != fingerprint(key):
+            _write_record(fingerprint(key), record)
+    except OSError as error:
+        if no_room(error):
+            raise OutOfResources("Disk full; nothing was exported") from error
+        raise KeyUnusable(f"{record}: which key exports are made with cannot be noted: {error.strerror}") from error
+
+
+def _remembered(record: Path) -> str:
+    """The fingerprint of the key of earlier exports; "" where there was none."""
+    try:
+        return record.read_text(encoding="ascii", errors="replace").strip()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise KeyUnusable(f"{record}: cannot be read: {error.strerror}") from error
+
+
+def _write_record(text: str, record: Path) -> None:
+    part = record.with_name(f".{record.name}.{secrets.token_hex(8)}.part")
+    try:
+        with part.open("x", encoding="ascii") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(record)
+    finally:
+        part.unlink(missing_ok=True)
+    _sync(record.parent)
+
+
+def fingerprint(key: bytes) -> str:
+    """By which a key is told from another and cannot be computed: 16 hexadecimal digits of HMAC-SHA256."""
+    return hmac.new(key, b"fingerprint", hashlib.sha256).hexdigest()[:16]
 
 
 def secret_key(path: Path) -> bytes:
@@ -106,11 +177,15 @@ def _make_key(path: Path) -> None:
             path.hardlink_to(part)
     finally:
         part.unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)

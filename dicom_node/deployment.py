@@ -11,6 +11,7 @@ said once in the log and in the ledger, and tried again when the row or the file
 
 import gc
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -34,8 +35,12 @@ from explain_core.explanation import Explainer
 from explain_core.registry import Registry, Version
 
 ROLES: Final[tuple[Role, ...]] = ("champion", "challenger")
+LET_THROUGH: Final = frozenset({"passed", "forced"})
+"""Of `Version.gate`; a job's own --force has given its reason already."""
 FORCED: Final = "forced_promotion"
 """Tag of a version that was promoted against its gate: when, who, why."""
+_TURNED: Final = re.compile(r"\b[1-9]\d* labels turned")
+"""In the tag `rehearsal` of a version: it learnt from labels that are wrong on purpose."""
 
 log = structlog.get_logger(__name__)
 
@@ -69,23 +74,43 @@ def promote(
         number: of the version.
         by: who promotes.
         reason: why; needed with `force`.
-        force: promote a version that its gate refused, or that none has judged.
+        force: promote a version that its gate refused, or that none has judged, or that was compared with another
+            champion than the one that runs, or that learnt from labels turned on purpose.
         now: the time.
 
     Raises:
-        NotDeployed: its gate is not passed and `force` or `reason` is missing.
+        NotDeployed: there is such an objection, and `force` or `reason` is missing.
         BundleError: the registry's files are damaged.
         RegistryError: there is no such version, or the registry does not answer.
     """
     version = registry.version(number)
-    if version.gate != "passed":
-        judged = "was refused by its gate" if version.gate == "refused" else "was judged by no gate"
-        if not force:
-            raise NotDeployed(f"version {number} {judged}; --force with --reason TEXT promotes it all the same")
-        if not reason.strip():
-            raise NotDeployed(f"version {number} {judged}: --force needs a reason: --reason TEXT")
-    forced = force and version.gate != "passed"
+    objection = _objection(settings, ledger, registry, version)
+    if objection and not force:
+        raise NotDeployed(f"version {number} {objection}; --force with --reason TEXT promotes it all the same")
+    if objection and not reason.strip():
+        raise NotDeployed(f"version {number} {objection}; --force needs a reason: --reason TEXT")
+    forced = bool(objection)
     return _deploy("champion", settings, ledger, registry, version, by=by, reason=reason, forced=forced, now=now)
+
+
+def _objection(settings: Settings, ledger: Ledger, registry: Registry, version: Version) -> str:
+    """Why a version is promoted by force only; "" where its gate let it through against what runs now."""
+    if version.gate not in LET_THROUGH:
+        why = version.tags.get("reason", "no reason is kept")
+        return f"was refused by its gate ({why})" if version.gate == "refused" else "was judged by no gate"
+    runs = _digest(settings, ledger.deployed("champion"), "champion")
+    if version.digest == runs:  # only its files are brought again
+        return ""
+    if _TURNED.search(rehearsed := version.tags.get("rehearsal", "")):
+        return f"is a rehearsal: {rehearsed}"
+    parent = version.tags.get("parent_digest", "")
+    if not parent:
+        return "does not say which champion it was compared with: retrain"
+    if parent != runs:
+        known = registry.by_digest(parent)
+        named = parent[:12] if known is None else _named(known.number)
+        return f"was compared with {named}, which does not run any more: retrain"
+    return ""
 
 
 def shadow(

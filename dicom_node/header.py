@@ -1,13 +1,15 @@
 """Reading data sets as they come: files cut off in transfer, elements absent, empty or malformed."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, dcmread
+from pydicom import Sequence as DicomSequence
 from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
 from dicom_node.errors import DatasetUnreadable
@@ -46,8 +48,7 @@ def read(path: Path) -> Dataset:
 
 def orientation(ds: Dataset) -> tuple[str, str] | None:
     """Patient Orientation (0020,0020) of the rows and of the columns, or None."""
-    value = _value(ds, "PatientOrientation") or ()
-    match [value] if isinstance(value, str) else [str(part) for part in value]:
+    match _values(ds, "PatientOrientation"):
         case [rows, columns] if rows and columns:
             return rows, columns
     return None
@@ -55,23 +56,19 @@ def orientation(ds: Dataset) -> tuple[str, str] | None:
 
 def code(ds: Dataset, keyword: str) -> str:
     """The first value of a code string, upper case, fit to be quoted in a reason; "" when there is none."""
-    value = _value(ds, keyword) or ""
-    first = value if isinstance(value, str) else str(next(iter(value), ""))
+    first = next(iter(_values(ds, keyword)), "")
     text = "".join(letter for letter in first.upper() if letter.isascii() and letter.isprintable())
     return " ".join(text.split())[:16]
 
 
 def code_values(ds: Dataset, keyword: str) -> tuple[str, ...]:
     """Every value of a code string, upper case and stripped; empty when there is none."""
-    value = _value(ds, keyword) or ()
-    return tuple(str(one).strip().upper() for one in ([value] if isinstance(value, str) else value))
+    return tuple(one.strip().upper() for one in _values(ds, keyword))
 
 
 def is_own_result(ds: Dataset) -> bool:
     """Whether `ds` is a result of this node, by its Contributing Equipment Sequence (0018,A001)."""
-    contributions = (
-        _value(item, "ContributionDescription") for item in _value(ds, "ContributingEquipmentSequence") or ()
-    )
+    contributions = (_value(item, "ContributionDescription") for item in _items(ds, "ContributingEquipmentSequence"))
     return any(str(text).startswith(OWN_CONTRIBUTION) for text in contributions)
 
 
@@ -87,7 +84,7 @@ def referenced(ds: Dataset) -> Iterator[str]:
 
 def codes(ds: Dataset, keyword: str) -> set[str]:
     """The Code Values of a code sequence; empty when there is none."""
-    return {code(item, "CodeValue") for item in _value(ds, keyword) or ()} - {""}
+    return {code(item, "CodeValue") for item in _items(ds, keyword)} - {""}
 
 
 def numbers(ds: Dataset, keyword: str, default: tuple[float, ...] = ()) -> tuple[float, ...]:
@@ -106,6 +103,20 @@ def integer(ds: Dataset, keyword: str, default: int) -> int:
     """The first value of a numeric element as an integer, or `default`."""
     found = numbers(ds, keyword)
     return int(found[0]) if found and math.isfinite(found[0]) else default
+
+
+def _values(ds: Dataset, keyword: str) -> list[str]:
+    """The values of an element as text; empty when it is absent or empty."""
+    value = _value(ds, keyword)
+    if value is None or value == "":
+        return []
+    return [str(one) for one in value] if isinstance(value, MultiValue | list | tuple) else [str(value)]
+
+
+def _items(ds: Dataset, keyword: str) -> Sequence[Dataset]:
+    """The items of a sequence; empty when there is none, or when a file gives the element another VR."""
+    value = _value(ds, keyword)
+    return value if isinstance(value, DicomSequence) else ()
 
 
 def _value(ds: Dataset, keyword: str) -> Any:

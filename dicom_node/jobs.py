@@ -124,13 +124,16 @@ class Jobs:
         )
 
     def reserve(self, name: str) -> Path:
-        """Make an empty folder for a new job: the name, the time, and a number where that is taken."""
+        """Make an empty folder for a new job: the name, the time, and a number where that is taken.
+
+        It is its owner's alone: job.toml may hold the registry's password.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         stem = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
         for number in range(1, 1000):
             path = self.folder / (stem if number == 1 else f"{stem}-{number}")
             with contextlib.suppress(FileExistsError):
-                path.mkdir()
+                path.mkdir(mode=0o700)
                 return path
         raise ConfigError(f"{self.folder}: too many jobs called {stem}")
 
@@ -138,7 +141,7 @@ class Jobs:
         """Make a reserved folder a job that waits for a worker; job.toml comes last: without it there is no job."""
         (path / "stages").mkdir(exist_ok=True)
         _change(path, {"state": "queued", "created_at": _now()})
-        _write(path / "job.toml", job)
+        _write(path / "job.toml", job, mode=0o600)
 
     def cancel(self, name: str) -> str:
         """Ask a job to stop; returns the state that it then has.
@@ -153,8 +156,10 @@ class Jobs:
             return str(_state(path).get("state"))
         (path / "cancel").touch()
         with _alone(path) as alone:
-            if alone:
+            if alone and _state(path).get("state") in OPEN:
                 _change(path, {"state": "cancelled", "error": "the job was cancelled"})
+            elif alone and _state(path).get("state") != "cancelled":  # it ended meanwhile
+                (path / "cancel").unlink()
         return str(_state(path).get("state"))
 
     def resume(self, name: str, force: str = "") -> bool:
@@ -162,17 +167,24 @@ class Jobs:
 
         Args:
             name: of the job.
-            force: why a refusal of the gate is to be passed over, "" where it is not.
+            force: why the gate's refusal of the figures as they are now is to be passed over, "" where it is not.
 
         Raises:
             NoSuchJob: there is none of that name.
+            NodeError: a reason is given, and nothing was judged yet.
         """
-        path = self.path(name)
+        path, forced = self.path(name), {}
+        if force:
+            figures = _read(path / "stages" / "evaluate" / "done.json").get("made", {}).get("figures")
+            if figures is None:
+                raise NodeError(f"{name}: nothing was judged yet, so there is no refusal to pass over by force")
+            forced = {"forced": force, "forced_for": figures}
         with _alone(path) as alone:
             if not alone:
                 return False
-            (path / "cancel").unlink(missing_ok=True)
-            _change(path, {"state": "queued", "error": None, "retry_at": None} | ({"forced": force} if force else {}))
+            for file in ("cancel", "starts.json"):
+                (path / file).unlink(missing_ok=True)
+            _change(path, {"state": "queued", "error": None, "retry_at": None} | forced)
         return True
 
 
@@ -193,12 +205,11 @@ def checked(
     Raises:
         ConfigError: in one line, `file:line: key: what to do`.
     """
-    command = [python, "-m", "training", "retrain", str(file), "--check"]
-    for key, value in defaults.items():
-        command += ["--default", f"{key}={json.dumps(value)}"]
+    command = [python, "-m", "training", "retrain", str(file), "--check", "--defaults"]
     for source in sources:
         command += ["--source", source]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
+    told = json.dumps(dict(defaults))  # not on the command line: the registry's password may be among them
+    found = subprocess.run(command, input=told, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
     if found.returncode:
         lines = found.stderr.strip().splitlines() or ["the job cannot be checked"]
         raise ConfigError(lines[-1].removeprefix("error: "))
@@ -211,8 +222,12 @@ def _now() -> str:
 
 
 def _state(path: Path) -> dict[str, Any]:
+    return _read(path / "state.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -227,10 +242,10 @@ def _change(path: Path, changes: Mapping[str, Any]) -> None:
     _write(path / "state.json", json.dumps({k: v for k, v in state.items() if v is not None}, indent=1) + "\n")
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+def _write(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write a file whole or not at all; `mode` as in open(2)."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    with fresh.open("w", encoding="utf-8") as file:
+    with open(fresh, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -24,7 +24,7 @@ from typing import Any, Final
 from explain_core.bundle_files import SUMS, listed, verify
 from explain_core.errors import BundleError, ExplainError
 
-GATES: Final = ("passed", "refused", "none")
+GATES: Final = ("passed", "forced", "refused", "none")
 ABANDONED: Final = "abandoned"
 """Tag of runs whose registration was interrupted; no version points to them."""
 
@@ -62,7 +62,8 @@ class Version:
     Attributes:
         number: of MLflow, from 1.
         digest: of the bundle, 64 hexadecimal digits; `bundle_name` and `bundle_version` are what it says of itself.
-        gate: "passed", "refused", or "none" for a bundle that no gate has judged.
+        gate: "passed"; "forced", refused but let through for a reason that is kept; "refused"; or "none" for a bundle
+            that no gate has judged.
         tags: everything that is written at the version, lineage included.
         metrics: figures of the evaluation.
     """
@@ -110,7 +111,7 @@ class Registry:
 
         Args:
             bundle: folder of the bundle; verified before anything is sent.
-            gate: "passed", "refused" or "none".
+            gate: one of `GATES`.
             reason: why the gate was passed over, or where the bundle comes from.
             lineage: data_sha256, code_version, seeds, parent_digest, job, as far as they are known.
             metrics: figures by flat names, such as "auc".

@@ -80,11 +80,14 @@ def _benchmark_parser(commands: Any) -> argparse.ArgumentParser:
 def _retrain_parser(commands: Any) -> None:
     retrain = commands.add_parser("retrain", help="train, judge and register a new version as job.toml says")
     retrain.add_argument("job", type=Path, nargs="?", help="job.toml; without it the one in --folder")
-    retrain.add_argument("--folder", type=Path, help="the job's folder; default: runs/retrain/NAME")
-    retrain.add_argument("--force", default="", metavar="REASON", help="register as passed what the gate refuses")
+    retrain.add_argument("--folder", type=Path, help="the job's folder; default: var/jobs/NAME")
+    retrain.add_argument("--force", metavar="REASON", help="register as forced what the gate refuses")
     retrain.add_argument("--check", action="store_true", help="only check job.toml, and print it with every key")
     retrain.add_argument(
         "--default", action="append", default=[], metavar="TABLE.KEY=VALUE", help="where job.toml says nothing"
+    )
+    retrain.add_argument(
+        "--defaults", action="store_true", help="read more of them from standard input, as a JSON object by TABLE.KEY"
     )
     retrain.add_argument("--source", action="append", default=[], help="a further source of data")
     retrain.add_argument("--quiet", action="store_true", help="no progress on the terminal")
@@ -107,21 +110,24 @@ def _retrain(arguments: argparse.Namespace) -> int:
 
     if arguments.job is None and (arguments.folder is None or arguments.check):
         raise SystemExit("error: name a job.toml, or with --folder the folder of a job that goes on")
+    if arguments.force is not None and not arguments.force.strip():
+        raise SystemExit("error: --force needs a reason")
     job = None
     if arguments.job is not None:
-        defaults = {key: value_of(value) for key, _, value in (text.partition("=") for text in arguments.default)}
+        defaults = json.load(sys.stdin) if arguments.defaults else {}
+        defaults |= {key: value_of(value) for key, _, value in (text.partition("=") for text in arguments.default)}
         job = load(arguments.job, defaults=defaults, sources=arguments.source).resolved(Path.cwd())
     if arguments.check:
         assert job is not None  # noqa: S101 - see above
         print(job.text(), end="")
         return 0
     line = terminal.Line()
-    folder = arguments.folder or Path("runs/retrain") / (job.job.name if job else "")
+    folder = arguments.folder or Path("var/jobs") / (job.job.name if job else "")
     status = run.run(
         run.Request(
             path=folder,
             job=job,
-            force=arguments.force,
+            force=(arguments.force or "").strip(),
             wait=not arguments.no_wait,
             retry_seconds=arguments.retry_seconds,
             limits=vars(arguments),

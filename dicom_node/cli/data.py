@@ -38,31 +38,32 @@ def export(
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Only what was received on this day (UTC) or later.")
     ] = None,
     unlabelled: Annotated[bool, typer.Option("--unlabelled", help="Also images without a target.")] = False,
+    new_key: Annotated[
+        bool, typer.Option("--new-key", help="The key is lost: start anew; no name of earlier exports comes again.")
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a de-identified training set of what the node has received."""
     from dicom_node import app as node  # noqa: PLC0415 - commands load only what they need
-    from dicom_node.export import Wishes  # noqa: PLC0415
+    from dicom_node.export import NothingExported, Wishes  # noqa: PLC0415
     from dicom_node.export import export as run  # noqa: PLC0415
     from dicom_node.labels import LabelsWrong  # noqa: PLC0415
 
     settings = settings_of(config)
-    wishes = Wishes(labels=labels, since=since and since.replace(tzinfo=UTC), unlabelled=unlabelled)
+    wishes = Wishes(labels=labels, since=since and since.replace(tzinfo=UTC), unlabelled=unlabelled, new_key=new_key)
     try:
         ledger = node.open_ledger(settings)
         report = run(settings, ledger, out, wishes, now=datetime.now(UTC), progress=_progress())
     except LabelsWrong as error:
         _print_problems(error, as_json=as_json)
         raise fail(str(error)) from error
+    except NothingExported as error:
+        _print_report(error.report, out, as_json=as_json)
+        raise fail(str(error)) from error
     except NodeError as error:
         raise fail(str(error)) from error
-    if as_json:
-        print_json(report.as_json())
-    else:
-        _print_report(report, out)
-    if not report.images:
-        raise fail(_nothing(report))
+    _print_report(report, out, as_json=as_json)
 
 
 @app.command()
@@ -138,7 +139,10 @@ def _print_problems(error: "LabelsWrong", *, as_json: bool) -> None:
     Console().print(table)
 
 
-def _print_report(report: "Report", out: Path) -> None:
+def _print_report(report: "Report", out: Path, *, as_json: bool) -> None:
+    if as_json:
+        print_json(report.as_json())
+        return
     console = Console()
     if report.images:
         table = Table(title=f"Exported to {out}", show_header=False, title_justify="left")
@@ -162,9 +166,3 @@ def _print_report(report: "Report", out: Path) -> None:
             if count:
                 table.add_row(what, str(count))
         console.print(table)
-
-
-def _nothing(report: "Report") -> str:
-    if report.unlabelled:
-        return "no image with a target: give --labels or verdicts, or export without targets with --unlabelled"
-    return "no image that can be used was received"

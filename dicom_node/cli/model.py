@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from dicom_node import deployment, model_store
 from dicom_node.cli._shared import ConfigOption, JsonOption, fail, print_json, settings_of
@@ -109,14 +110,14 @@ def list_versions(*, config: ConfigOption = None, as_json: JsonOption = False) -
 
 def _show_list(place: _Place, versions: Sequence[Version], said: Sequence[str]) -> None:
     console = Console()
-    table = Table("version", "model", "gate", "aliases", "runs as", "made", "digest")
+    columns = (Column(name, no_wrap=True) for name in ("version", "model", "gate", "runs as", "made", "digest"))
+    table = Table(*columns, box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     roles = {row.digest: role for role in deployment.ROLES if (row := place.ledger.deployed(role)) is not None}
     for one in versions:
         table.add_row(
             str(one.number),
             f"{one.bundle_name} {one.bundle_version}",
             one.gate,
-            ", ".join(sorted(one.aliases)),
             roles.get(one.digest, ""),
             f"{one.created_at:%Y-%m-%d %H:%M}",
             one.digest[:DIGITS],
@@ -170,7 +171,9 @@ def show(
 def promote(
     version: Number,
     *,
-    force: Annotated[bool, typer.Option("--force", help="Against its gate, or without one; needs --reason.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Against the gate or another objection; needs --reason.")
+    ] = False,
     reason: Reason = "",
     config: ConfigOption = None,
     as_json: JsonOption = False,

@@ -42,7 +42,7 @@ def serve(
     *,
     config: ConfigOption = None,
     only: Annotated[
-        str | None, typer.Option(help="Run one role in this process: listener, dispatcher, sender or worker.")
+        str | None, typer.Option(help="Run one role in this process: listener, dispatcher, sender, worker or shadow.")
     ] = None,
 ) -> None:
     """Run listener, dispatcher and sender until stopped; workers are started with `dicom-node worker`."""
@@ -80,7 +80,7 @@ def explain(
     *,
     out: Annotated[Path, typer.Option(help="Folder for the objects and their PNG previews.")],
     config: ConfigOption = None,
-    bundle: Annotated[Path | None, typer.Option(help="Model bundle instead of the configured one.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Model bundle instead of the one that the node runs.")] = None,
     objects: Annotated[
         str | None, typer.Option(help='Result objects, separated by commas, or "all"; default: those of the settings.')
     ] = None,
@@ -95,15 +95,15 @@ def explain(
     chosen = known if objects == "all" else split_words(objects or "")
     if unknown := sorted(set(chosen) - set(known)):
         raise fail(f"--objects {unknown[0]}: no such result object; there is: {', '.join(known)}", WRONG_USE)
-    if bundle is not None:
-        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"bundle": bundle})})
     for path in files:
         if not path.exists():
             raise fail(f"{path}: no such file or folder", WRONG_USE)
     try:
-        explainer = node.load_explainer(settings)
+        explainer = node.load_explainer(settings, bundle or node.running_bundle(settings))
     except ConfigError as error:
         raise fail(str(error), WRONG_USE) from error
+    except NodeError as error:
+        raise fail(str(error)) from error
     studies, unreadable = explain_files(files, out, settings, explainer, chosen)
     if as_json:
         print_json({"studies": [study.as_json() for study in studies], "unreadable": unreadable})

@@ -93,7 +93,7 @@ def _export(settings: Settings, labels: Path, out: Path) -> Path:
     from dicom_node.labels import LabelsWrong  # noqa: PLC0415
 
     try:
-        report = export(
+        export(
             settings,
             node.open_ledger(settings),
             out,
@@ -105,8 +105,6 @@ def _export(settings: Settings, labels: Path, out: Path) -> Path:
         for problem in error.problems:
             print(f"{labels}:{problem.line}: {problem.what}", file=sys.stderr)  # noqa: T201
         raise
-    if not report.images:
-        raise ConfigError(f"--labels {labels}: no image that was received has a label in it; nothing was submitted")
     return out
 
 
@@ -216,8 +214,8 @@ def resume(
     if force is not None and not force.strip():
         raise fail("--force needs a reason", WRONG_USE)
     try:
-        free = Jobs(settings.retraining.jobs).resume(job, force or "")
-    except NoSuchJob as error:
+        free = Jobs(settings.retraining.jobs).resume(job, (force or "").strip())
+    except NodeError as error:
         raise fail(str(error)) from error
     if not free:
         raise fail(f"a process works on {job} already")

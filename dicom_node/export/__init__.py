@@ -3,6 +3,16 @@
 from dicom_node.export.folder import ExportRefused
 from dicom_node.export.judged import NotJudged, judge
 from dicom_node.export.recheck import IdentifierFound
-from dicom_node.export.run import LeftOut, Report, Wishes, export
+from dicom_node.export.run import LeftOut, NothingExported, Report, Wishes, export
 
-__all__ = ["ExportRefused", "IdentifierFound", "LeftOut", "NotJudged", "Report", "Wishes", "export", "judge"]
+__all__ = [
+    "ExportRefused",
+    "IdentifierFound",
+    "LeftOut",
+    "NotJudged",
+    "NothingExported",
+    "Report",
+    "Wishes",
+    "export",
+    "judge",
+]

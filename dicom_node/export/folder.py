@@ -96,9 +96,12 @@ class Draft:
         writer.writerows(rows)
         self._write(name, file.getvalue().encode())
 
-    def add_manifest(self, counts: Mapping[str, int], now: datetime, images: Mapping[str, Mapping[str, str]]) -> None:
+    def add_manifest(
+        self, counts: Mapping[str, int], now: datetime, images: Mapping[str, Mapping[str, str]], fingerprint: str
+    ) -> None:
         """Write the manifest of all that was added before."""
-        self._write(MANIFEST, manifest(counts, now.isoformat(timespec="seconds"), images, self.digests).encode())
+        at = now.isoformat(timespec="seconds")
+        self._write(MANIFEST, manifest(counts, at, images, self.digests, fingerprint).encode())
 
     def commit(self) -> None:
         """Give the folder its name; durable on return.
@@ -135,9 +138,13 @@ class Draft:
 
 
 def manifest(
-    counts: Mapping[str, int], created_at: str, images: Mapping[str, Mapping[str, str]], digests: Mapping[str, str]
+    counts: Mapping[str, int],
+    created_at: str,
+    images: Mapping[str, Mapping[str, str]],
+    digests: Mapping[str, str],
+    fingerprint: str,
 ) -> str:
-    """The manifest as JSON; `digests` are those of the files that it lists."""
+    """The manifest as JSON; `digests` are those of the files that it lists, `fingerprint` that of the key."""
     content: dict[str, Any] = {
         "format": "dicom-node export",
         "format_version": 1,
@@ -145,7 +152,8 @@ def manifest(
         "software": {"name": _PROGRAM, "version": version(_PROGRAM)},
         "deidentification": {
             "method": deidentify.METHOD,
-            "library_version": deidentify.library_version(),
+            "library_version": deidentify.rules_version(),
+            "key_fingerprint": fingerprint,
             "codes": list(deidentify.CODES),
         },
         "counts": dict(counts),
@@ -157,7 +165,7 @@ def manifest(
 
 def fixed_text() -> str:
     """All words that an export may have by itself, whatever its sources are."""
-    skeleton = manifest(dict.fromkeys(("images", "patients", "studies", "boxes"), 0), "", {}, {})
+    skeleton = manifest(dict.fromkeys(("images", "patients", "studies", "boxes"), 0), "", {}, {}, "")
     terms = ("modality", "photometric", "CR", "DX", "MONOCHROME1", "MONOCHROME2", *SOURCES, *Opinion, "png")
     return " ".join((skeleton, *terms, IMAGES, LABELS, BOXES, MANIFEST, *LABEL_COLUMNS, *BOX_COLUMNS))
 

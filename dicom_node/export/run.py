@@ -16,7 +16,7 @@ from pydicom import Dataset
 
 from dicom_node import deidentify, header, labels, pixels, returned
 from dicom_node.deidentify import Facts, Pseudonyms
-from dicom_node.errors import DatasetUnreadable, StudyUnsuitable
+from dicom_node.errors import DatasetUnreadable, NodeError, StudyUnsuitable
 from dicom_node.export.folder import BOX_COLUMNS, BOXES, LABEL_COLUMNS, LABELS, Draft, ExportRefused, fixed_text
 from dicom_node.export.judged import Opinions, opinions
 from dicom_node.export.recheck import check
@@ -31,9 +31,14 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
 
 BURNED_IN = "its header says that the pixels show who the patient is (Burned In Annotation YES)"
+_TARGETS = "give --labels or verdicts, or export without targets with --unlabelled"
+_REASONS = 5
 _NORMAL = 0
 _FAULTS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
 """Of one image: the others are still exported. What ends the whole, such as a full disk, is none of them."""
+
+KEY_RECORD = "export-key.fingerprint"
+"""In the spool, beside what was received: by which key the exports were made; it tells when the key was lost."""
 
 log = structlog.get_logger(__name__)
 
@@ -46,11 +51,13 @@ class Wishes:
         labels: the CSV table of targets, or None.
         since: only images that were received at this time or later; None for all.
         unlabelled: whether images without a target are exported too.
+        new_key: whether the pseudonyms may be others than those of earlier exports.
     """
 
     labels: Path | None = None
     since: datetime | None = None
     unlabelled: bool = False
+    new_key: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +102,28 @@ class Report:
         return asdict(plain) | counted
 
     @property
+    def nothing(self) -> str:
+        """Why there is no image in it: the reasons, with how many images or studies each, the most frequent first."""
+        reasons = Counter(one.reason for one in self.left_out).most_common()
+        said = [f"{count} image(s): {reason}" for reason, count in reasons[:_REASONS]]
+        if others := sum(count for _, count in reasons[_REASONS:]):
+            said.append(f"{others} image(s): other reasons")
+        if self.unlabelled:
+            said.append(f"{len(self.unlabelled)} of the studies: no image with a target ({_TARGETS})")
+        return f"nothing was exported; left out were {'; '.join(said)}" if said else "no image was received"
+
+    @property
     def counts(self) -> dict[str, int]:
         """What the manifest says of them."""
         return {"images": self.images, "patients": self.patients, "studies": self.studies, "boxes": self.boxes}
+
+
+class NothingExported(NodeError):
+    """No image can be exported; `report` has what was left out."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(report.nothing)
+        self.report = report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,18 +159,20 @@ def export(
         progress: told from time to time.
 
     Returns:
-        What was done; with no image in it, no folder was made.
+        What was done.
 
     Raises:
+        NothingExported: no image can be exported; the message says why, and no folder was made.
         ExportRefused: `out` is there, or the library is missing.
         LabelsWrong: of the table, with all that is wrong with it.
-        KeyUnusable: the key of the pseudonyms.
+        KeyUnusable: the key of the pseudonyms, or it is not that of earlier exports.
         IdentifierFound: the re-check found something of a source; everything was deleted.
         OutOfResources: the disk is full or the ledger does not answer; everything was deleted.
     """
-    if deidentify.library_version() is None:
+    if deidentify.rules_version() is None:
         raise ExportRefused('the de-identification library is missing: pip install "dicom-explanation-node[export]"')
     studies = ledger.received_studies(wishes.since)
+    record = settings.node.spool / KEY_RECORD
     with Draft(out) as draft:
         table = labels.read(wishes.labels, _known(ledger, progress)) if wishes.labels is not None else {}
         job = _Job(
@@ -152,7 +180,8 @@ def export(
             ledger=ledger,
             wishes=wishes,
             draft=draft,
-            names=Pseudonyms(deidentify.secret_key(settings.export.key)),
+            record=record,
+            names=Pseudonyms(deidentify.export_key(settings.export.key, record, new=wishes.new_key)),
             table=table,
             said=opinions(ledger.verdicts()),
         )
@@ -196,6 +225,7 @@ class _Job:
     ledger: Ledger
     wishes: Wishes
     draft: Draft
+    record: Path
     names: Pseudonyms
     table: Mapping[str, int]
     said: Mapping[SOPInstanceUID, Opinions]
@@ -325,7 +355,7 @@ class _Job:
         report.patients = len({image.row["patient_id"] for image in self.images})
         report.studies = len({image.row["study"] for image in self.images})
         if not self.images:
-            return report
+            raise NothingExported(report)
         rows = sorted((image.row for image in self.images), key=lambda row: str(row["file"]))
         facts = {
             image.name: {"modality": image.facts.modality, "photometric": image.facts.photometric}
@@ -333,8 +363,9 @@ class _Job:
         }
         self.draft.add_table(LABELS, LABEL_COLUMNS, rows)
         self.draft.add_table(BOXES, BOX_COLUMNS, sorted(self.boxes, key=lambda row: str(row["file"])))
-        self.draft.add_manifest(report.counts, now, facts)
+        self.draft.add_manifest(report.counts, now, facts, deidentify.fingerprint(self.names.key))
         check(self.draft.folder, self._sources(progress), fixed_text())
+        deidentify.remember_key(self.names.key, self.record)
         self.draft.commit()
         return report
 

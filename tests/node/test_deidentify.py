@@ -41,6 +41,11 @@ def test_a_key_that_others_may_read_or_write_is_refused(tmp_path, mode):
         secret_key(path)
 
 
+def test_the_fingerprint_is_that_of_hmac_sha256():
+    """Of "fingerprint", by openssl: it must stay the same for years, as the names."""
+    assert deidentify.fingerprint(KEY) == "5ab8c392c2c54035"
+
+
 @pytest.mark.parametrize("content", [b"", b"secret", b"0" * 63, b"\xff" * 64])
 def test_a_file_that_holds_no_key_is_refused_and_stays(tmp_path, content):
     path = tmp_path / "export.key"

@@ -8,6 +8,7 @@ import sys
 import threading
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydicom.uid import generate_uid
@@ -163,8 +164,12 @@ class Site:
         self.ledger.create()
         self.registry = deployment.open_registry(self.settings)
 
-    def version(self, name: str, gate: str = "passed"):
-        return self.registry.register(bundle(self.folder / name, name), gate=gate, lineage={}, metrics={})
+    def version(self, name: str, gate: str = "passed", **lineage: str):
+        """Compared with the version that was registered before it; the first one with the configured bundle."""
+        before = self.registry.versions()
+        parent = before[-1].digest if before else bundle_files.verify(self.settings.model.bundle)
+        lineage = {"parent_digest": parent} | lineage
+        return self.registry.register(bundle(self.folder / name, name), gate=gate, lineage=lineage, metrics={})
 
     def promote(self, number: int, **more):
         values = {"by": "ada", "now": at(0)} | more
@@ -217,6 +222,41 @@ def test_a_version_that_did_not_pass_needs_force_and_a_reason_which_is_kept(site
     assert (row.forced, row.reason, row.by) == (True, "the ward asked", "ada")
     site.follow()
     assert site.registry.version(1).tags[FORCED] == "2026-03-01T12:00:00Z ada: the ward asked"
+
+
+def test_a_version_is_promoted_only_over_the_champion_that_it_was_compared_with(site):
+    default = bundle_files.verify(site.settings.model.bundle)
+    one = site.version("1", parent_digest=default)
+    two = site.version("2", parent_digest=one.digest)
+    late = site.version("3", gate="forced", parent_digest=default)
+    mute = site.version("4", parent_digest="")
+    with pytest.raises(NotDeployed, match="version 2 was compared with version 1, which does not run any more: retr"):
+        site.promote(2)
+    assert not site.promote(1).forced
+    assert not site.promote(2).forced
+    assert not site.promote(2).forced, "what runs already may be brought again"
+    for number, why in ((late.number, f"compared with {default[:12]}, which"), (mute.number, "does not say which")):
+        for options in ({}, {"reason": "x"}, {"force": True}):
+            with pytest.raises(NotDeployed, match=why):
+                site.promote(number, **options)
+    assert site.ledger.deployed("champion").digest == two.digest
+    row = site.promote(3, force=True, reason="the ward asked")
+    assert (row.forced, row.reason) == (True, "the ward asked")
+
+
+@pytest.mark.parametrize("turned", [0, 120])
+def test_a_rehearsal_with_turned_labels_needs_force(site, turned):
+    """The job's own words are read: a share of the patients alone is an honest model."""
+    from training.retrain.job import RehearsalTable
+    from training.retrain.judging import rehearsal
+
+    job = SimpleNamespace(rehearsal=RehearsalTable(share=0.5, flipped=0.2 if turned else 0))
+    said = rehearsal(SimpleNamespace(job=job, made=lambda _: {"flipped_labels": turned}))
+    site.version("1", **said)
+    if turned:
+        with pytest.raises(NotDeployed, match="rehearsal: 50% of the patients, 120 labels turned"):
+            site.promote(1)
+    assert site.promote(1, force=bool(turned), reason="to see").forced == bool(turned)
 
 
 def test_aliases_follow_the_ledger_and_what_differed_is_said(site):
@@ -499,7 +539,8 @@ class WholeNode:
         self.digest[name] = bundle_files.verify(folder)
         settings = load_settings(self.config, {})
         registry = deployment.open_registry(settings)
-        registry.register(folder, gate="passed", lineage={}, metrics={})
+        lineage = {"parent_digest": self.digest["default"]}
+        registry.register(folder, gate="passed", lineage=lineage, metrics={})
 
     def promote(self, number: int) -> None:
         settings = load_settings(self.config, {})

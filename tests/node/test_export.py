@@ -21,9 +21,10 @@ from pydicom import dcmread
 from pydicom.uid import ImplicitVRLittleEndian
 from radiographs import change, real, reread, shared
 
-from dicom_node import pixels
+from dicom_node import deidentify, pixels
+from dicom_node.deidentify import KeyUnusable
 from dicom_node.errors import OutOfResources
-from dicom_node.export import ExportRefused, IdentifierFound, recheck, run
+from dicom_node.export import ExportRefused, IdentifierFound, NothingExported, recheck, run
 from dicom_node.export.folder import Draft, fixed_text
 
 CHARACTER_SETS = {
@@ -187,15 +188,32 @@ def test_only_what_came_since_a_day(tmp_path):
     assert [row["target"] for row in rows_of(tmp_path / "two" / "labels.csv")] == ["0"]
 
 
-def test_the_same_names_again_and_others_with_another_key(tmp_path):
+def test_the_same_names_again_and_others_with_another_key_which_must_be_asked_for(tmp_path):
     node = Node(tmp_path).receive(film(1), film(2))
     for out in ("one", "two"):
         node.export(out, unlabelled=True)
     first, second = ((tmp_path / out / "labels.csv").read_bytes() for out in ("one", "two"))
     assert first == second
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
-    (tmp_path / "export.key").unlink()
-    node.export("three", unlabelled=True)
+    key = tmp_path / "export.key"
+    known = manifest_of(tmp_path / "one")["deidentification"]["key_fingerprint"]
+    assert known == deidentify.fingerprint(deidentify.secret_key(key))
+    with pytest.raises(KeyUnusable, match="with this key; move it away"):
+        node.export("three", unlabelled=True, new_key=True)
+    kept = key.rename(tmp_path / "copy.key")
+    done = node.run("export", "--out", tmp_path / "three", "--unlabelled", expect=1)
+    assert f"restore the key with the fingerprint {known} from a copy" in done.stderr
+    assert "--new-key" in done.stderr
+    assert not key.exists()
+    deidentify.secret_key(key)  # as somebody makes it who does not know
+    with pytest.raises(KeyUnusable, match="with another key"):
+        node.export("three", unlabelled=True)
+    node.run("export", "--out", tmp_path / "three", "--unlabelled", "--new-key")
+    assert manifest_of(tmp_path / "three")["deidentification"]["key_fingerprint"] != known
+    node.export("four", unlabelled=True)
+    kept.replace(key)
+    with pytest.raises(KeyUnusable, match="with another key"):
+        node.export("five", unlabelled=True)
     names = [{row["file"] for row in rows_of(tmp_path / out / "labels.csv")} for out in ("one", "three")]
     assert not names[0] & names[1]
 
@@ -211,6 +229,22 @@ def test_studies_without_a_label_are_counted_and_left_out(tmp_path):
     assert "no image with a target" in done.stderr
     assert "received studies without a label" in done.stdout
     assert not (tmp_path / "no").exists()
+
+
+def test_an_export_of_nothing_says_what_was_left_out_and_why(tmp_path):
+    node = Node(tmp_path).receive(
+        film(1, BurnedInAnnotation="YES"), film(2, BurnedInAnnotation="YES"), film(3, ViewPosition="LL"), film(4)
+    )
+    with pytest.raises(NothingExported) as nothing:
+        node.export(labels="accession_number,target\n00177,1\n00277,0\n00377,0\n")
+    said = str(nothing.value)
+    assert f"2 image(s): {run.BURNED_IN}; 1 image(s): " in said
+    assert "lateral" in said
+    assert "1 of the studies: no image with a target (give --labels" in said
+    assert not (tmp_path / "out").exists()
+    done = node.run("export", "--out", tmp_path / "out", "--labels", tmp_path / "labels.csv", "--json", expect=1)
+    assert done.stderr.strip().endswith(said)
+    assert len(json.loads(done.stdout)["left_out"]) == 3
 
 
 def test_a_wrong_table_of_labels_exports_nothing_and_says_all_that_is_wrong(tmp_path):

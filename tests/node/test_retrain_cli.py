@@ -1,11 +1,13 @@
 """Jobs from the node's side: submitted, watched, cancelled, and kept when Redis and workers die."""
 
+import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ from typer.testing import CliRunner
 from working import RedisServer, free_port, python, short_folder, wait_for
 
 from dicom_node.cli import app
-from dicom_node.jobs import Jobs
+from dicom_node.errors import NodeError
+from dicom_node.jobs import Jobs, checked
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +117,8 @@ def test_a_job_waits_for_a_worker_with_everything_that_the_node_knows(site, part
     asked = tomllib.loads((site.jobs.folder / job / "job.toml").read_text())
     assert asked["champion"]["bundle"] == str(parts / "champion")
     assert asked["registry"]["uri"] == f"sqlite:///{site.folder}/mlflow.sqlite"
+    modes = [path.stat().st_mode & 0o777 for path in (site.jobs.path(job), site.jobs.path(job) / "job.toml")]
+    assert modes == [0o700, 0o600]
     assert (asked["resources"]["nice"], asked["generators"]["steps"]) == (0, 4)
     assert site.redis.client().llen("retrain") == 1
     status = json.loads(site.call("status", job, "--json"))
@@ -154,6 +159,62 @@ def test_without_redis_a_job_stays_queued_and_that_is_said(site, parts):
 def test_a_job_that_is_not_there_is_named(site, name):
     for command in ("status", "cancel", "resume", "logs"):
         assert f"no job '{name}'" in site.call(command, name, status=1)
+
+
+def test_a_password_of_the_registry_is_on_no_command_line(tmp_path):
+    uri, spy, file = "postgresql://mlflow:geheim@db/mlflow", tmp_path / "python", tmp_path / "job.toml"
+    file.write_text('[data]\nsources = ["nih:x"]\n')
+    spy.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/seen\nexec {sys.executable} "$@"\n')
+    spy.chmod(0o755)
+    _, text = checked(file, defaults={"registry.uri": uri, "resources.nice": 3}, python=str(spy))
+    assert f'uri = "{uri}"' in text
+    assert "nice = 3" in text
+    seen = (tmp_path / "seen").read_text()
+    assert "retrain" in seen
+    assert "geheim" not in seen
+
+
+def one_job(folder: Path, state: str) -> Jobs:
+    """Jobs with one called "a"."""
+    jobs = Jobs(folder)
+    (folder / "a").mkdir(parents=True)
+    jobs.queue(folder / "a", "")
+    (folder / "a" / "state.json").write_text(json.dumps({"state": state}))
+    return jobs
+
+
+def test_a_job_that_ends_while_it_is_cancelled_stays_what_it_is(tmp_path):
+    jobs = one_job(tmp_path, "running")
+    path = jobs.path("a")
+    locked = threading.Event()
+
+    def end() -> None:
+        with (path / "lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            locked.set()
+            wait_for((path / "cancel").exists, 20)
+            (path / "state.json").write_text(json.dumps({"state": "done", "version": 3}))
+
+    working = threading.Thread(target=end)
+    working.start()
+    locked.wait(20)
+    assert jobs.cancel("a") == "done"
+    working.join()
+    assert (jobs.status("a").state, jobs.status("a").version) == ("done", 3)
+    assert not (path / "cancel").exists()
+
+
+@pytest.mark.parametrize("state", ["refused", "done"])
+def test_a_reason_is_kept_with_the_figures_that_it_is_for(tmp_path, state):
+    jobs = one_job(tmp_path, state)
+    path = jobs.path("a")
+    with pytest.raises(NodeError, match="nothing was judged yet"):
+        jobs.resume("a", "the head said so")
+    (path / "stages" / "evaluate").mkdir()
+    (path / "stages" / "evaluate" / "done.json").write_text(json.dumps({"made": {"figures": "abc"}}))
+    assert jobs.resume("a", "the head said so")
+    found = json.loads((path / "state.json").read_text())
+    assert (found["state"], found["forced"], found["forced_for"]) == ("queued", "the head said so", "abc")
 
 
 def test_the_command_line_loads_neither_torch_nor_training(root):
@@ -208,7 +269,7 @@ def test_cancelled_from_the_command_line_and_resumed(site, parts):
     job = site.submit(site.job(parts, generators={"steps": 100000, "report_every": 50}))
     site.start()
     site.in_stage(job, "generators")
-    assert "will stop" in site.call("cancel", job)
+    assert any(answer in site.call("cancel", job) for answer in ("will stop", f"{job}: cancelled"))
     site.ended(job, "cancelled", 20)
     assert site.call("resume", job).startswith(f"{job}: queued")
     site.in_stage(job, "generators")

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import strategies
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
@@ -213,7 +213,12 @@ def test_first_match_wins_as_in_the_slow_twin(header, calling, given_rules):
     assert decide_instance(header, calling, given_rules).rule is expected
 
 
+SEQUENCE_AS_TAG = Dataset()
+SEQUENCE_AS_TAG.add_new("ContributingEquipmentSequence", "AT", 0x0100)
+
+
 @given(strategies.raw_headers(), strategies.rule_lists)
+@example(SEQUENCE_AS_TAG, ())
 def test_damaged_headers_are_decided_and_never_raise(header, given_rules):
     assert decide_instance(header, "ANY", (*given_rules, *DEFAULTS)).action in Action
 

@@ -14,6 +14,8 @@ from retraining import empty_registry, finished, job_text, make_champion
 
 from training.retrain.folder import JobFolder
 from training.retrain.job import Job, JobError, load, table_keys
+from training.retrain.judging import settings
+from training.retrain.run import prepare
 
 DONE, FAILED, REFUSED = 0, 1, 3
 NIH = '[data]\nsources = ["nih:x"]\n'
@@ -185,6 +187,7 @@ def test_the_same_file_of_two_patients_is_not_on_both_sides(tmp_path, parts):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_refused_job_is_registered_as_refused_and_passes_by_force_with_a_reason(tmp_path, parts):
     from explain_core.bundle_files import verify
     from explain_core.registry import Registry
@@ -200,7 +203,7 @@ def test_a_refused_job_is_registered_as_refused_and_passes_by_force_with_a_reaso
     found = state(path)
     assert (found["state"], found["verdict"]["forced"]) == ("done", "the head of radiology said so")
     version = registry.version(found["version"])
-    assert version.gate == "passed"
+    assert version.gate == "forced"
     assert "the head of radiology said so" in version.tags["reason"]
     assert version.digest == verify(path / "bundle")
     assert "the head of radiology said so" in (path / "report.html").read_text()
@@ -208,6 +211,64 @@ def test_a_refused_job_is_registered_as_refused_and_passes_by_force_with_a_reaso
     assert (
         version.tags["data_sha256"] == json.loads((path / "stages/split/done.json").read_text())["made"]["data_sha256"]
     )
+
+    assert finished(path) == DONE, "the reason is kept for these figures"
+    assert registry.version(version.number).gate == "forced"
+    other = asked(tmp_path, parts, auc=1.01, evaluation={"draws": 21}, bundle={"version": "2"})
+    assert finished(path, job=other) == REFUSED, "for other figures it is none"
+    assert "forced" not in state(path)
+    assert registry.version(state(path)["version"]).gate == "refused"
+
+
+@pytest.mark.parametrize("reason", ["", "   "])
+def test_force_without_a_reason_is_refused(tmp_path, reason):
+    argv = [sys.executable, "-m", "training", "retrain", "--folder", str(tmp_path / "job"), "--force", reason]
+    found = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (1, "error: --force needs a reason\n")
+    assert not (tmp_path / "job").exists()
+
+
+def test_another_grid_than_the_champions_is_refused_before_training(tmp_path, parts):
+    assert finished(tmp_path / "job", job=asked(tmp_path, parts, data={"size": 48})) == FAILED
+    found = state(tmp_path / "job")
+    assert found["stage"] == "validate"
+    assert found["error"].startswith("[data] size: 48, but the champion sees 32 x 32 pixels")
+
+
+def test_a_job_that_became_invalid_has_failed(tmp_path, parts):
+    folder = JobFolder(tmp_path / "job")
+    prepare(folder, load(asked(tmp_path, parts)))
+    assert (folder.state()["state"], folder.path.stat().st_mode & 0o777) == ("queued", 0o700)
+    assert folder.job_file.stat().st_mode & 0o777 == 0o600
+    folder.job_file.write_text('[data]\nsources = ["nih:x"]\n[classifier]\nepocs = 3\n')
+    assert finished(folder.path) == FAILED
+    found = folder.state()
+    assert found["state"] == "failed"
+    assert "job.toml:4: classifier.epocs: unknown key" in found["error"]
+
+
+def test_a_job_whose_process_dies_again_and_again_has_failed(tmp_path, parts):
+    path, job = tmp_path / "job", asked(tmp_path, parts)
+    for start in range(6):  # the first gets as far as the stage
+        assert finished(path, job=job, die_in="collect", when="begun") == -9, start
+    assert finished(path, job=job, die_in="collect", when="begun") == FAILED
+    assert state(path)["state"] == "failed"
+    assert "died 5 times in a row" in state(path)["error"]
+    assert finished(path, job=job, die_in="collect", when="begun") == -9, "whoever starts it again means it"
+
+
+def test_a_report_has_names_and_no_folders(tmp_path):
+    file = tmp_path / "job.toml"
+    file.write_text(
+        '[data]\nsources = ["site-b=folder:films?classes=a,b", "nih:x"]\n[champion]\nbundle = "store/one"\n'
+        '[split]\nbook = "b.csv"\n[gate]\nrules = "site/r.toml"\n'
+    )
+    shown = settings(load(file).resolved(tmp_path))
+    assert shown["data"]["sources"] == ["site-b=folder", "nih=nih"]
+    assert [shown[one][key] for one, key in (("champion", "bundle"), ("split", "book"), ("gate", "rules"))] == [
+        "one", "b.csv", "r.toml",
+    ]  # fmt: skip
+    assert str(tmp_path) not in json.dumps(shown)
 
 
 @pytest.mark.slow

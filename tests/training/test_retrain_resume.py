@@ -64,6 +64,7 @@ def undisturbed(tmp_path_factory, parts):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_killed_in_every_stage_it_ends_as_if_nothing_had_happened(tmp_path, parts, undisturbed):
     job, path = prepare(tmp_path, parts), tmp_path / "job"
     for stage in STAGES:
@@ -142,6 +143,88 @@ def test_cancelled_it_stops_where_it_is_and_goes_on_later(tmp_path, parts, stage
     assert row["stage"] == stage
     assert row["loss"] > 0
     assert row["eta_seconds"] > 0
+
+
+def _trainers(path: Path) -> list[str]:
+    """Process ids of the job's own children: torchrun and those that it starts."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+        except OSError:
+            continue
+        if b"cohort_classifier" in command and str(path).encode() in command:
+            found.append(entry.name)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["at once", "in training"])
+def test_killed_with_several_processes_it_leaves_none(tmp_path, parts, when):
+    job = prepare(tmp_path, parts, classifier={"epochs": 5000, "processes": 2, "precision": "32-true"})
+    path = tmp_path / "job"
+    process = started(path, job=job)
+    wait_for(lambda: len(_trainers(path)) == 3)  # torchrun and two
+    if when == "in training":
+        wait_for(lambda: JobFolder(path).state().get("done", 0) > 0)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(10)
+    try:
+        wait_for(lambda: not _trainers(path), 20)
+    finally:
+        for number in _trainers(path):
+            os.kill(int(number), signal.SIGKILL)
+
+
+LIMITED = """
+import os, pathlib, sys, torch
+from training.runs import cohort_classifier
+try:
+    cohort_classifier.run(pathlib.Path(sys.argv[1]))
+except FileNotFoundError:
+    print(torch.get_num_threads(), os.getpriority(os.PRIO_PROCESS, 0))
+"""
+
+
+def test_each_of_several_processes_keeps_within_the_limits(tmp_path):
+    from explain_core.geometry import InputSpec
+    from training import cohort, datasets
+    from training.runs import cohort_classifier
+    from training.runs.image_classifier import ImageClassifierSettings
+
+    images, _ = cohort.load(datasets.read("phantom?size=32&train=8&validation=6&test=1"), InputSpec(size=32))
+    settings = ImageClassifierSettings(architecture="resnet20", epochs=1, batch=4, device="cpu", precision="32-true")
+    limits = cohort_classifier.Limits(nice=7, threads=6, gpu_memory_fraction=0.5)
+    parts = (images.part("train").labelled(), images.part("validation").labelled())
+    cohort_classifier.write_request(tmp_path, settings, *parts, None, limits)
+    (tmp_path / "training.npz").unlink()  # the limits come before the images are read
+    argv = [sys.executable, "-c", LIMITED, str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2"}
+    found = subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
+    assert found.stdout.splitlines()[-1:] == ["3 7"], found.stderr
+
+
+def test_the_evaluation_runs_on_the_device_of_the_job(tmp_path, parts):
+    from training.retrain.job import load
+    from training.retrain.judging import evaluate
+    from training.retrain.run import Context
+
+    asked = prepare(tmp_path, parts)
+    assert finished(tmp_path / "job", job=asked, die_in="classifier", when="begun") == -signal.SIGKILL
+    folder = JobFolder(tmp_path / "job")
+    shutil.copytree(parts / "champion", folder.stage("bundle") / "bundle")
+    job = load(folder.job_file)
+    job = job.model_copy(update={"resources": job.resources.model_copy(update={"device": "cuda:99"})})
+    with pytest.raises((ValueError, RuntimeError), match=r"(?i)cuda|device"):
+        evaluate(Context(job, folder, lambda *_, **__: None))
+
+
+def test_report_and_model_card_name_no_folder(undisturbed, parts):
+    for file in ("report.html", "bundle/model_card.md"):
+        text = (undisturbed / file).read_text()
+        assert "champion" in text
+        assert str(undisturbed.parent) not in text
+        assert str(parts) not in text
 
 
 def test_a_registry_that_is_away_is_waited_for(tmp_path, parts, undisturbed):

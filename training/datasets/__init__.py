@@ -6,6 +6,7 @@ A dataset is named on the command line as `reader:folder?option=value&option=val
 """
 
 import hashlib
+import importlib
 import inspect
 import math
 from collections import Counter
@@ -27,9 +28,9 @@ from training.datasets._tables import DatasetError, Kind, Problem
 from training.splits import TEST_FOLDS, VALIDATION_FOLDS
 
 __all__ = [
-    "Box", "Collector", "Dataset", "DatasetError", "Kind", "Problem", "Sample", "box_mask", "fold_of_patient",
-    "fold_of_split", "format_problems", "load_all", "load_inputs", "load_pixels", "read", "split_of_fold",
-    "truth_mask", "union_mask",
+    "Box", "Collector", "Dataset", "DatasetError", "Kind", "Problem", "Sample", "attribution", "box_mask",
+    "fold_of_patient", "fold_of_split", "format_problems", "load_all", "load_inputs", "load_pixels", "read",
+    "split_of_fold", "truth_mask", "union_mask",
 ]  # fmt: skip
 
 Box = tuple[float, float, float, float]
@@ -93,12 +94,14 @@ class Dataset(Sequence[Sample]):
         exclusive: True when exactly one of the classes holds (softmax over all of them); False when `classes` are
             the absence and the presence of one finding (one sigmoid).
         problems: every piece of bad input, in the order found.
+        ready_made: whether the source states its split; False where it was drawn by the patients' names.
     """
 
     samples: tuple[Sample, ...]
     classes: tuple[str, ...] = ("normal", "opacity")
     exclusive: bool = False
     problems: tuple[Problem, ...] = ()
+    ready_made: bool = True
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...
@@ -148,6 +151,12 @@ def read(spec: str) -> Dataset:
         lines = "\n".join(format_problems(dataset.problems, limit=1))
         raise DatasetError(f"--data {spec}: no usable image\n{lines}".rstrip())
     return dataset
+
+
+def attribution(reader: str) -> str:
+    """Licence and attribution of a reader's data, for the model card; "" where they are the site's own to state."""
+    module = importlib.import_module(f"{__name__}.{reader}")
+    return str(getattr(module, "ATTRIBUTION", ""))
 
 
 def split_of_fold(fold: int) -> str:

@@ -8,6 +8,7 @@ labels.csv, one row per image:
                  the dataset is given as `folder:DIR?classes=normal,bacterial,viral`
     split        optional: train, validation (or val) or test, blank = not used
     fold         optional: a whole number; without `split`, folds become splits by `training.splits`
+    target_source optional: who said so, e.g. csv or verdict
     view         optional: PA or AP; for DICOM the file's own View Position where it is blank
     sex          optional: F, M or O, blank = not known
     age          optional: in years, blank = not known
@@ -17,6 +18,7 @@ Without `split` and `fold`, patients are split by their name: 20 % test, 10 % va
 boxes.csv, one row per opacity box, in pixels of that file from its upper left corner: file, x, y, width, height.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from training.datasets import (
@@ -68,7 +70,8 @@ def read(folder: Path, *, classes: str = "normal,opacity") -> Dataset:
             f"{folder / 'labels.csv'}, column target: no value is one of {', '.join(names)} or its number; "
             f"name the classes as folder:{folder}?classes=NAME,NAME"
         )
-    return collector.dataset(samples, names, exclusive=len(names) > _BINARY)
+    stated = any(column in row.cells for row in rows.values() for column in ("split", "fold"))
+    return replace(collector.dataset(samples, names, exclusive=len(names) > _BINARY), ready_made=stated)
 
 
 def _sample(
@@ -82,7 +85,7 @@ def _sample(
         split=split,
         view=row.text("view").upper() or header.view,
         target=_target(row, classes, collector),
-        target_source="folder",
+        target_source=row.text("target_source") or "folder",
         boxes=tuple(boxes),
         shape=header.shape,
         sex=collector.sex(row.where, row.text("sex")),

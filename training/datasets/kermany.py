@@ -11,6 +11,8 @@ from pathlib import Path
 from training.datasets import SPLITS, Collector, Dataset, Kind, Sample, fold_of_patient, fold_of_split
 from training.datasets._tables import Row, table
 
+ATTRIBUTION = """Kermany D, Zhang K, Goldbaum M. Labeled Optical Coherence Tomography (OCT) and Chest X-Ray Images for
+  Classification. Mendeley Data 2018, doi:10.17632/rscbjbr9sj.2, CC BY 4.0 (children)."""
 CLASSES = ("normal", "bacterial", "viral")
 _TARGETS = {("NORMAL", "none"): 0, ("PNEUMONIA", "bacteria"): 1, ("PNEUMONIA", "virus"): 2}
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}

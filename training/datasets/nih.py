@@ -12,6 +12,10 @@ from pathlib import Path
 from training.datasets import Box, Collector, Dataset, Kind, Sample, split_of_fold
 from training.datasets._tables import Row, table
 
+ATTRIBUTION = """NIH ChestX-ray14: provided by the NIH Clinical Center, no restriction on use;
+  https://nihcc.app.box.com/v/ChestXray-NIHCC. Wang X, Peng Y, Lu L, Lu Z, Bagheri M, Summers RM. ChestX-ray8.
+  CVPR 2017, 3462-3471. Opacity labels and boxes: RSNA Pneumonia Detection Challenge (RSNA and the Society of Thoracic
+  Radiology), any purpose with attribution: Shih G, et al. Radiology: Artificial Intelligence 2019;1(1):e180041."""
 ORIGINAL_SIZE = 1024
 CLASSES = ("normal", "opacity")
 FINDINGS = (

@@ -26,6 +26,9 @@ from training.datasets import (
 )
 from training.datasets._tables import Row, table
 
+ATTRIBUTION = """RSNA Pneumonia Detection Challenge 2018 (RSNA and the Society of Thoracic Radiology), any purpose with
+  attribution: Shih G, et al. Radiology: Artificial Intelligence 2019;1(1):e180041. The images are of NIH ChestX-ray14:
+  Wang X, et al. ChestX-ray8. CVPR 2017, 3462-3471."""
 ORIGINAL_SIZE = 1024
 CLASSES = ("normal", "opacity")
 LABELS = "stage_2_train_labels.csv"

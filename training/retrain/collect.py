@@ -32,7 +32,7 @@ from training.datasets import Dataset, Problem, Sample
 from training.errors import TrainingError
 from training.progress import Progress
 from training.retrain.folder import write_json, write_text
-from training.retrain.job import REGISTRY, Job, source_name, source_spec
+from training.retrain.job import REGISTRY, Job, patient_prefix, source_name, source_spec
 
 CHUNK = 64
 COLUMNS = (
@@ -110,6 +110,8 @@ def collect(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
     found = [(source_name(source), datasets.read(source_spec(source))) for source in job.data.sources]
     classes = _classes(job, found)
     total = sum(len(dataset) for _, dataset in found)
+    prefixes = {source_name(source): patient_prefix(source) for source in job.data.sources}
+    ready_made = {name: dataset.ready_made for name, dataset in found}
     rows: list[list[Any]] = []
     problems = [(name, problem) for name, dataset in found for problem in dataset.problems]
     with (
@@ -122,7 +124,8 @@ def collect(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
             truth = datasets.truth_mask(sample, spec.size) if plane is not None else None
             truths.write(None if truth is None else np.packbits(truth))
             if plane is not None:
-                rows.append([index, name, *_cells(sample, name), sha256])
+                split = sample.split if ready_made[name] else ""
+                rows.append([index, name, *_cells(sample, prefixes[name], split), sha256])
             if (index + 1) % CHUNK == 0 or index + 1 == total:
                 progress((index + 1) / total, images=index + 1)
     if not rows:
@@ -188,12 +191,12 @@ def _sha256(sample: Sample, image: Tensor) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _cells(sample: Sample, source: str) -> list[Any]:
+def _cells(sample: Sample, prefix: str, split: str) -> list[Any]:
     rows, columns = sample.shape or (0, 0)
     return [
         sample.path.name,
-        f"{source}/{sample.patient_id}",
-        sample.split,
+        f"{prefix}/{sample.patient_id}",
+        split,
         "" if sample.target is None else sample.target,
         sample.target_source,
         sample.view,

@@ -5,6 +5,7 @@ state.json       state, stage, how far, figures, time left
 progress.jsonl   one line per report
 job.log          what happened, for people
 cancel           its presence asks to stop
+starts.json      how often in a row the process died
 lock             held with flock by the process that works; the kernel frees it when that process dies
 stages/<name>/   what a stage made; done.json says of what
 bundle/, report.html
@@ -13,6 +14,7 @@ bundle/, report.html
 import contextlib
 import errno
 import fcntl
+import io
 import json
 import os
 import time
@@ -46,11 +48,11 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all, durably."""
+def write_text(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write a file whole or not at all, durably; `mode` as in open(2)."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        with fresh.open("w", encoding="utf-8") as file:
+        with open(fresh, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -75,7 +77,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class JobFolder:
-    """One job's folder, made where it is missing.
+    """One job's folder, made where it is missing, for its owner alone: job.toml may hold the registry's password.
 
     Args:
         path: its last part is the job's identifier.
@@ -83,7 +85,8 @@ class JobFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        (self.path / "stages").mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.path / "stages").mkdir(exist_ok=True)
 
     @property
     def name(self) -> str:
@@ -145,6 +148,24 @@ class JobFolder:
                 file.flush()
                 os.fsync(file.fileno())
 
+    def starts(self) -> int:
+        """How often in a row, this time included, a process started and the one before had died without progress.
+
+        Progress is a later stage, or the next hundredth of one. Whoever ends in good order calls `forget_starts`.
+        """
+        before, state = read_json(self.path / "starts.json"), self.state()
+        stage = state.get("stage", "")
+        reached = [STAGES.index(stage) if stage in STAGES else -1, int(100 * state.get("done", 0.0))]
+        furthest = before.get("furthest", [-1, 0])
+        count = 1 if reached > furthest else int(before.get("count", 0)) + 1
+        with contextlib.suppress(OSError):
+            write_json(self.path / "starts.json", {"count": count, "furthest": max(reached, furthest)})
+        return count
+
+    def forget_starts(self) -> None:
+        """The next start is the first again."""
+        (self.path / "starts.json").unlink(missing_ok=True)
+
     def log(self, text: str) -> None:
         """Add a line to job.log; a disk that is full loses it."""
         with contextlib.suppress(OSError), self.log_file.open("a", encoding="utf-8") as file:
@@ -193,3 +214,17 @@ class JobFolder:
         finally:
             os.close(descriptor)
         return False
+
+
+class JobLog(io.TextIOBase):
+    """What a training run prints goes to the job's log."""
+
+    def __init__(self, folder: JobFolder) -> None:
+        self._folder = folder
+
+    def write(self, text: str) -> int:
+        """Log every line that is not empty."""
+        for line in text.splitlines():
+            if line.strip():
+                self._folder.log(line)
+        return len(text)

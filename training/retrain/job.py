@@ -44,7 +44,20 @@ def _sources(texts: tuple[str, ...]) -> tuple[str, ...]:
             raise ValueError(
                 f"two sources are called {name}; patients are told apart by it, so write NAME=reader:folder"
             )
+    if {"nih", "rsna"} <= {source_reader(text) for text in texts}:
+        raise ValueError("rsna's images are of nih's patients under other names: take one of the two")
     return texts
+
+
+def source_reader(source: str) -> str:
+    """The name of a source's reader."""
+    found = _SOURCE.fullmatch(source)
+    return found["reader"] if found else ""
+
+
+def patient_prefix(source: str) -> str:
+    """What a source's patients are told apart by: its name; of a node's own exports, whose pseudonyms differ, one."""
+    return "studies" if source_reader(source) == "studies" else source_name(source)
 
 
 def source_name(source: str) -> str:
@@ -109,7 +122,7 @@ class RehearsalTable(Section):
     """[rehearsal]: what an administrator tries the gate with, on purpose; test patients are never touched.
 
     `share` is the part of the training and validation patients that is used, `flipped` the part of their labels that
-    is turned into the opposite. A job that flips labels says so in its name, its report and the registry.
+    is turned into the opposite. The report and the registry say so.
     """
 
     share: Fraction = 1.0
@@ -123,7 +136,11 @@ class ChampionTable(Section):
 
 
 class ClassifierTable(Section):
-    """[classifier]. `architecture` "" is the champion's."""
+    """[classifier]. `architecture` "" is the champion's.
+
+    `threshold` "matched" is the one at which as many negative validation images are called positive as by the
+    champion, so that a new version brings no wave of false alarms; "kept" is the champion's number.
+    """
 
     architecture: str = ""
     start: Start = "champion"
@@ -134,6 +151,7 @@ class ClassifierTable(Section):
     frozen_statistics: bool = True
     processes: PositiveInt = 1
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    threshold: Literal["matched", "kept"] = "matched"
     checkpoint_every: PositiveInt = 100
 
 

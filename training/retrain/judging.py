@@ -8,16 +8,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from training import comparison, gate, run_report
+from training import comparison, datasets, gate, run_report
 from training.making import finish
 from training.retrain.collect import open_registry
 from training.retrain.folder import read_json, write_json, write_text
+from training.retrain.job import Job, RehearsalTable, source_name, source_reader
 from training.retrain.parts import load
 from training.retrain.run import Context
 from training.retrain.training import TRAIN, VALIDATION, sha256
 
 TEST = "test"
-PASSED, REFUSED = "passed", "refused"
+PASSED, FORCED, REFUSED = "passed", "forced", "refused"
 
 
 def evaluate(context: Context) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def evaluate(context: Context) -> dict[str, Any]:
         seed=context.job.job.seed,
         progress=context.progress,
         cache=out / "cache",
+        device=context.job.resources.device,
     )
     write_json(out / "figures.json", figures)
     return {"figures": sha256(out / "figures.json")}
@@ -74,10 +76,33 @@ def report(context: Context) -> dict[str, Any]:
     shutil.rmtree(aside, ignore_errors=True)
     shutil.copytree(folder.stage("bundle") / "bundle", aside)
     provisional = (aside / "model_card.md").read_text()
-    digest = finish(aside, run_report.card(figures, verdict, described, past, provisional=provisional))
+    digest = finish(
+        aside,
+        run_report.card(figures, verdict, described, past, provisional=provisional, training=attributions(context)),
+    )
     shutil.rmtree(folder.path / "bundle", ignore_errors=True)
     aside.rename(folder.path / "bundle")
     return {"digest": digest}
+
+
+def attributions(context: Context) -> str:
+    """Where the training data come from, with licences and attribution, and those of the champion it started from."""
+    lines = []
+    for source in context.job.data.sources:
+        reader = source_reader(source)
+        stated = datasets.attribution(reader) or "the site's own; it answers for their use"
+        lines.append(f"- {source_name(source)}: {stated}")
+    if "champion" in {context.job.classifier.start, context.job.generators.start}:
+        card = (context.folder.stage("collect") / "champion" / "model_card.md").read_text(encoding="utf-8")
+        _, _, rest = card.partition(run_report.TRAINING_HEADING)
+        before = rest.partition("\n## ")[0].strip() or "its model card says nothing of its training data"
+        lines += [
+            "",
+            f"Started from the weights of {context.made('collect')['champion'][:12]}, which learnt from:",
+            "",
+            before,
+        ]
+    return "\n".join(lines)
 
 
 def description(context: Context) -> dict[str, Any]:
@@ -87,11 +112,20 @@ def description(context: Context) -> dict[str, Any]:
         "id": context.folder.name,
         "name": context.job.job.name,
         "created_at": state.get("created_at", ""),
-        "settings": context.job.model_dump(mode="json", exclude={"resources", "registry"}, exclude_none=True),
+        "settings": settings(context.job),
         "lineage": lineage(context),
         "forced": context.forced,
         "sources": [source.partition("=")[0] for source in context.job.data.sources],
     }
+
+
+def settings(job: Job) -> dict[str, Any]:
+    """The job as it may be read anywhere: of sources their name and reader, of files their name, no folder."""
+    table = job.model_dump(mode="json", exclude={"resources", "registry"}, exclude_none=True)
+    table["data"]["sources"] = [f"{source_name(source)}={source_reader(source)}" for source in job.data.sources]
+    for section, key in (("champion", "bundle"), ("split", "book"), ("gate", "rules")):
+        table[section][key] = Path(table[section][key]).name
+    return table
 
 
 def lineage(context: Context) -> dict[str, str]:
@@ -102,7 +136,16 @@ def lineage(context: Context) -> dict[str, str]:
         "seeds": json.dumps({"job": context.job.job.seed}),
         "parent_digest": context.made("collect")["champion"],
         "job": context.folder.name,
-    }
+    } | rehearsal(context)
+
+
+def rehearsal(context: Context) -> dict[str, str]:
+    """What was changed on purpose before training, for the report and the registry; nothing where nothing was."""
+    asked = context.job.rehearsal
+    if asked == RehearsalTable():
+        return {}
+    turned = context.made("split")["flipped_labels"]
+    return {"rehearsal": f"{asked.share:.0%} of the patients, {turned} labels turned into their opposite on purpose"}
 
 
 def code_version() -> str:
@@ -138,19 +181,18 @@ def register(context: Context) -> dict[str, Any]:
     folder, verdict = context.folder, context.made("gate")
     bundle = folder.path / "bundle"
     figures = read_json(folder.stage("evaluate") / "figures.json")
-    passed = verdict["passed"] or bool(context.forced)
-    by_force = not verdict["passed"] and bool(context.forced)
-    reason = f"by force: {context.forced}" if by_force else verdict["reason"] if not passed else ""
+    gate = PASSED if verdict["passed"] else FORCED if context.forced else REFUSED
+    reason = f"by force: {context.forced}" if gate == FORCED else verdict["reason"] if gate == REFUSED else ""
     registry = open_registry(context.job)
     metrics = {name: value for name, value in comparison.metrics(figures).items() if math.isfinite(value)}
     version = registry.register(
         bundle,
-        gate=PASSED if passed else REFUSED,
+        gate=gate,
         reason=reason[:4000],
         lineage=lineage(context),
         metrics=metrics,
         reports=[folder.path / "report.html"],
     )
-    if by_force:
-        registry.note(version.number, {"gate": PASSED, "reason": reason[:4000], "forced": context.forced[:4000]})
+    if gate == FORCED:
+        registry.note(version.number, {"gate": FORCED, "reason": reason[:4000], "forced": context.forced[:4000]})
     return {"version": version.number, "digest": version.digest}

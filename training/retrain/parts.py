@@ -22,6 +22,8 @@ from training.retrain.folder import read_json, write_text
 from training.retrain.job import Job, LimitsTable, RehearsalTable
 
 SPLITS = splits_book.SPLITS
+VERDICT = "verdict"
+"""As target_source: the label follows from a radiologist's verdict on a result."""
 LABELS = frozenset(
     {Kind.LABEL_UNKNOWN, Kind.LABEL_CONTRADICTED, Kind.DUPLICATE_ROW, Kind.SPLIT_UNKNOWN, Kind.PATIENT_IN_TWO_SPLITS}
 )
@@ -126,13 +128,17 @@ def refusals(found: Mapping[str, Mapping[str, int]], limits: LimitsTable, folder
 def rehearsed(
     rows: Sequence[Mapping[str, str]], splits: Sequence[str], rehearsal: RehearsalTable
 ) -> tuple[list[str], list[str]]:
-    """Splits and targets of the rows in a rehearsal; drawn by patient and by image, test patients as they are."""
+    """Splits and targets of the rows; a rehearsal is drawn by patient and by image, test patients as they are.
+
+    A verdict on the champion's own result is no label of a test image: the reader had seen what the champion said.
+    """
     kept, targets = [], []
     for row, split in zip(rows, splits, strict=True):
         used = split == "test" or _draw(f"share {row['patient']}") < rehearsal.share
         turned = split != "test" and row["target"] != "" and _draw(f"flip {row['sha256']}") < rehearsal.flipped
         kept.append(split if used else "")
-        targets.append({"0": "1", "1": "0"}[row["target"]] if turned else row["target"])
+        target = {"0": "1", "1": "0"}[row["target"]] if turned else row["target"]
+        targets.append("" if split == "test" and row["target_source"] == VERDICT else target)
     return kept, targets
 
 

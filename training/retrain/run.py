@@ -7,7 +7,6 @@ begun anew in an empty folder; one that was interrupted goes on from its own che
 import contextlib
 import errno
 import hashlib
-import io
 import json
 import math
 import shutil
@@ -21,9 +20,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from explain_core.registry import RegistryUnreachable
+from training.errors import TrainingError
 from training.progress import Cancelled
 from training.retrain import job as jobs
-from training.retrain.folder import RESERVE, STAGES, JobFolder, now, read_json, write_json, write_text
+from training.retrain.folder import RESERVE, STAGES, JobFolder, JobLog, now, read_json, write_json, write_text
 from training.retrain.job import Job
 from training.retrain.resources import limit_torch, stand_back
 
@@ -31,6 +31,8 @@ DONE, FAILED, REFUSED, CANCELLED, WAITING = 0, 1, 3, 4, 75
 """Exit statuses; 75 is EX_TEMPFAIL of sysexits.h: try again later."""
 
 LONGEST_WAIT: Final = 600.0
+MOST_STARTS: Final = 5
+"""In a row that a process may die without having got any further."""
 WEIGHTS: Final[Mapping[str, float]] = {
     "collect": 6, "validate": 0.2, "split": 0.2, "classifier": 40, "calibrate": 0.6, "generators": 36, "bundle": 5,
     "evaluate": 10, "gate": 0.2, "report": 1, "register": 0.8,
@@ -52,13 +54,18 @@ class Context:
         job: what was asked.
         folder: of the job.
         progress: told how far the stage is; raises Cancelled.
-        forced: why a refusal of the gate is passed over, "" where it is not.
     """
 
     job: Job
     folder: JobFolder
     progress: Callable[..., None]
-    forced: str = ""
+
+    @property
+    def forced(self) -> str:
+        """Why the gate's refusal of these very figures is passed over, "" where it is not."""
+        state, figures = self.folder.state(), self.made("evaluate").get("figures", "")
+        meant = state.get("forced_for") == figures and not self.made("gate").get("passed", True)
+        return str(state.get("forced", "")) if meant else ""
 
     def made(self, stage: str) -> dict[str, Any]:
         """What an earlier stage says of what it made."""
@@ -148,7 +155,8 @@ def prepare(folder: JobFolder, job: Job) -> None:
     """Write down what is asked; the same again changes nothing."""
     text = job.text()
     if not folder.job_file.is_file() or folder.job_file.read_text(encoding="utf-8") != text:
-        write_text(folder.job_file, text)
+        write_text(folder.job_file, text, mode=0o600)
+        folder.forget_starts()
     if not folder.state():
         folder.update(state="queued", name=job.job.name, created_at=now())
 
@@ -160,7 +168,7 @@ class Request:
     Attributes:
         path: the job folder.
         job: what is asked; None: what the folder says.
-        force: why a refusal of the gate is to be passed over.
+        force: why a refusal of the gate is to be passed over, if it refuses the figures of this run.
         wait: whether to wait here for a full disk or a registry that is away, or to end with `WAITING`.
         retry_seconds: before the first repetition; each further wait is twice as long, up to ten minutes.
         limits: what a site allows at most: nice, threads, gpu_memory_fraction.
@@ -188,20 +196,27 @@ def run(request: Request, stages: tuple[Stage, ...] | None = None) -> int:
 
     Raises:
         JobBusy: another process works on it.
-        JobError: job.toml is wrong.
+        JobError: job.toml is wrong; the job has then failed.
     """
     folder = JobFolder(request.path)
     with folder.lock(), _signals() as stopping:
         if request.job is not None:
             prepare(folder, request.job)
-        job = jobs.load(folder.job_file)
-        if request.force:
-            folder.update(forced=request.force)
+        try:
+            job = jobs.load(folder.job_file)
+        except jobs.JobError as error:
+            if folder.job_file.is_file():
+                folder.update(state="failed", error=str(error), eta_seconds=None)
+            raise
         limits = {key: request.limits.get(key) for key in ("nice", "threads", "gpu_memory_fraction")}
         resources = job.resources.within(**limits)
         stand_back(resources)
         job = job.model_copy(update={"resources": resources})
-        return _Run(request, folder, job, stopping, stages).to_the_end()
+        one = _Run(request, folder, job, stopping, stages)
+        try:
+            return one.to_the_end() if folder.starts() <= MOST_STARTS else one.given_up()
+        finally:
+            folder.forget_starts()
 
 
 @contextlib.contextmanager
@@ -259,11 +274,21 @@ class _Run:
             from training.retrain.stages import STAGES as REAL  # noqa: PLC0415 - loads PyTorch
 
             self.stages = REAL
-        forced = self.folder.state().get("forced", "")
-        context = Context(self.job, self.folder, lambda *_, **__: None, forced)
+        context = Context(self.job, self.folder, lambda *_, **__: None)
         for stage in self.stages:
             self._one(stage, context)
+            if stage.name == "evaluate":
+                self._force(context.made("evaluate").get("figures", ""))
         return context
+
+    def _force(self, figures: str) -> None:
+        """Keep a reason together with the figures that it was given for; for any others it is none."""
+        state = self.folder.state()
+        if self.request.force:
+            self.folder.update(forced=self.request.force, forced_for=figures)
+        elif "forced" in state and state.get("forced_for") != figures:
+            self.folder.log(f"not used, for it was given for other figures: --force {state['forced']}")
+            self.folder.update(forced=None, forced_for=None)
 
     def _one(self, stage: Stage, context: Context) -> None:
         """Run one stage, unless it is done with these inputs."""
@@ -284,7 +309,7 @@ class _Run:
         self.folder.log(f"stage {stage.name}")
         reporter(0.0)
         context.progress = reporter
-        with contextlib.redirect_stdout(_Log(self.folder)):
+        with contextlib.redirect_stdout(JobLog(self.folder)):
             made = stage.make(context)
         seconds = round(time.monotonic() - reporter.began, 2)
         write_json(folder / "done.json", {"fingerprint": mark, "seconds": seconds, "at": now(), "made": made})
@@ -327,6 +352,15 @@ class _Run:
         self.folder.log(str(stop))
         return CANCELLED
 
+    def given_up(self) -> int:
+        """After deaths in a row."""
+        return self._failed(
+            TrainingError(
+                f"the job's process died {MOST_STARTS} times in a row without getting any further, perhaps for want of "
+                "memory: see the system's log; `resume` tries again"
+            )
+        )
+
     def _failed(self, error: BaseException) -> int:
         reason = str(error) or type(error).__name__
         known = isinstance(error, (SystemExit, ValueError)) or type(error).__module__.startswith(
@@ -338,19 +372,6 @@ class _Run:
         self.folder.update(state="failed", error=reason, eta_seconds=None)
         self.request.say(f"failed: {reason}")
         return FAILED
-
-
-class _Log(io.TextIOBase):
-    """What a training run prints goes to the job's log."""
-
-    def __init__(self, folder: JobFolder) -> None:
-        self._folder = folder
-
-    def write(self, text: str) -> int:
-        for line in text.splitlines():
-            if line.strip():
-                self._folder.log(line)
-        return len(text)
 
 
 def waiting_reason(error: BaseException, path: Path) -> str | None:

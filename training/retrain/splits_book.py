@@ -62,6 +62,24 @@ def read(path: Path) -> dict[str, str]:
     return book
 
 
+def need(path: Path, jobs: Path) -> None:
+    """Refuse to begin a new book where jobs have divided patients before.
+
+    Args:
+        path: the book.
+        jobs: the folder of the job folders.
+
+    Raises:
+        TrainingError: the book is lost.
+    """
+    before = sorted(jobs.glob("*/stages/split/splits.csv"))
+    if not path.exists() and before:
+        raise TrainingError(
+            f"{path}: the book of splits is missing, and {before[0].parents[2].name} has used one: restore it, or test "
+            f"patients may be trained on; to begin anew all the same, make the file with the line {','.join(_HEADER)}"
+        )
+
+
 def assign(
     patients: Mapping[str, Patient], book: Mapping[str, str], *, test: float, validation: float
 ) -> dict[str, str]:

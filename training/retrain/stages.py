@@ -47,7 +47,15 @@ def _validate(context: Context) -> dict[str, Any]:
     Raises:
         TrainingError: every reason, with the number that is needed.
     """
+    size, own = context.made("collect")["size"], training.champion_table(context)["input"]["size"]
+    if size != own:
+        raise TrainingError(
+            f"[data] size: {size}, but the champion sees {own} x {own} pixels, and both are compared on one grid; "
+            "leave it out"
+        )
     rows = collect.manifest(context.folder.stage("collect"))
+    if not context.job.split.book:
+        splits_book.need(book(context), context.folder.path.parent)
     patients = parts.assigned(context.job, rows, splits_book.read(book(context)))
     splits, targets = parts.rehearsed(rows, parts.split_rows(rows, patients).splits, context.job.rehearsal)
     counts = parts.counts(rows, splits, targets)
@@ -90,15 +98,15 @@ def _split(context: Context) -> dict[str, Any]:
     moved = sum(row["split"] not in ("", patients[row["patient"]]) for row in rows)
     return {
         "counts": parts.counts(rows, splits, targets),
-        "flipped_labels": sum(row["target"] != target for row, target in zip(rows, targets, strict=True)),
+        "flipped_labels": sum(target not in ("", row["target"]) for row, target in zip(rows, targets, strict=True)),
         "against_the_reader": moved,
         "repeated_files_left_out": found.repeated,
         "data_sha256": hashlib.sha256(f"{collected} {sha256(out / 'splits.csv')}".encode()).hexdigest(),
     }
 
 
-_HOW = frozenset({"processes", "checkpoint_every"})
-"""Of [classifier]: how it is computed, not what."""
+_HOW = frozenset({"processes", "checkpoint_every", "threshold"})
+"""Of [classifier]: how it is computed, not what; and what is decided after it."""
 
 
 def _classifier_inputs(context: Context) -> Any:
@@ -106,7 +114,7 @@ def _classifier_inputs(context: Context) -> Any:
 
 
 def _calibrate_inputs(context: Context) -> Any:
-    return inputs(context, "split", "classifier")
+    return inputs(context, "collect", "split", "classifier", threshold=context.job.classifier.threshold)
 
 
 def _generators_inputs(context: Context) -> Any:

@@ -3,13 +3,16 @@
 import hashlib
 import json
 import shutil
+import signal
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from explain_core import plugins
 from explain_core.bundle import Bundle
@@ -20,7 +23,7 @@ from explain_core.engine import choose_device, for_inference
 from explain_core.geometry import InputSpec
 from training import checkpoints, making
 from training.errors import TrainingError
-from training.retrain import parts
+from training.retrain import child, parts, resources
 from training.retrain.folder import read_json
 from training.retrain.run import Context
 from training.runs import cohort_classifier, generators, image_classifier, temperature
@@ -109,8 +112,12 @@ def train_classifier(context: Context) -> dict[str, Any]:
     if processes == 1:
         image_classifier.train(settings, training, validation, out, initial, context.progress)
     else:
-        cohort_classifier.write_request(out, settings, training, validation, initial)
-        cohort_classifier.launch(out, processes, context.progress)
+        asked = context.job.resources
+        limits = cohort_classifier.Limits(
+            nice=asked.nice, threads=resources.threads(asked), gpu_memory_fraction=asked.gpu_memory_fraction
+        )
+        cohort_classifier.write_request(out, settings, training, validation, initial, limits)
+        cohort_classifier.launch(out, processes, context.progress, child.bound_to_parent(signal.SIGKILL))
         for name in ("training.npz", "validation.npz"):
             (out / name).unlink()
     return {"weights": _weights_of(out), "best": _best(out)}
@@ -137,27 +144,60 @@ def trained_classifier(context: Context) -> nn.Module:
 
 
 def calibrate(context: Context) -> dict[str, Any]:
-    """The temperature, on the labelled validation images; it moves no decision at a threshold of 0.5."""
+    """Temperature and threshold, on the labelled validation images."""
     validation = cohort(context, VALIDATION).labelled()
-    model = for_inference(trained_classifier(context), choose_device(context.job.resources.device))
-    logits = image_classifier.predict(model, validation.images)
-    context.progress(0.9)
-    found = temperature.fit(logits, validation.targets)
-    return {"temperature": round(float(found), 4)}
+    logits = _logits(context, trained_classifier(context), validation.images)
+    context.progress(0.5)
+    own = champion(context)
+    found = {"temperature": round(float(temperature.fit(logits, validation.targets)), 4), "threshold": own.threshold}
+    if context.job.classifier.threshold == "matched":
+        before = torch.sigmoid(_logits(context, cast("nn.Module", own.tempered()), validation.images)[:, 0])
+        now = torch.sigmoid(logits[:, 0] / found["temperature"])
+        negative = torch.from_numpy(validation.targets == 0)
+        found["threshold"] = matched_threshold(now[negative].numpy(), before[negative].numpy(), own.threshold)
+    return found
 
 
-def generator_settings(context: Context) -> generators.GeneratorSettings:
+def _logits(context: Context, model: nn.Module, images: Tensor) -> Tensor:
+    on_device = for_inference(model, choose_device(context.job.resources.device))
+    return image_classifier.predict(on_device, images)
+
+
+def matched_threshold(now: NDArray[np.floating], before: NDArray[np.floating], threshold: float) -> float:
+    """The threshold at which a model calls no more negative images positive than another does at its own.
+
+    Args:
+        now: probabilities of the negative images by the new model, shape (N,).
+        before: by the other, shape (N,).
+        threshold: the other's.
+
+    Returns:
+        four decimals, between 0.05 and 0.95: half-way between the lowest probability that is called positive and
+        the highest that is not; the other's own threshold where it calls as many.
+    """
+    called = int((before >= threshold).sum())
+    if int((now >= threshold).sum()) == called:
+        return threshold
+    ordered = np.concatenate([[0.0], np.sort(now.astype(np.float64)), [1.0]])
+    middle = (ordered[-2 - called] + ordered[-1 - called]) / 2
+    return float(np.clip(round(middle, 4), 0.05, 0.95))
+
+
+def generator_settings(context: Context, threshold: float = 0.5) -> generators.GeneratorSettings:
     """The settings of the generators' run: the champion's architecture, or the preset's on a random start.
+
+    Args:
+        context: of the job.
+        threshold: of the decision that they keep or change.
 
     Raises:
         TrainingError: a start from the champion with other filters.
     """
     job, own = context.job.generators, champion_table(context)["generators"]
-    rule = DecisionRule(threshold=float(champion_table(context)["threshold"]))
     settings = generators.GeneratorSettings(
         seed=context.job.job.seed,
         filters=tuple(job.filters or own["filters"]),
-        rule=rule,
+        rule=DecisionRule(threshold=threshold),
         steps=job.steps,
         batch=job.batch,
         learning_rate=job.learning_rate,
@@ -198,7 +238,7 @@ def train_generators(context: Context) -> dict[str, Any]:
         champion_folder(context) / "generators.safetensors" if context.job.generators.start == "champion" else None
     )
     network = generators.train(
-        generator_settings(context),
+        generator_settings(context, context.made("calibrate")["threshold"]),
         cohort(context, TRAIN).images,
         cohort(context, VALIDATION).images,
         explained_classifier(context),
@@ -219,7 +259,7 @@ def make_bundle(context: Context) -> dict[str, Any]:
     shutil.rmtree(out, ignore_errors=True)
     table, own, job = champion_table(context), champion(context), context.job
     summary = read_json(context.folder.stage("collect") / "manifest.json")
-    settings = generator_settings(context)
+    settings = generator_settings(context, context.made("calibrate")["threshold"])
     network = settings.network()
     state = torch.load(context.folder.stage("generators") / "checkpoint.pt", weights_only=True, map_location="cpu")
     network.load_state_dict(state["generators"])
@@ -235,7 +275,7 @@ def make_bundle(context: Context) -> dict[str, Any]:
         label=label,
         name=job.bundle.name or own.identity.name,
         version=job.bundle.version or context.folder.name,
-        threshold=own.threshold,
+        threshold=context.made("calibrate")["threshold"],
         temperature=context.made("calibrate")["temperature"],
         augmentation=own.augmentation,
         dataset_summary=dataset_summary(context),

@@ -3,7 +3,7 @@
 The page loads nothing from elsewhere, names no patient and no file, and can be read without colour and on paper.
 """
 
-from training.run_report.card import card, sheet
+from training.run_report.card import TRAINING_HEADING, card, sheet
 from training.run_report.page import html
 
-__all__ = ["card", "html", "sheet"]
+__all__ = ["TRAINING_HEADING", "card", "html", "sheet"]

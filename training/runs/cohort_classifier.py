@@ -6,7 +6,7 @@
 `write_request` fills the folder and `read_result` reads what came of it; `launch` does the running in between. In the
 folder lie, beside what `image_classifier.train` writes there:
 
-    request.json          the settings, the classes, and whether they are exclusive
+    request.json          the settings, the classes, whether they are exclusive, and what all processes may claim
     training.npz, validation.npz    images (uint8) and targets
     initial.safetensors   optional: weights to start from
     progress.json         how far the run is: {"done": 0.25, "epoch": 3, ...}
@@ -15,14 +15,17 @@ folder lie, beside what `image_classifier.train` writes there:
 """
 
 import argparse
+import ctypes
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
-from dataclasses import asdict
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +44,28 @@ from training.runs.image_classifier import ImageClassifierSettings, build
 from training.runs.weights import Initial, read_weights
 
 CANCELLED = 3
+_LAUNCHER = "COHORT_CLASSIFIER_LAUNCHER"  # environment variable: the process that launched torchrun
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 _LOOK = 0.5  # seconds between two looks at progress.json
 _PATIENCE = 120.0  # seconds that a cancelled run has to end by itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the run may claim of the machine.
+
+    Attributes:
+        nice: at least, 0 to 19.
+        threads: of all processes together; 0: as PyTorch has it.
+        gpu_memory_fraction: of the memory of each process's GPU, 0 to 1.
+    """
+
+    nice: int = 0
+    threads: int = 0
+    gpu_memory_fraction: float = 1.0
+
+
+NO_LIMITS = Limits()
 
 
 def write_request(
@@ -51,6 +74,7 @@ def write_request(
     training: Cohort,
     validation: Cohort,
     initial: Initial | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> None:
     """Write what `image_classifier.train` needs to files; request.json comes last.
 
@@ -60,6 +84,7 @@ def write_request(
         training: labelled images to learn from.
         validation: labelled images that choose the epoch.
         initial: weights to start from; see `weights.start_from`.
+        limits: what the run may claim.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "cancel").unlink(missing_ok=True)
@@ -73,7 +98,12 @@ def write_request(
         (folder / "initial.new").replace(folder / "initial.safetensors")
     else:
         (folder / "initial.safetensors").unlink(missing_ok=True)
-    request = {"settings": asdict(settings), "classes": training.classes, "exclusive": training.exclusive}
+    request = {
+        "settings": asdict(settings),
+        "classes": training.classes,
+        "exclusive": training.exclusive,
+        "limits": asdict(limits),
+    }
     checkpoints.write(folder / "request.json", json.dumps(request, indent=1))
 
 
@@ -92,8 +122,15 @@ def read_result(folder: Path) -> tuple[nn.Module, list[dict[str, float]]]:
     return model.eval(), history
 
 
-def launch(folder: Path, processes: int, progress: Progress = silent) -> None:
+def launch(folder: Path, processes: int, progress: Progress = silent, prefix: Sequence[str] = ()) -> None:
     """Run the request in `folder` in processes of its own and wait for it, telling `progress` what it tells.
+
+    Args:
+        folder: that `write_request` filled.
+        processes: how many.
+        progress: told how far it is.
+        prefix: a command that the run's is appended to, such as one that kills it when this process dies; torchrun's
+            processes always die with torchrun.
 
     Raises:
         TrainingError: the run failed; the message has its last lines.
@@ -103,11 +140,13 @@ def launch(folder: Path, processes: int, progress: Progress = silent) -> None:
     if processes > 1:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         command[1:1] = launcher
+    command[:0] = prefix
+    environment = os.environ | {_LAUNCHER: str(os.getpid())}
     (folder / "cancel").unlink(missing_ok=True)
     (folder / "progress.json").unlink(missing_ok=True)
     stop, told = None, ""
     with (folder / "run.log").open("w") as log:
-        running = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603 - our own module
+        running = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)  # noqa: S603 - our own module
         try:
             while running.poll() is None and stop is None:
                 stop, told = _pass_on(folder, progress, told)
@@ -177,6 +216,7 @@ def run(folder: Path) -> None:
         Cancelled: the file "cancel" is there.
     """
     settings, classes, exclusive = _request(folder)
+    _limit(Limits(**json.loads((folder / "request.json").read_text()).get("limits", {})), settings.device)
     training = _cohort(folder / "training.npz", TRAIN, classes, exclusive=exclusive)
     validation = _cohort(folder / "validation.npz", VALIDATION, classes, exclusive=exclusive)
     initial = folder / "initial.safetensors"
@@ -190,11 +230,37 @@ def run(folder: Path) -> None:
     image_classifier.train(settings, training, validation, folder, start, note)
 
 
+def _limit(limits: Limits, device: str) -> None:
+    """Keep this process within its part of the limits; torchrun gives each process the GPU of its local rank."""
+    with suppress(OSError):
+        if os.getpriority(os.PRIO_PROCESS, 0) < limits.nice:
+            os.setpriority(os.PRIO_PROCESS, 0, limits.nice)
+    if limits.threads:
+        torch.set_num_threads(max(1, limits.threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    if device != "cpu" and torch.cuda.is_available():
+        number = int(os.environ.get("LOCAL_RANK") or device.partition(":")[2] or 0)
+        torch.cuda.set_per_process_memory_fraction(limits.gpu_memory_fraction, number)
+
+
+def _die_with_torchrun() -> None:
+    """Be killed with torchrun, however that dies; end where it, or the process that launched it, is gone already."""
+    if "LOCAL_RANK" not in os.environ:
+        return
+    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, int(signal.SIGKILL))
+    launcher = os.environ.get(_LAUNCHER)
+    with suppress(OSError):
+        above = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[1]
+        if launcher in (None, above):
+            return
+    raise SystemExit("error: torchrun, or what launched it, is gone")
+
+
 def main() -> None:
     """Entry point: `python -m training.runs.cohort_classifier --help`."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="what write_request filled")
     folder = parser.parse_args().folder
+    _die_with_torchrun()
     with ExitStack() as stack:
         if os.environ.get("RANK", "0") == "0":
             lock = stack.enter_context((folder / "lock").open("w"))
