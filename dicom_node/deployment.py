@@ -25,7 +25,7 @@ import structlog
 from dicom_node.broker import utc_now
 from dicom_node.errors import ConfigError, NodeError, OutOfResources
 from dicom_node.ledger import Ledger
-from dicom_node.ledger.deployments import Deployment, NothingBefore, Role, Swap, before_last
+from dicom_node.ledger.deployments import Deployment, NothingBefore, Overtaken, Role, Swap, before_last
 from dicom_node.limits import SoftLimitExceeded
 from dicom_node.model_store import bundle_path, check
 from dicom_node.settings import Settings
@@ -79,26 +79,33 @@ def promote(
         now: the time.
 
     Raises:
-        NotDeployed: there is such an objection, and `force` or `reason` is missing.
+        NotDeployed: there is such an objection, and `force` or `reason` is missing; or somebody else changed the
+            champion at the same moment.
         BundleError: the registry's files are damaged.
         RegistryError: there is no such version, or the registry does not answer.
     """
-    version = registry.version(number)
-    objection = _objection(settings, ledger, registry, version)
+    version, runs = registry.version(number), ledger.deployed("champion")
+    objection = _objection(settings, runs, registry, version)
     if objection and not force:
         raise NotDeployed(f"version {number} {objection}; --force with --reason TEXT promotes it all the same")
     if objection and not reason.strip():
         raise NotDeployed(f"version {number} {objection}; --force needs a reason: --reason TEXT")
-    forced = bool(objection)
-    return _deploy("champion", settings, ledger, registry, version, by=by, reason=reason, forced=forced, now=now)
+    registry.fetch(version.number, settings.model.store)
+    expected = "" if runs is None else runs.digest
+    try:
+        return _deploy(
+            "champion", ledger, version, by=by, reason=reason, forced=bool(objection), expected=expected, now=now
+        )
+    except Overtaken as error:
+        raise NotDeployed(str(error)) from error
 
 
-def _objection(settings: Settings, ledger: Ledger, registry: Registry, version: Version) -> str:
+def _objection(settings: Settings, deployed: Deployment | None, registry: Registry, version: Version) -> str:
     """Why a version is promoted by force only; "" where its gate let it through against what runs now."""
     if version.gate not in LET_THROUGH:
         why = version.tags.get("reason", "no reason is kept")
         return f"was refused by its gate ({why})" if version.gate == "refused" else "was judged by no gate"
-    runs = _digest(settings, ledger.deployed("champion"), "champion")
+    runs = _digest(settings, deployed, "champion")
     if version.digest == runs:  # only its files are brought again
         return ""
     if _TURNED.search(rehearsed := version.tags.get("rehearsal", "")):
@@ -122,32 +129,18 @@ def shadow(
         BundleError, RegistryError: as of `promote`.
     """
     version = registry.version(number)
-    return _deploy("challenger", settings, ledger, registry, version, by=by, reason=reason, forced=False, now=now)
+    registry.fetch(number, settings.model.store)
+    return _deploy("challenger", ledger, version, by=by, reason=reason, now=now)
 
 
-def _deploy(
-    role: Role,
-    settings: Settings,
-    ledger: Ledger,
-    registry: Registry,
-    version: Version,
-    *,
-    by: str,
-    reason: str,
-    forced: bool,
-    now: datetime,
-) -> Deployment:
-    registry.fetch(version.number, settings.model.store)
+def _deploy(role: Role, ledger: Ledger, version: Version, **how: Any) -> Deployment:
     return ledger.deploy(
         role,
         digest=version.digest,
         number=version.number,
         name=version.bundle_name,
         version=version.bundle_version,
-        by=by,
-        reason=reason,
-        forced=forced,
-        now=now,
+        **how,
     )
 
 
@@ -173,7 +166,7 @@ def rollback(
             check(settings, before)
         expected = "" if before is None else before.digest
         return ledger.rollback("champion", by=by, reason=reason, now=now, expected=expected)
-    except (NothingBefore, ValueError) as error:
+    except (NothingBefore, Overtaken) as error:
         raise NotDeployed(str(error)) from error
 
 

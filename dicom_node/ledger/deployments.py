@@ -103,6 +103,13 @@ class NothingBefore(LookupError):
     """The configured bundle runs: there is nothing to go back to."""
 
 
+class Overtaken(RuntimeError):
+    """Somebody else was faster."""
+
+    def __init__(self) -> None:
+        super().__init__("another version was deployed at the same moment; look again")
+
+
 class Deployments(Store):
     """Which model version runs, which runs in its shadow, and what ran before."""
 
@@ -132,16 +139,34 @@ class Deployments(Store):
         reason: str,
         now: datetime,
         forced: bool = False,
+        expected: str | None = None,
     ) -> Deployment:
         """Give a role a version, in one transaction; a challenger that becomes champion is challenger no longer.
 
         The bundle must be in the store already: workers take it with their next study. What the role has already is
         left as it is.
+
+        Args:
+            role: of the two.
+            digest: of the bundle.
+            number: of the version in the registry.
+            name: of the bundle.
+            version: as the bundle has it.
+            by: who does it.
+            reason: why.
+            now: the time.
+            forced: against the gate, or without one.
+            expected: digest that the role had when the caller decided; where it has another, nothing is deployed.
+
+        Raises:
+            Overtaken: the role has not what is `expected`.
         """
 
         def made(connection: Connection, last: Deployment | None) -> Deployment:
             if last is not None and last.digest == digest:
                 return last
+            if expected is not None and expected != (last.digest if last is not None else ""):
+                raise Overtaken
             row = _insert(
                 connection,
                 last,
@@ -175,7 +200,7 @@ class Deployments(Store):
 
         Raises:
             NothingBefore: no promotion is left to take back.
-            ValueError: what comes before is not `expected`: somebody else was faster.
+            Overtaken: what comes before is not `expected`.
         """
 
         def made(connection: Connection, last: Deployment | None) -> Deployment:
@@ -184,7 +209,7 @@ class Deployments(Store):
             ).mappings()
             before = before_last(_deployment(row) for row in rows)
             if expected is not None and expected != (before.digest if before is not None else ""):
-                raise ValueError("another version was deployed at the same moment; look again")
+                raise Overtaken
             values = _nothing(role, "rollback", reason, by=by, now=now)
             if before is not None:
                 values |= {name: getattr(before, name) for name in ("digest", "number", "name", "version")}

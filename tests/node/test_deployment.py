@@ -22,7 +22,7 @@ from dicom_node import deployment, model_store, scu
 from dicom_node.deployment import FORCED, NotDeployed, RunningModel
 from dicom_node.errors import ConfigError, DeliveryUnreachable
 from dicom_node.ledger import Ledger
-from dicom_node.ledger.deployments import NothingBefore
+from dicom_node.ledger.deployments import NothingBefore, Overtaken
 from dicom_node.model import Destination, StudyState
 from dicom_node.settings import DEFAULT_BUNDLE, load_settings
 from explain_core import bundle_files
@@ -107,7 +107,7 @@ def test_a_rollback_keeps_what_the_version_was_called(ledger):  # noqa: F811
 def test_a_rollback_to_something_else_than_was_made_sure_of_changes_nothing(ledger):  # noqa: F811
     deploy(ledger, "a")
     deploy(ledger, "b")
-    with pytest.raises(ValueError, match="look again"):
+    with pytest.raises(Overtaken, match="look again"):
         ledger.rollback("champion", by="ada", reason="", now=at(1), expected="x")
     assert ledger.deployed("champion").digest == "b"
 
@@ -170,6 +170,10 @@ class Site:
         parent = before[-1].digest if before else bundle_files.verify(self.settings.model.bundle)
         lineage = {"parent_digest": parent} | lineage
         return self.registry.register(bundle(self.folder / name, name), gate=gate, lineage=lineage, metrics={})
+
+    def runs(self) -> str:
+        """Digest of the champion."""
+        return model_store.check(self.settings, self.ledger.deployed("champion"))
 
     def promote(self, number: int, **more):
         values = {"by": "ada", "now": at(0)} | more
@@ -242,6 +246,27 @@ def test_a_version_is_promoted_only_over_the_champion_that_it_was_compared_with(
     assert site.ledger.deployed("champion").digest == two.digest
     row = site.promote(3, force=True, reason="the ward asked")
     assert (row.forced, row.reason) == (True, "the ward asked")
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_of_two_promotions_at_the_same_moment_the_later_is_decided_anew(site, before):
+    if before:
+        site.promote(site.version("0").number)
+    rivals = [site.version(name, parent_digest=site.runs()) for name in ("1", "2")]
+
+    class Slow(Registry):
+        def fetch(self, number, store):
+            deploy(site.ledger, rivals[1].digest, 1, number=rivals[1].number)
+            return super().fetch(number, store)
+
+    uri, artifacts = site.settings.registry.uri, site.settings.registry.artifacts
+    with pytest.raises(NotDeployed, match="at the same moment; look again"):
+        deployment.promote(
+            site.settings, site.ledger, Slow(uri, "chest", artifacts), rivals[0].number, by="ada", now=at(2)
+        )
+    assert site.ledger.deployed("champion").digest == rivals[1].digest
+    with pytest.raises(NotDeployed, match="which does not run any more"):
+        site.promote(rivals[0].number)
 
 
 @pytest.mark.parametrize("turned", [0, 120])
