@@ -103,7 +103,7 @@ def promote(
 def _objection(settings: Settings, deployed: Deployment | None, registry: Registry, version: Version) -> str:
     """Why a version is promoted by force only; "" where its gate let it through against what runs now."""
     if version.gate not in LET_THROUGH:
-        why = version.tags.get("reason", "no reason is kept")
+        why = version.tags.get("reason", "no reason is kept").rstrip(".")
         return f"was refused by its gate ({why})" if version.gate == "refused" else "was judged by no gate"
     runs = _digest(settings, deployed, "champion")
     if version.digest == runs:  # only its files are brought again

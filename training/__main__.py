@@ -1,4 +1,4 @@
-"""`python -m training evaluate | calibrate | benchmark | speed | controls | export | retrain | worker`."""
+"""`python -m training evaluate | calibrate | benchmark | speed | beside | controls | export | retrain | worker`."""
 
 import argparse
 import json
@@ -42,7 +42,12 @@ def _parser() -> argparse.ArgumentParser:
     speed.add_argument("--size", type=int, default=224)
     speed.add_argument("--repeats", type=int, default=15)
     speed.add_argument("--device", default="auto")
-    for command in (evaluate, calibrate, controls, export, benchmark, speed):
+    beside = commands.add_parser("beside", help="explanations alone, and beside a retraining of job.toml")
+    beside.add_argument("job", type=Path)
+    beside.add_argument("--bundle", type=Path, required=True)
+    beside.add_argument("--repeats", type=int, default=15)
+    beside.add_argument("--device", default="auto")
+    for command in (evaluate, calibrate, controls, export, benchmark, speed, beside):
         command.add_argument("--json", type=Path, help="write the figures to this file")
     return parser
 
@@ -207,11 +212,18 @@ def _speed(arguments: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
+def _beside(arguments: argparse.Namespace) -> dict[str, Any]:
+    from training.benchmark import beside  # noqa: PLC0415 - torch
+
+    figures = beside.beside(arguments.job, arguments.bundle, device=arguments.device, repeats=arguments.repeats)
+    print(beside.table(figures))
+    return figures
+
+
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
-    if arguments.command == "benchmark":
-        return _benchmark(arguments)
-    if arguments.command == "speed":
-        return _speed(arguments)
+    timings = {"benchmark": _benchmark, "speed": _speed, "beside": _beside}
+    if arguments.command in timings:
+        return timings[arguments.command](arguments)
     if arguments.command == "controls":
         from training.controls import controls  # noqa: PLC0415 - start quickly
 

@@ -119,7 +119,7 @@ def _show_list(place: _Place, versions: Sequence[Version], said: Sequence[str]) 
             f"{one.bundle_name} {one.bundle_version}",
             one.gate,
             roles.get(one.digest, ""),
-            f"{one.created_at:%Y-%m-%d %H:%M}",
+            f"{one.created_at:%Y-%m-%d}",
             one.digest[:DIGITS],
         )
     console.print(table)
