@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ARGS ?=
+# Test files that run at the same time.
+JOBS ?= 2
 
 .PHONY: demo test check lint types contracts pytest debian ohif clean
 
@@ -27,7 +29,7 @@ contracts: $(VENV)/.dev
 	$(BIN)/lint-imports --config setup.cfg
 
 pytest: $(VENV)/.dev
-	$(BIN)/pytest -m "slow or not slow"
+	$(BIN)/pytest -m "slow or not slow" --numprocesses $(JOBS) --dist loadfile
 
 # Real servers for the tests marked "external"; without them those tests skip and say so.
 debian:

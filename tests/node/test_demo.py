@@ -12,7 +12,7 @@ from pydicom import dcmread
 
 from dicom_node.servers import Orthanc
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow]
 
 
 def environment(tmp_path, *, bare):

@@ -33,7 +33,6 @@ def films(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_trained_promoted_refused_and_gone_back(tmp_path):
     settings = tmp_path / "node.toml"
     settings.write_text(

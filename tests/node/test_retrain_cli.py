@@ -226,7 +226,6 @@ def test_the_command_line_loads_neither_torch_nor_training(root):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_lost_redis_and_killed_workers_lose_nothing(site, parts):
     """flushall, then kill -9 of the worker, then of worker and job: one version in the end."""
     from explain_core.registry import Registry
@@ -264,7 +263,6 @@ def test_a_lost_redis_and_killed_workers_lose_nothing(site, parts):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_cancelled_from_the_command_line_and_resumed(site, parts):
     job = site.submit(site.job(parts, generators={"steps": 100000, "report_every": 50}))
     site.start()

@@ -393,7 +393,6 @@ def test_two_shadows_take_different_studies(node):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_role_runs_a_real_bundle_beside_the_node_at_the_lowest_priority(tmp_path, root):
     """`dicom-node serve --only shadow` with the default bundle under another version number as challenger."""
     import shutil

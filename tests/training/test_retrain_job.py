@@ -187,7 +187,6 @@ def test_the_same_file_of_two_patients_is_not_on_both_sides(tmp_path, parts):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_refused_job_is_registered_as_refused_and_passes_by_force_with_a_reason(tmp_path, parts):
     from explain_core.bundle_files import verify
     from explain_core.registry import Registry

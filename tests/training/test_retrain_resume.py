@@ -64,7 +64,6 @@ def undisturbed(tmp_path_factory, parts):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_killed_in_every_stage_it_ends_as_if_nothing_had_happened(tmp_path, parts, undisturbed):
     job, path = prepare(tmp_path, parts), tmp_path / "job"
     for stage in STAGES:

@@ -13,7 +13,7 @@ from screen import agreement, blocks_of
 
 from dicom_node import pixels
 
-pytestmark = [pytest.mark.external, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.external, pytest.mark.slow]
 
 
 def run(program: str, *arguments: str | Path) -> str:

@@ -12,7 +12,7 @@ from reports import frames_and_contours, numbers
 from screen import agreement, blocks_of
 from viewer_pacs import data_set
 
-pytestmark = [pytest.mark.external, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.external, pytest.mark.slow]
 
 
 def test_every_object_was_made_where_it_can_be(radiograph):

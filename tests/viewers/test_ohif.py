@@ -21,7 +21,7 @@ from screen import (
 
 from dicom_node import pixels
 
-pytestmark = [pytest.mark.external, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.external, pytest.mark.slow]
 
 SHIFT = 0.02
 """The fault that each comparison must notice: everything to the right by this share of the image's width."""
