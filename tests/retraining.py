@@ -65,7 +65,7 @@ def job_text(folder: Path, champion: Path, /, *, auc: float = 0.0, **changes: di
         "split": {"book": str(folder / "splits.csv")},
         "champion": {"bundle": str(champion)},
         "classifier": {"epochs": 2, "batch": 8, "learning_rate": 1e-3, "checkpoint_every": 1},
-        "generators": {"steps": 4, "batch": 4, "report_every": 4},
+        "generators": {"steps": 4, "batch": 4, "report_every": 2},
         "evaluation": {"cases": 2, "localisation_images": 2, "draws": 20},
         "gate": {"rules": str(folder / "rules.toml")},
         "registry": {"uri": f"sqlite:///{folder}/mlflow.sqlite", "artifacts": str(folder / "artifacts")},

@@ -1,5 +1,6 @@
 """Table I as files, and the losses that training makes of it."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -92,6 +93,29 @@ def test_every_kind_trains_and_resumes(name, tmp_path):
     )
     assert (tmp_path / "history.jsonl").read_text().count("\n") == 2
     assert any(not torch.equal(value, before[key]) for key, value in again.state_dict().items())
+
+
+@pytest.mark.parametrize("row", ["", '{"step": 3, "loss": 1.0}\n'])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, row):
+    """Also where it was stopped between a row of its history and the checkpoint."""
+    classifier = ResNet20(1, width=4).eval().requires_grad_(requires_grad=False)
+    images, asked = training_set(), settings(steps=4, report_every=2)
+
+    def stop(_done, **figures):
+        if figures["step"] == 3:
+            raise Cancelled
+
+    for name in ("stopped", "whole"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(Cancelled):
+        generators.train(asked, images, images[:4], classifier, tmp_path / "stopped", progress=stop)
+    with (tmp_path / "stopped" / "history.jsonl").open("a") as file:
+        file.write(row)
+    made = [generators.train(asked, images, images[:4], classifier, tmp_path / name) for name in ("stopped", "whole")]
+    for key, value in made[1].state_dict().items():
+        assert torch.equal(value, made[0].state_dict()[key]), key
+    steps = [json.loads(line)["step"] for line in (tmp_path / "stopped" / "history.jsonl").read_text().splitlines()]
+    assert steps == [2, 4]
 
 
 def test_exclusive_classes_train_by_the_margin_with_a_head_each(tmp_path):

@@ -252,7 +252,10 @@ def train(
         start = state["step"]
         print(f"resuming at step {start}", flush=True)
     odds = balanced_odds(training, classifier, settings)
-    generator = torch.Generator().manual_seed(settings.seed + start)
+    generator = torch.Generator().manual_seed(settings.seed)
+    if state is not None:
+        generator.set_state(state["generator"].cpu())
+    _forget_later(out / "history.jsonl", start)
     began, validated = time.monotonic(), dict[str, float]()
     for step in range(start, settings.steps):
         for group in optimiser.param_groups:
@@ -279,10 +282,22 @@ def train(
             print(json.dumps(row), flush=True)
             with (out / "history.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            state = {"generators": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
+            state = {
+                "generators": network.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "generator": generator.get_state(),
+                "step": step + 1,
+            }
             checkpoints.save(checkpoint, state, mark)
         progress((step + 1) / settings.steps, step=step + 1, loss=float(loss.detach()), **validated)
     return network.eval()
+
+
+def _forget_later(history: Path, step: int) -> None:
+    """Take away the rows of steps that are done again: the run was stopped between its history and its checkpoint."""
+    if history.is_file():
+        kept = [row for row in history.read_text().splitlines(keepends=True) if json.loads(row)["step"] <= step]
+        checkpoints.write(history, "".join(kept))
 
 
 def _fill(network: SimilarAdversarial, initial: Path | Mapping[str, Tensor]) -> None:
