@@ -167,7 +167,7 @@ class Jobs:
 
         Args:
             name: of the job.
-            force: why the gate's refusal of the figures as they are now is to be passed over, "" where it is not.
+            force: why the gate's verdict as it is now is to be passed over, "" where it is not.
 
         Raises:
             NoSuchJob: there is none of that name.
@@ -175,10 +175,10 @@ class Jobs:
         """
         path, forced = self.path(name), {}
         if force:
-            figures = _read(path / "stages" / "evaluate" / "done.json").get("made", {}).get("figures")
-            if figures is None:
+            verdict = _read(path / "stages" / "gate" / "done.json").get("made", {}).get("verdict")
+            if verdict is None:
                 raise NodeError(f"{name}: nothing was judged yet, so there is no refusal to pass over by force")
-            forced = {"forced": force, "forced_for": figures}
+            forced = {"forced": force, "forced_for": verdict}
         with _alone(path) as alone:
             if not alone:
                 return False

@@ -213,7 +213,7 @@ def _speed(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _beside(arguments: argparse.Namespace) -> dict[str, Any]:
-    from training.benchmark import beside  # noqa: PLC0415 - torch
+    from training.retrain import beside  # noqa: PLC0415 - torch
 
     figures = beside.beside(arguments.job, arguments.bundle, device=arguments.device, repeats=arguments.repeats)
     print(beside.table(figures))

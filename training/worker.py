@@ -98,8 +98,8 @@ class Worker:
         return status
 
     def _due(self, path: Path) -> bool:
-        """Whether a job has something left to do now and nobody works on it."""
-        if not (path / "job.toml").is_file() or (path / "cancel").exists():
+        """Whether a job has something left to do now and nobody works on it; one that is to be cancelled has that."""
+        if not (path / "job.toml").is_file():
             return False
         state = read_json(path / "state.json")
         if state.get("state") not in OPEN:

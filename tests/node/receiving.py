@@ -211,7 +211,7 @@ def child_listener(folder, prefix=(), **node):
     finally:
         (folder / "stop").touch()
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -72,12 +72,12 @@ class Node:
     def kill(self, role: str) -> None:
         process = self.processes.pop(role)
         process.kill()
-        assert process.wait(10) == -9
+        assert process.wait(60) == -9
 
     def wait_until_killed(self, role: str) -> None:
         """By its own hand, at the point that it was started with."""
         try:
-            status = self.processes[role].wait(30)
+            status = self.processes[role].wait(60)
         except subprocess.TimeoutExpired:
             raise AssertionError(self.log("dispatcher") + self.log(role)) from None
         assert status == -9, self.log(role)
@@ -98,7 +98,7 @@ class Node:
             except DeliveryUnreachable:
                 return False
 
-        wait_for(answers, 30, "the listener")
+        wait_for(answers, 60, "the listener")
 
     def connect(self):
         entity = scu._Entity("MODALITY")  # pynetdicom itself does not close a connection that the peer has reset
@@ -109,7 +109,7 @@ class Node:
         assert association.is_established, self.log("listener")
         return association
 
-    def wait_for_delivery(self, studies: int, seconds: float = 40) -> None:
+    def wait_for_delivery(self, studies: int, seconds: float = 120) -> None:
         def delivered() -> bool:
             counts = self.ledger.counts()
             states = set(counts["deliveries"])
@@ -208,7 +208,7 @@ def test_a_listener_killed_while_it_receives_loses_nothing_that_it_acknowledged(
 def test_a_worker_killed_in_the_middle_of_a_task_leaves_one_set_of_results(node):
     put(node, 1)
     node.start("dispatcher", "worker", "sender")
-    wait_for((node.folder / "explaining").exists, 30, "the worker to begin")
+    wait_for((node.folder / "explaining").exists, 60, "the worker to begin")
     node.kill("worker")
     assert node.ledger.tasks(STUDY)[0].state is TaskState.LEASED
     assert node.ledger.deliveries() == []
@@ -279,11 +279,11 @@ def _let_the_delivery_lease_run_out(node: Node) -> None:
 def test_a_worker_told_to_end_finishes_its_task_first(node):
     put(node, 1)
     node.start("dispatcher", "worker")
-    wait_for((node.folder / "explaining").exists, 30, "the worker to begin")
+    wait_for((node.folder / "explaining").exists, 60, "the worker to begin")
     worker = node.processes["worker"]
     worker.terminate()
     node.go()
-    assert worker.wait(20) == 0
+    assert worker.wait(60) == 0
     (task,) = node.ledger.tasks(STUDY)
     assert (task.state, task.attempts) == (TaskState.DONE, 1)
 
@@ -291,10 +291,10 @@ def test_a_worker_told_to_end_finishes_its_task_first(node):
 def test_redis_killed_and_emptied_in_mid_run_loses_nothing(node):
     node.start("dispatcher", "worker", "sender")
     put(node, 1)
-    wait_for((node.folder / "explaining").exists, 30, "the worker to begin")
+    wait_for((node.folder / "explaining").exists, 60, "the worker to begin")
     node.redis.stop()
     put(node, 2)
-    wait_for(lambda: len(node.ledger.studies()) == 2 or len(node.ledger.tasks(STUDY)) == 2, 10, "revision 2")
+    wait_for(lambda: len(node.ledger.studies()) == 2 or len(node.ledger.tasks(STUDY)) == 2, 60, "revision 2")
     node.redis.start()
     node.go()
     node.wait_for_delivery(studies=2, seconds=60)
@@ -308,9 +308,9 @@ def test_nothing_of_the_patient_is_in_redis_or_in_a_log(node):
     put(node, 1)
     node.go()
     node.start("dispatcher")
-    wait_for(lambda: node.ledger.tasks(STUDY), 20)
+    wait_for(lambda: node.ledger.tasks(STUDY), 60)
     with node.redis.client() as client:
-        wait_for(lambda: client.llen("explain"), 20)
+        wait_for(lambda: client.llen("explain"), 60)
         raw = b"".join(b"".join(client.lrange(key, 0, -1)) for key in (b"explain", b"deliver"))
     assert json.loads(raw)["headers"]["task"] == "dicom_node.explain"
     node.start("worker", "sender")

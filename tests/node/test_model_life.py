@@ -87,3 +87,5 @@ def test_trained_promoted_refused_and_gone_back(tmp_path):
     model("rollback", "--reason", "the readers prefer the old one")
     assert champion()["digest"] == configured["digest"]
     model("verify")
+    status, said = retrain("flipped", "registry", 0.4)
+    assert (status, "has no champion" in said) == (1, True), "what it was compared with does not run any more"

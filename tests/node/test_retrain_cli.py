@@ -192,7 +192,7 @@ def test_a_job_that_ends_while_it_is_cancelled_stays_what_it_is(tmp_path):
         with (path / "lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             locked.set()
-            wait_for((path / "cancel").exists, 20)
+            wait_for((path / "cancel").exists, 60)
             (path / "state.json").write_text(json.dumps({"state": "done", "version": 3}))
 
     working = threading.Thread(target=end)
@@ -204,14 +204,31 @@ def test_a_job_that_ends_while_it_is_cancelled_stays_what_it_is(tmp_path):
     assert not (path / "cancel").exists()
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_job_whose_process_died_is_taken_up_also_when_it_is_to_be_cancelled(tmp_path, cancelled):
+    from training.worker import Worker, WorkerSettings
+
+    jobs = one_job(tmp_path, "running")
+    if cancelled:
+        (jobs.path("a") / "cancel").touch()
+    worker = Worker(WorkerSettings(broker="", jobs=tmp_path))
+    assert worker.look() == ["a"]
+    (jobs.path("a") / "state.json").write_text(json.dumps({"state": "cancelled"}))
+    assert worker.look() == []
+
+
 @pytest.mark.parametrize("state", ["refused", "done"])
-def test_a_reason_is_kept_with_the_figures_that_it_is_for(tmp_path, state):
+def test_a_reason_is_kept_with_the_verdict_that_it_is_for(tmp_path, state):
     jobs = one_job(tmp_path, state)
     path = jobs.path("a")
     with pytest.raises(NodeError, match="nothing was judged yet"):
         jobs.resume("a", "the head said so")
     (path / "stages" / "evaluate").mkdir()
-    (path / "stages" / "evaluate" / "done.json").write_text(json.dumps({"made": {"figures": "abc"}}))
+    (path / "stages" / "evaluate" / "done.json").write_text(json.dumps({"made": {"figures": "x"}}))
+    with pytest.raises(NodeError, match="nothing was judged yet"):
+        jobs.resume("a", "the head said so")
+    (path / "stages" / "gate").mkdir()
+    (path / "stages" / "gate" / "done.json").write_text(json.dumps({"made": {"verdict": "abc"}}))
     assert jobs.resume("a", "the head said so")
     found = json.loads((path / "state.json").read_text())
     assert (found["state"], found["forced"], found["forced_for"]) == ("queued", "the head said so", "abc")
@@ -240,8 +257,8 @@ def test_a_lost_redis_and_killed_workers_lose_nothing(site, parts):
     pid = _child_of(site.worker.pid)
     site.worker.kill()
     site.worker.wait()
-    wait_for(lambda: not site.jobs.status(job).working, 20, "the job's process outlives its worker")
-    wait_for(lambda: _gone(pid), 10, "the job's process outlives its worker")
+    wait_for(lambda: not site.jobs.status(job).working, 60, "the job's process outlives its worker")
+    wait_for(lambda: _gone(pid), 60, "the job's process outlives its worker")
     assert site.jobs.status(job).state in {"queued", "running"}
 
     site.start()
@@ -259,7 +276,7 @@ def test_a_lost_redis_and_killed_workers_lose_nothing(site, parts):
     assert [one.number for one in registry.versions()] == [site.jobs.status(job).version]
     assert (site.jobs.folder / job / "report.html").is_file()
     site.worker.terminate()
-    assert site.worker.wait(20) == 0
+    assert site.worker.wait(60) == 0
 
 
 @pytest.mark.slow
@@ -268,12 +285,12 @@ def test_cancelled_from_the_command_line_and_resumed(site, parts):
     site.start()
     site.in_stage(job, "generators")
     assert any(answer in site.call("cancel", job) for answer in ("will stop", f"{job}: cancelled"))
-    site.ended(job, "cancelled", 20)
+    site.ended(job, "cancelled")
     assert site.call("resume", job).startswith(f"{job}: queued")
     site.in_stage(job, "generators")
     assert "works on" in site.call("resume", job, status=1)
     site.worker.terminate()
-    assert site.worker.wait(30) == 0
+    assert site.worker.wait(60) == 0
     assert site.jobs.status(job).state == "queued"
 
 
@@ -286,7 +303,7 @@ def _child_of(pid: int) -> int:
             found.extend(int(text) for text in (thread / "children").read_text().split())
         return bool(found)
 
-    wait_for(look, 20)
+    wait_for(look, 60)
     return found[0]
 
 

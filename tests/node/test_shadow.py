@@ -346,7 +346,7 @@ def test_killed_in_a_study_it_does_it_again_without_harm(node):
     process = python(*arguments)
     wait_for((here.folder / "began").exists, 60, "the first study")
     process.send_signal(signal.SIGKILL)
-    assert process.wait(10) == -9
+    assert process.wait(60) == -9
     assert here.ledger.observed(digest) == []
     (here.folder / "hang").unlink()
     with sqlite3.connect(here.folder / "ledger.sqlite") as database:
@@ -426,7 +426,7 @@ def test_the_role_runs_a_real_bundle_beside_the_node_at_the_lowest_priority(tmp_
         assert os.getpriority(os.PRIO_PROCESS, process.pid) == 19
     finally:
         process.terminate()
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     (one,) = here.ledger.observed(champion.identity.digest)
     (two,) = here.ledger.observed(digest)
     assert (one.probability, one.heatmap) == (two.probability, two.heatmap)

@@ -675,7 +675,7 @@ def test_at_the_hard_limit_the_process_ends_and_the_task_is_free_at_once(node):
     one = here.worker(Doing(hang), clock=real_clock, end=ended.append)
     thread = threading.Thread(target=one.run, args=("t1",))
     thread.start()
-    wait_for(lambda: ended, 10)
+    wait_for(lambda: ended, 60)
     assert ended == [limits.EXIT_HARD_LIMIT]
     (found,) = here.ledger.expired_leases(real_clock())
     assert (found.task_id, found.attempts) == ("t1", 1)
@@ -694,7 +694,7 @@ def test_at_the_hard_limit_the_process_ends_even_when_the_ledger_hangs(node, mon
     one = here.worker(Doing(lambda: let_go.wait(20)), end=ended.append)
     thread = threading.Thread(target=one.run, args=("t1",))
     thread.start()
-    wait_for(lambda: ended, 10)
+    wait_for(lambda: ended, 60)
     let_go.set()
     thread.join(10)
 

@@ -100,7 +100,7 @@ def delivery(of: str = "t1", number: int = 1, destination: str = "pacs", **chang
     return dataclasses.replace(made, **changes)
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 20, what: str = "") -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 60, what: str = "") -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

@@ -1,7 +1,12 @@
 """Two gloo processes on CPU train as one: the same loss curve and the same weights, from files and through torchrun."""
 
 import json
+import os
+import signal
 import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,6 +122,26 @@ def test_a_cancelled_launch_stops_its_processes(phantoms, tmp_path):
         cohort_classifier.launch(tmp_path, 1, Told(stop=True))
     left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False)
     assert left.stdout == ""
+
+
+@pytest.mark.slow
+def test_processes_that_a_signal_ended_first_are_a_stop_and_no_failure(phantoms, tmp_path):
+    """Ctrl-C and a service manager signal torchrun together with the job."""
+    cohort_classifier.write_request(tmp_path, settings(epochs=500), *phantoms)
+    asked = []
+
+    def told(_done, **_figures):
+        if asked:
+            raise Cancelled("told to stop")
+        asked.append(True)
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError):
+                if entry.name.isdigit() and str(tmp_path).encode() in (entry / "cmdline").read_bytes():
+                    os.kill(int(entry.name), signal.SIGKILL)
+        time.sleep(1)
+
+    with pytest.raises(Cancelled, match="told to stop"):
+        cohort_classifier.launch(tmp_path, 1, told)
 
 
 def test_a_folder_without_a_request_is_one_line(tmp_path, monkeypatch):

@@ -15,19 +15,20 @@ from training.retrain.job import Job, JobError, RehearsalTable, load, patient_pr
 from training.retrain.parts import rehearsed
 from training.retrain.training import matched_threshold
 
-PROBABILITIES = arrays.arrays(np.float64, st.integers(5, 60), elements=st.floats(0.06, 0.94), unique=True)
+VALUES = st.floats(0.02, 0.98) | st.sampled_from([0.3, 0.4, 0.50001, 0.50002, 0.97])
+PROBABILITIES = arrays.arrays(np.float64, st.integers(5, 60), elements=VALUES)
 
 
-@given(now=PROBABILITIES, seed=st.integers(0, 99), threshold=st.sampled_from([0.3, 0.5, 0.7]))
-def test_a_matched_threshold_calls_as_many_negatives_positive_as_before(now, seed, threshold):
+@given(now=PROBABILITIES, seed=st.integers(0, 99), threshold=st.sampled_from([0.3, 0.5, 0.7, 0.99]))
+def test_a_matched_threshold_calls_as_many_negatives_positive_as_before_or_as_ties_allow(now, seed, threshold):
+    """Also of probabilities that four decimals do not tell apart."""
     before = np.random.default_rng(seed).uniform(size=len(now))
     found = matched_threshold(now, before, threshold)
     wanted = int((before >= threshold).sum())
-    ordered = np.sort(now)[::-1]
-    gap = ordered[wanted - 1] - ordered[wanted] if 0 < wanted < len(now) else 1.0
-    assert 0.05 <= found <= 0.95
-    if gap > 0.001:  # four decimals tell the two apart
-        assert int((now >= found).sum()) == wanted
+    assert 0.01 <= found <= 0.99
+    assert int((now >= found).sum()) <= wanted
+    missed = now[now < found]
+    assert not len(missed) or int((now >= missed.max()).sum()) > wanted
 
 
 def test_a_threshold_that_calls_as_many_already_is_kept():

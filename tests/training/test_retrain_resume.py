@@ -85,7 +85,9 @@ def test_killed_in_every_stage_it_ends_as_if_nothing_had_happened(tmp_path, part
 
 
 @pytest.mark.slow
-def test_what_is_done_stays_done_and_what_is_changed_is_done_again(tmp_path, undisturbed):
+def test_what_is_done_stays_done_and_what_is_changed_is_done_again(tmp_path, parts, undisturbed):
+    from explain_core.bundle_files import write_sums
+
     folder = tmp_path / "job"
     shutil.copytree(undisturbed, folder)
     job = tmp_path / "asked.toml"
@@ -105,6 +107,15 @@ def test_what_is_done_stays_done_and_what_is_changed_is_done_again(tmp_path, und
     assert redone() == list(STAGES[STAGES.index("evaluate") :])
     job.write_text(text.replace("epochs = 2", "epochs = 3"))
     assert redone() == list(STAGES[STAGES.index("classifier") :])
+
+    champion = tmp_path / "elsewhere"
+    shutil.copytree(parts / "champion", champion)
+    job.write_text(text.replace(str(parts / "champion"), str(champion)).replace("epochs = 2", "epochs = 3"))
+    assert redone() == [], "the same bundle"
+    with (champion / "model_card.md").open("a") as card:
+        card.write("Another bundle.")
+    write_sums(champion)
+    assert redone() == [name for name in STAGES if name != "validate"]
 
 
 def test_one_process_works_on_a_job(tmp_path, parts):
@@ -169,7 +180,7 @@ def test_killed_with_several_processes_it_leaves_none(tmp_path, parts, when):
     os.kill(process.pid, signal.SIGKILL)
     process.join(10)
     try:
-        wait_for(lambda: not _trainers(path), 20)
+        wait_for(lambda: not _trainers(path), 60)
     finally:
         for number in _trainers(path):
             os.kill(int(number), signal.SIGKILL)

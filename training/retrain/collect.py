@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from explain_core.bundle_files import verify
+from explain_core.bundle_files import SUMS, digest_of, verify
 from explain_core.geometry import InputSpec
 from training import datasets
 from training.datasets import Dataset, Problem, Sample
@@ -65,6 +65,19 @@ def fetch_champion(job: Job, folder: Path) -> str:
     registry.fetch(champion.number, store).rename(target)
     shutil.rmtree(store)
     return verify(target)
+
+
+def champion_digest(job: Job) -> str:
+    """Digest of what is the champion now; "" where there is none, which `fetch_champion` then says.
+
+    Raises:
+        RegistryUnreachable: the registry does not answer.
+    """
+    if job.champion.bundle != REGISTRY:
+        sums = Path(job.champion.bundle) / SUMS
+        return digest_of(sums) if sums.is_file() else ""
+    champion = open_registry(job).by_alias("champion")
+    return "" if champion is None else str(champion.digest)
 
 
 def open_registry(job: Job) -> Any:

@@ -59,9 +59,10 @@ def judge(context: Context) -> dict[str, Any]:
     """
     figures = read_json(context.folder.stage("evaluate") / "figures.json")
     verdict = gate.judge(gate.Rules.load(rules(context)), figures)
-    write_json(context.folder.stage("gate") / "verdict.json", verdict.to_dict())
+    file = context.folder.stage("gate") / "verdict.json"
+    write_json(file, verdict.to_dict())
     failed = [finding.sentence for finding in verdict.failures]
-    return {"passed": verdict.passed, "reason": verdict.reason, "failed": failed}
+    return {"passed": verdict.passed, "reason": verdict.reason, "failed": failed, "verdict": sha256(file)}
 
 
 def report(context: Context) -> dict[str, Any]:

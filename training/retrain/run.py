@@ -62,9 +62,9 @@ class Context:
 
     @property
     def forced(self) -> str:
-        """Why the gate's refusal of these very figures is passed over, "" where it is not."""
-        state, figures = self.folder.state(), self.made("evaluate").get("figures", "")
-        meant = state.get("forced_for") == figures and not self.made("gate").get("passed", True)
+        """Why this very verdict of the gate is passed over, "" where it is not."""
+        state, gate = self.folder.state(), self.made("gate")
+        meant = not gate.get("passed", True) and state.get("forced_for") == gate.get("verdict")
         return str(state.get("forced", "")) if meant else ""
 
     def made(self, stage: str) -> dict[str, Any]:
@@ -98,15 +98,16 @@ class Reporter:
     stopping: Callable[[], bool]
     began: float = field(default_factory=time.monotonic)
     _told: float = -math.inf
+    _last: tuple[float, dict[str, float | str]] | None = None
     _logged: float = field(default_factory=time.monotonic)
 
     def __call__(self, done: float, **figures: float | str) -> None:
         """Take note of a part of the stage, 0 to 1; see `training.progress.Progress`."""
         _look(self.folder, self.stopping)
         clock = time.monotonic()
-        if clock - self._told < 0.3 and done < 1:  # noqa: PLR2004 - often enough to look at
+        if (clock - self._told < 0.3 and done < 1) or (done, figures) == self._last:  # noqa: PLR2004 - often enough
             return
-        self._told = clock
+        self._told, self._last = clock, (done, figures)
         shown = {name: _plain(value) for name, value in figures.items()}
         done = min(max(done, 0.0), 1.0)
         seconds = clock - self.began
@@ -134,7 +135,7 @@ class Reporter:
 
 def _look(folder: JobFolder, stopping: Callable[[], bool]) -> None:
     if folder.cancelled:
-        raise Cancelled("the job was cancelled")
+        raise Cancelled(f"the job was cancelled; `dicom-node retrain resume {folder.name}` lets it go on")
     if stopping():
         raise Stopped("told to stop")
 
@@ -168,7 +169,7 @@ class Request:
     Attributes:
         path: the job folder.
         job: what is asked; None: what the folder says.
-        force: why a refusal of the gate is to be passed over, if it refuses the figures of this run.
+        force: why a refusal of the gate is to be passed over, if it refuses in this run.
         wait: whether to wait here for a full disk or a registry that is away, or to end with `WAITING`.
         retry_seconds: before the first repetition; each further wait is twice as long, up to ten minutes.
         limits: what a site allows at most: nice, threads, gpu_memory_fraction.
@@ -277,17 +278,17 @@ class _Run:
         context = Context(self.job, self.folder, lambda *_, **__: None)
         for stage in self.stages:
             self._one(stage, context)
-            if stage.name == "evaluate":
-                self._force(context.made("evaluate").get("figures", ""))
+            if stage.name == "gate":
+                self._force(context.made("gate").get("verdict", ""))
         return context
 
-    def _force(self, figures: str) -> None:
-        """Keep a reason together with the figures that it was given for; for any others it is none."""
+    def _force(self, verdict: str) -> None:
+        """Keep a reason together with the verdict that it was given for; for any other it is none."""
         state = self.folder.state()
         if self.request.force:
-            self.folder.update(forced=self.request.force, forced_for=figures)
-        elif "forced" in state and state.get("forced_for") != figures:
-            self.folder.log(f"not used, for it was given for other figures: --force {state['forced']}")
+            self.folder.update(forced=self.request.force, forced_for=verdict)
+        elif "forced" in state and state.get("forced_for") != verdict:
+            self.folder.log(f"not used, for it was given for another verdict: --force {state['forced']}")
             self.folder.update(forced=None, forced_for=None)
 
     def _one(self, stage: Stage, context: Context) -> None:

@@ -19,10 +19,8 @@ def _table(context: Context, *names: str, without: frozenset[str] = frozenset())
 
 
 def _collect_inputs(context: Context) -> Any:
-    tables = _table(context, "champion", "data") | {"files": collect.sources_state(context.job)}
-    if context.job.champion.bundle == "registry":
-        return tables | {"registry": _table(context, "registry")}
-    return tables
+    found = {"champion": collect.champion_digest(context.job), "files": collect.sources_state(context.job)}
+    return _table(context, "data") | found
 
 
 def _collect(context: Context) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 import signal
 import tomllib
@@ -172,15 +173,19 @@ def matched_threshold(now: NDArray[np.floating], before: NDArray[np.floating], t
         threshold: the other's.
 
     Returns:
-        four decimals, between 0.05 and 0.95: half-way between the lowest probability that is called positive and
-        the highest that is not; the other's own threshold where it calls as many.
+        between 0.01 and 0.99: half-way between the lowest probability that is called positive and the highest that
+        is not, rounded up to four decimals where these tell the two apart; the other's own threshold where it calls
+        as many. Of equal probabilities all are called positive or none.
     """
     called = int((before >= threshold).sum())
     if int((now >= threshold).sum()) == called:
         return threshold
-    ordered = np.concatenate([[0.0], np.sort(now.astype(np.float64)), [1.0]])
-    middle = (ordered[-2 - called] + ordered[-1 - called]) / 2
-    return float(np.clip(round(middle, 4), 0.05, 0.95))
+    ordered = np.sort(now.astype(np.float64))[::-1]
+    below = ordered[called] if called < len(ordered) else 0.0
+    above = ordered[ordered > below].min(initial=1.0)
+    middle = (below + above) / 2
+    rounded = math.ceil(middle * 1e4) / 1e4
+    return float(np.clip(rounded if rounded <= above else middle, 0.01, 0.99))
 
 
 def generator_settings(context: Context, threshold: float = 0.5) -> generators.GeneratorSettings:

@@ -144,12 +144,12 @@ def launch(folder: Path, processes: int, progress: Progress = silent, prefix: Se
     environment = os.environ | {_LAUNCHER: str(os.getpid())}
     (folder / "cancel").unlink(missing_ok=True)
     (folder / "progress.json").unlink(missing_ok=True)
-    stop, told = None, ""
+    stop = None
     with (folder / "run.log").open("w") as log:
         running = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)  # noqa: S603 - our own module
         try:
             while running.poll() is None and stop is None:
-                stop, told = _pass_on(folder, progress, told)
+                stop = _pass_on(folder, progress)
                 time.sleep(_LOOK)
             if stop is not None:
                 (folder / "cancel").touch()
@@ -158,27 +158,26 @@ def launch(folder: Path, processes: int, progress: Progress = silent, prefix: Se
             if running.poll() is None:
                 running.terminate()
                 running.wait()
+    if running.returncode and stop is None:
+        stop = _pass_on(folder, progress)  # a signal to the whole group ends torchrun first
     if stop is not None:
         raise stop
     if running.returncode:
         lines = (folder / "run.log").read_text().strip().splitlines()
         said = [line for line in lines if line.startswith("error: ")] or lines[-3:]
         raise TrainingError(f"{folder}: {said[-1].removeprefix('error: ') if said else 'the run failed'}")
-    _pass_on(folder, progress, told)
+    _pass_on(folder, progress)
 
 
-def _pass_on(folder: Path, progress: Progress, told: str) -> tuple[Cancelled | None, str]:
-    """Tell `progress` what the run said last, if that is news; returns its wish to stop, and what is told now."""
+def _pass_on(folder: Path, progress: Progress) -> Cancelled | None:
+    """Tell `progress` what the run said last, be it nothing yet; returns its wish to stop."""
     path = folder / "progress.json"
-    text = path.read_text() if path.is_file() else ""
-    if text == told:
-        return None, told
-    figures = json.loads(text)
+    figures = json.loads(path.read_text()) if path.is_file() else {"done": 0.0}
     try:
         progress(figures.pop("done"), **figures)
     except Cancelled as error:
-        return error, text
-    return None, text
+        return error
+    return None
 
 
 def _request(folder: Path) -> tuple[ImageClassifierSettings, tuple[str, ...], bool]:

@@ -4,7 +4,6 @@ They are timed alone, beside the job as a worker runs it, and beside the same jo
 is the peer: the job at niceness 0 with as many threads as the explanations have.
 """
 
-import json
 import os
 import statistics
 import subprocess
@@ -21,11 +20,13 @@ import numpy as np
 from explain_core.bundle import open_bundle
 from explain_core.radiograph import Radiograph
 from training.errors import TrainingError
+from training.retrain.folder import read_json
+from training.retrain.job import Job, load
 
 ALONE, BESIDE, PEER = "alone", "beside a retraining", "beside one that does not stand back"
 SIDE: Final = 2048
 """Rows and columns of the radiograph."""
-TRAINS: Final = frozenset({"classifier", "generators"})
+EPOCHS: Final = 100_000
 PATIENCE: Final = 600.0
 """Seconds that a job has to begin training."""
 
@@ -33,10 +34,11 @@ PATIENCE: Final = 600.0
 def beside(job: Path, bundle: Path, *, device: str, repeats: int) -> dict[str, Any]:
     """Seconds per explanation with the bundle's own augmentations, one image at a time.
 
-    The job runs in a folder of its own until enough was measured; nothing is registered.
+    The job runs in a folder of its own, with its own book of splits and registry, until enough was measured. It starts
+    from `bundle` and trains for more epochs than there is time for.
 
     Args:
-        job: job.toml with a training long enough to be measured beside, and no [resources].
+        job: job.toml; its data and how it trains count, and its [resources] in the case `BESIDE`.
         bundle: whose explanations are timed.
         device: "auto", "cpu" or "cuda[:n]", of the explanations.
         repeats: explanations that are timed in each case, after one to warm up; alone, before and after the others.
@@ -45,6 +47,7 @@ def beside(job: Path, bundle: Path, *, device: str, repeats: int) -> dict[str, A
         By case: seconds (median, lowest, highest) and ratio, the median over that of `ALONE`.
 
     Raises:
+        JobError: job.toml is wrong.
         TrainingError: the job ended before its training began, which the message has the reason of.
     """
     explainer = open_bundle(bundle, device=device)
@@ -61,8 +64,9 @@ def beside(job: Path, bundle: Path, *, device: str, repeats: int) -> dict[str, A
         return seconds
 
     found = {ALONE: timed()}
+    asked = load(job).resolved(Path.cwd())
     for case, resources in ((BESIDE, {}), (PEER, {"nice": 0, "threads": len(os.sched_getaffinity(0))})):
-        with _training(job, resources):
+        with _training(asked, bundle, resources):
             found[case] = timed()
     found[ALONE] += timed()
     usual = statistics.median(found[ALONE])
@@ -78,38 +82,38 @@ def beside(job: Path, bundle: Path, *, device: str, repeats: int) -> dict[str, A
 
 
 @contextmanager
-def _training(job: Path, resources: dict[str, int]) -> Iterator[None]:
-    """A job that trains for as long as the block runs."""
-    command = [sys.executable, "-m", "training", "retrain", str(job), "--quiet", "--no-wait"]
-    for key, value in resources.items():
-        command += ["--default", f"resources.{key}={value}"]
+def _training(asked: Job, bundle: Path, resources: dict[str, int]) -> Iterator[None]:
+    """A job that trains for as long as the block runs, and leaves nothing."""
     with tempfile.TemporaryDirectory(prefix="beside-") as parent:
-        folder = Path(parent) / "job"
-        running = subprocess.Popen([*command, "--folder", str(folder)], stdout=subprocess.DEVNULL)  # noqa: S603 - our own
+        folder, file = Path(parent) / "job", Path(parent) / "job.toml"
+        own = {
+            "champion": {"bundle": str(bundle.absolute())},
+            "split": {"book": ""},
+            "classifier": {"epochs": EPOCHS},
+            "registry": {"uri": f"sqlite:///{parent}/mlflow.sqlite", "artifacts": f"{parent}/artifacts"},
+            "resources": resources,
+        }
+        tables = {name: getattr(asked, name).model_copy(update=keys) for name, keys in own.items()}
+        file.write_text(asked.model_copy(update=tables).text())
+        command = [sys.executable, "-m", "training", "retrain", str(file), "--quiet", "--no-wait"]
+        running = subprocess.Popen([*command, "--folder", str(folder)], stdout=subprocess.DEVNULL)  # noqa: S603 - our own program
         try:
             until = time.monotonic() + PATIENCE
             while not _trains(folder):
                 if running.poll() is not None or time.monotonic() > until:
-                    raise TrainingError(f"{job}: no training began: {_state(folder).get('error') or 'see above'}")
+                    raise TrainingError(f"no training began: {read_json(folder / 'state.json').get('error')}")
                 time.sleep(0.5)
             yield
             if running.poll() is not None:
-                raise TrainingError(f"{job}: its training ended before enough was measured; ask for more epochs")
+                raise TrainingError("the training ended before enough was measured")
         finally:
             running.terminate()
             running.wait()
 
 
 def _trains(folder: Path) -> bool:
-    state = _state(folder)
-    return state.get("stage") in TRAINS and state.get("done", 0) > 0
-
-
-def _state(folder: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((folder / "state.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
+    state = read_json(folder / "state.json")
+    return state.get("stage") == "classifier" and state.get("done", 0) > 0
 
 
 def table(figures: dict[str, Any]) -> str:
