@@ -124,20 +124,28 @@ def test_a_cancelled_launch_stops_its_processes(phantoms, tmp_path):
     assert left.stdout == ""
 
 
+def _processes_with(text):
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and text.encode() in (entry / "cmdline").read_bytes():
+                yield int(entry.name)
+
+
 @pytest.mark.slow
 def test_processes_that_a_signal_ended_first_are_a_stop_and_no_failure(phantoms, tmp_path):
     """Ctrl-C and a service manager signal torchrun together with the job."""
     cohort_classifier.write_request(tmp_path, settings(epochs=500), *phantoms)
-    asked = []
+    killed = []
 
     def told(_done, **_figures):
-        if asked:
+        if killed:
             raise Cancelled("told to stop")
-        asked.append(True)
-        for entry in Path("/proc").iterdir():
-            with suppress(OSError):
-                if entry.name.isdigit() and str(tmp_path).encode() in (entry / "cmdline").read_bytes():
-                    os.kill(int(entry.name), signal.SIGKILL)
+        end = time.monotonic() + 60
+        while not killed:  # a process that has only just begun has no command line yet
+            assert time.monotonic() < end
+            killed.extend(_processes_with(str(tmp_path)))
+        for number in killed:
+            os.kill(number, signal.SIGKILL)
         time.sleep(1)
 
     with pytest.raises(Cancelled, match="told to stop"):
