@@ -63,8 +63,8 @@ def load_explainer(settings: Settings, bundle: Path | None = None) -> Explainer:
     Raises:
         ConfigError: the bundle or the device cannot be used; the message names the file.
     """
-    from explain_core.bundle import open_bundle  # noqa: PLC0415 - the other roles must never load torch
-    from explain_core.errors import BundleError  # noqa: PLC0415
+    from explain_core.errors import BundleError  # noqa: PLC0415 - the other roles must never load torch
+    from explain_core.explainer import open_bundle  # noqa: PLC0415
 
     model = settings.model
     try:

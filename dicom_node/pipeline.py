@@ -307,7 +307,7 @@ def _answer(
             assessment = explainer.classify(image)
             if not assessment.prediction.positive:
                 return AssessedImage(source=source, header=header, assessment=assessment)
-        explanation = explainer.explain(image)
+        (explanation,) = explainer.explain(image, ("similar_adversarial",))
     except (StudyUnsuitable, DatasetUnreadable) as error:
         return Refusal(sources=(source,), reason=str(error), code=error.reason)
     except ExplainError as error:

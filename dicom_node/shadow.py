@@ -63,7 +63,7 @@ def open_challenger(settings: Settings, folder: Path) -> Explainer:
     """
     import torch  # noqa: PLC0415 - only this process of the shadow needs it
 
-    from explain_core.bundle import open_bundle  # noqa: PLC0415
+    from explain_core.explainer import open_bundle  # noqa: PLC0415
 
     if settings.retraining.threads:
         torch.set_num_threads(settings.retraining.threads)

@@ -1,4 +1,4 @@
-"""A Gaussian blur that differentiates and takes any width."""
+"""Gaussian blurs that differentiate and take any width."""
 
 import math
 
@@ -17,17 +17,31 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
     Returns:
         The blurred images, of the same shape.
     """
+    return images if sigma <= 0 else _convolved(images, sigma, "replicate")
+
+
+def weighted_blur(maps: Tensor, sigma: float) -> Tensor:
+    """Maps under the same Gaussian, each value the weighted mean of those that there are: nothing continues outside.
+
+    Args:
+        maps: float, shape (N, C, H, W).
+        sigma: standard deviation in pixels; at 0 or less the maps are returned as they are.
+
+    Returns:
+        The blurred maps, of the same shape, between their lowest and highest value.
+    """
     if sigma <= 0:
-        return images
+        return maps
+    return _convolved(maps, sigma, "constant") / _convolved(torch.ones_like(maps[:1, :1]), sigma, "constant")
+
+
+def _convolved(images: Tensor, sigma: float, border: str) -> Tensor:
+    """Images under the Gaussian, along the rows and then along the columns; `border` is the mode of the padding."""
     radius = math.ceil(3 * sigma)
     offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
     kernel = torch.exp(-offsets.square() / (2 * sigma**2))
     kernel = kernel / kernel.sum()
     planes = images.reshape(-1, 1, *images.shape[-2:])
-    planes = functional.conv2d(
-        functional.pad(planes, (radius, radius, 0, 0), mode="replicate"), kernel[None, None, None]
-    )
-    planes = functional.conv2d(
-        functional.pad(planes, (0, 0, radius, radius), mode="replicate"), kernel[None, None, :, None]
-    )
+    planes = functional.conv2d(functional.pad(planes, (radius, radius, 0, 0), mode=border), kernel[None, None, None])
+    planes = functional.conv2d(functional.pad(planes, (0, 0, radius, radius), mode=border), kernel[None, None, :, None])
     return planes.reshape(images.shape)

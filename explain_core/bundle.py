@@ -1,7 +1,7 @@
-"""Read, verify and run a model bundle: everything one model version needs, in one folder.
+"""Read and verify a model bundle: everything one model version needs, in one folder.
 
-    bundle.toml              names, architectures, input geometry, threshold and its margin, temperature, heatmap scale,
-                             training summary
+    bundle.toml              names, architectures, input geometry, threshold and its margin, temperature, a table
+                             [heatmap.METHOD] for each method that it serves, training summary
     classifier.safetensors   weights, float16 or float32; or, instead, the whole classifier as classifier.onnx or
                              classifier.pt (TorchScript), for an architecture of that name
     generators.safetensors
@@ -11,49 +11,51 @@
     SHA256SUMS               of every other file, as sha256sum writes it; its own SHA-256 is the bundle's digest
 
 Nothing is loaded before every checksum holds, and weights are data: no pickle, no code. The exception is a TorchScript
-classifier, which is a program (`classifiers/torchscript.py`).
+classifier, which is a program (`classifiers/torchscript.py`). `explainer.py` runs what is read here.
 """
 
 import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from explain_core import plugins
-from explain_core.augmentation import registered_average
 from explain_core.bundle_files import OUTLIER, SUMS, WEIGHTS, listed, verify
 from explain_core.classifier import Classifier, tempered
-from explain_core.engine import choose_device, for_inference
-from explain_core.errors import AttributionError, BundleError
-from explain_core.explanation import (
-    Assessment,
-    Attribution,
-    Counterfactual,
-    Explanation,
-    HeatmapScale,
-    ModelIdentity,
-    Prediction,
-    Provenance,
-)
+from explain_core.errors import BundleError
+from explain_core.explanation import HeatmapScale, ModelIdentity
 from explain_core.generators.similar_adversarial import SimilarAdversarial
-from explain_core.geometry import AffineRange, InputSpec, Preprocessing
-from explain_core.methods.similar_adversarial import SimilarAdversarialMethod
-from explain_core.opening import opened
+from explain_core.geometry import AffineRange, InputSpec
 from explain_core.outlier import OutlierModel, OutlierTest
-from explain_core.quality.removal import deletion
-from explain_core.radiograph import Radiograph
-from explain_core.statistics import REFERENCE, image_statistics, load_reference
+from explain_core.statistics import REFERENCE, load_reference
 
-DELETION_STEPS = 12
+AUGMENTATIONS = 10
+"""Copies that are averaged where bundle.toml does not say how many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heatmap:
+    """How the maps of one method are shown, measured on validation images: a table [heatmap.METHOD].
+
+    Attributes:
+        scale: what their values mean.
+        blur: standard deviation of the Gaussian that they are smoothed by, a fraction of the input's width, >= 0.
+
+    Raises:
+        ValueError: a blur below 0 or not finite.
+    """
+
+    scale: HeatmapScale
+    blur: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.blur) and self.blur >= 0):
+            raise ValueError(f"the blur of a heatmap is a finite number >= 0, got {self.blur}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +64,12 @@ class Bundle:
 
     Attributes:
         margin: half-width of the band around the threshold in which a decision is uncertain.
-        opening: side in pixels of the square below which nothing is shown in heatmaps (`opening.py`), odd.
+        heatmaps: by method, the scale and the blur of its maps; a method without is not served.
         outlier: judges how unlike the training images an image is; None in a bundle that does not say.
         classifier: as it was trained; its logits are not divided by the temperature.
         temperature: probability = sigmoid(logit / temperature), > 0.
         reference: statistics of the validation images (`statistics.reference_of`); None in a bundle without them.
+        augmentations: copies averaged by equation (11) where the node's settings do not say; 0 is one pass.
     """
 
     identity: ModelIdentity
@@ -74,8 +77,7 @@ class Bundle:
     threshold: float
     margin: float
     input_spec: InputSpec
-    scale: HeatmapScale
-    opening: int
+    heatmaps: Mapping[str, Heatmap]
     outlier: OutlierTest | None
     augmentation: AffineRange
     classifier: Classifier
@@ -83,6 +85,7 @@ class Bundle:
     description: Mapping[str, Any]
     temperature: float = 1.0
     reference: Mapping[str, Any] | None = None
+    augmentations: int = AUGMENTATIONS
 
     def tempered(self) -> Classifier:
         """The classifier with its logits divided by the temperature: what every probability is made of."""
@@ -99,7 +102,8 @@ def load(folder: Path) -> Bundle:
     description_path = folder / "bundle.toml"
     try:
         description = tomllib.loads(description_path.read_text())
-        generator, heatmap = description["generators"], description["heatmap"]
+        heatmaps = _heatmaps(description_path, description.get("heatmap", {}))
+        generator = description["generators"]
         generators = SimilarAdversarial(
             generator["filters"],
             kind=generator["kind"],
@@ -116,8 +120,7 @@ def load(folder: Path) -> Bundle:
             input_spec=InputSpec(
                 size=description["input"]["size"], percentiles=tuple(description["input"]["percentiles"])
             ),
-            scale=HeatmapScale(**{name: value for name, value in heatmap.items() if name != "opening"}),
-            opening=_odd(heatmap.get("opening", 1)),
+            heatmaps=heatmaps,
             outlier=_outlier(folder, description),
             augmentation=AffineRange(**description["augmentation"]),
             classifier=_classifier(folder, description),
@@ -125,6 +128,7 @@ def load(folder: Path) -> Bundle:
             description=description,
             temperature=_temperature(description.get("temperature", 1.0)),
             reference=load_reference(folder / REFERENCE) if REFERENCE in listed(folder / SUMS) else None,
+            augmentations=_count(description.get("augmentations", AUGMENTATIONS)),
         )
     except (KeyError, TypeError, ValueError, LookupError) as error:
         raise BundleError(f"{description_path}: {type(error).__name__}: {error}") from error
@@ -144,10 +148,31 @@ def _classifier(folder: Path, description: Mapping[str, Any]) -> Classifier:
     return cast("Classifier", model)
 
 
-def _odd(width: int) -> int:
-    if width < 1 or width % 2 == 0:
-        raise ValueError(f"the opening of a heatmap is odd, got {width}")
-    return width
+def _heatmaps(path: Path, tables: Mapping[str, Any]) -> dict[str, Heatmap]:
+    """The tables [heatmap.METHOD] by method.
+
+    Raises:
+        BundleError: there is none: bundles had one scale for their only method once.
+        TypeError, ValueError: a table that is no scale.
+    """
+    if not tables or not all(isinstance(table, Mapping) for table in tables.values()):
+        raise BundleError(
+            f"{path} has no table [heatmap.METHOD]: an earlier version of this software made the bundle; "
+            "`python -m training bundle` makes a new one"
+        )
+    return {
+        method: Heatmap(
+            scale=HeatmapScale(**{name: value for name, value in table.items() if name != "blur"}),
+            blur=table.get("blur", 0.0),
+        )
+        for method, table in tables.items()
+    }
+
+
+def _count(copies: Any) -> int:
+    if not isinstance(copies, int) or isinstance(copies, bool) or copies < 0:
+        raise ValueError(f"augmentations is a whole number >= 0, got {copies}")
+    return copies
 
 
 def _temperature(value: float) -> float:
@@ -178,175 +203,3 @@ def _fill(model: nn.Module, path: Path) -> None:
         model.load_state_dict({name: weights[name].to(value.dtype) for name, value in own.items()})
     except Exception as error:
         raise BundleError(f"{path}: the weights do not fit the architecture: {error}") from error
-
-
-class BundleExplainer:
-    """A bundle on a device, ready to classify and explain; satisfies `explanation.Explainer`.
-
-    Args:
-        bundle: what `load` returned.
-        device: "auto", "cpu" or "cuda[:n]".
-        augmentations: copies averaged by equation (11); 0 explains the image itself, once.
-        seed: of the random transforms.
-    """
-
-    def __init__(self, bundle: Bundle, *, device: str = "auto", augmentations: int = 10, seed: int = 0) -> None:
-        self.bundle = bundle
-        self.device = choose_device(device)
-        self.augmentations = augmentations
-        self.seed = seed
-        classifier = bundle.tempered()
-        self._classifier = for_inference(classifier, self.device) if isinstance(classifier, nn.Module) else classifier
-        self._method = SimilarAdversarialMethod(network=for_inference(bundle.generators, self.device))
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """The bundle's name, version and digest."""
-        return self.bundle.identity
-
-    @torch.inference_mode()
-    def classify(self, radiograph: Radiograph) -> Assessment:
-        """Classify one radiograph without saying why.
-
-        Raises:
-            GeometryError: the image is constant or not finite.
-        """
-        return self._assess(*self._prepare(radiograph))
-
-    @torch.inference_mode()
-    def explain(self, radiograph: Radiograph) -> Explanation:
-        """Classify one radiograph and say why, on the source's pixel grid.
-
-        Raises:
-            GeometryError: the image is constant or not finite.
-            AttributionError: the map is not finite.
-        """
-        preprocessing, image = self._prepare(radiograph)
-        assessment = self._assess(preprocessing, image)
-        positive = assessment.prediction.positive
-        decision = torch.tensor([int(positive)], device=self.device)
-        x_s, x_a = self.counterfactuals(image, decision)
-        values, coverage = self.shown(image, decision)
-        if not bool(torch.isfinite(values).all()):
-            raise AttributionError("the heatmap has values that are not finite")
-
-        def decided(images: Tensor) -> Tensor:
-            """Probability of the decision."""
-            return self.probabilities(images) if positive else 1 - self.probabilities(images)
-
-        return Explanation(
-            prediction=assessment.prediction,
-            attribution=Attribution(
-                values=preprocessing.restore(_plane(values)),
-                covered=preprocessing.restore(_plane(coverage)) > 0,
-                scale=self.bundle.scale,
-            ),
-            similar=self._counterfactual("similar", preprocessing, x_s),
-            adversarial=self._counterfactual("adversarial", preprocessing, x_a),
-            provenance=assessment.provenance,
-            out_of_distribution=assessment.out_of_distribution,
-            deletion=_rounded(deletion(decided, image, values, steps=DELETION_STEPS)),
-            statistics=assessment.statistics,
-            seen=preprocessing.unpad(_plane(image)),
-        )
-
-    def _prepare(self, radiograph: Radiograph) -> tuple[Preprocessing, Tensor]:
-        """How a radiograph comes to the model's grid, and the image there, shape (1, 1, S, S)."""
-        preprocessing = Preprocessing.of(radiograph.pixels, self.bundle.input_spec)
-        image = torch.from_numpy(preprocessing.apply(radiograph.pixels))[None, None]
-        return preprocessing, image.to(self.device)
-
-    def _assess(self, preprocessing: Preprocessing, image: Tensor) -> Assessment:
-        judge, seen = self.bundle.outlier, preprocessing.unpad(_plane(image))
-        return Assessment(
-            prediction=Prediction(
-                label=self.bundle.label,
-                probability=_rounded(float(self.probabilities(image))),
-                threshold=self.bundle.threshold,
-                margin=self.bundle.margin,
-            ),
-            out_of_distribution=None if judge is None else judge(seen),
-            provenance=self._provenance(),
-            statistics=image_statistics(seen, preprocessing.source_shape),
-        )
-
-    def _counterfactual(self, role: str, preprocessing: Preprocessing, image: Tensor) -> Counterfactual:
-        shown = preprocessing.unpad(_plane(image))
-        return Counterfactual(role=role, image=shown, probability=_rounded(float(self.probabilities(image))))
-
-    def probabilities(self, images: Tensor) -> Tensor:
-        """f(x) of grey images in [0, 1], shape (N, 1, S, S) -> shape (N,), in [0, 1]."""
-        return torch.sigmoid(self._classifier(images)[:, 0])
-
-    def decisions(self, probabilities: Tensor) -> Tensor:
-        """y(x) = f(x) >= threshold as 0 or 1, shape (N,)."""
-        return (probabilities >= self.bundle.threshold).long()
-
-    def counterfactuals(self, images: Tensor, decisions: Tensor) -> tuple[Tensor, Tensor]:
-        """(x_s, x_a) of grey images in [0, 1], shape (N, 1, S, S), and their decisions; clipped, same shape."""
-        return self._method.images(images, decisions)
-
-    def heatmap(self, images: Tensor, decisions: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps, shape (N, 1, S, S), and coverage, shape (1, 1, S, S), of images: equation (3) or (11).
-
-        The copies of an image are explained under the image's own decision, so that all explain one thing.
-        """
-        if self.augmentations == 0:
-            return self._method.maps(images, decisions), torch.ones_like(images[:1])
-        copied = decisions.repeat_interleave(self.augmentations)
-        return registered_average(
-            lambda copies: self._method.maps(copies, copied),
-            images,
-            self.bundle.augmentation,
-            self.augmentations,
-            self.seed,
-        )
-
-    def shown(self, images: Tensor, decisions: Tensor) -> tuple[Tensor, Tensor]:
-        """`heatmap` as it is shown: without what is narrower than the bundle's opening."""
-        maps, coverage = self.heatmap(images, decisions)
-        return opened(maps, self.bundle.opening), coverage
-
-    def _provenance(self) -> Provenance:
-        parameters: dict[str, str | int | float] = {
-            "augmentations": self.augmentations,
-            "opening": self.bundle.opening,
-        }
-        if self.augmentations:
-            ranges = self.bundle.augmentation
-            parameters |= {
-                "seed": self.seed,
-                "degrees": ranges.degrees,
-                "height_shift": round(ranges.height_shift, 4),
-                "width_shift": round(ranges.width_shift, 4),
-                "zoom": ranges.zoom,
-                "horizontal_flip": ranges.horizontal_flip,
-                "vertical_flip": ranges.vertical_flip,
-            }
-        return Provenance(
-            model=self.identity,
-            method="similar_adversarial",
-            parameters=parameters,
-            reference=self._method.reference,
-            software_version=metadata.version("dicom-explanation-node"),
-        )
-
-
-def _plane(images: Tensor) -> NDArray[np.float32]:
-    """The first image of a batch."""
-    plane: NDArray[np.float32] = images[0, 0].cpu().numpy()
-    return plane
-
-
-def _rounded(value: float) -> float:
-    """To 4 decimals, far above what the number of threads or the processor changes, so that texts repeat."""
-    return round(value, 4)
-
-
-def open_bundle(folder: Path, *, device: str = "auto", augmentations: int = 10, seed: int = 0) -> BundleExplainer:
-    """Verify, load and put a bundle on a device.
-
-    Raises:
-        BundleError: see `load`.
-    """
-    return BundleExplainer(load(folder), device=device, augmentations=augmentations, seed=seed)

@@ -1,6 +1,6 @@
 """What a classifier said, how sure it can be, and why: Assessment and Explanation with their parts (NumPy only)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -8,6 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from explain_core.radiograph import Radiograph
+
+CLASSIFICATION = "classification"
+"""In the place of an explanation method's name, where a decision is not explained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +80,7 @@ class OutOfDistribution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatmapScale:
-    """The declared scale on which heatmaps of one model are shown and thresholded.
+    """The declared scale on which heatmaps of one model and method are shown and thresholded.
 
     Attributes:
         floor: heatmap value below which nothing is painted.
@@ -108,8 +111,8 @@ class Provenance:
 
     Attributes:
         model: the model bundle.
-        method: name of the explanation method, e.g. "similar_adversarial".
-        parameters: the method's settings, e.g. {"augmentations": 10, "seed": 0}.
+        method: name of the explanation method, e.g. "similar_adversarial"; `CLASSIFICATION` where there is no map.
+        parameters: the method's settings, e.g. {"augmentations": 10, "blur": 0.035, "seed": 0}.
         reference: the publication of the method, e.g. "arXiv:2012.07332".
         software_version: version of this software.
     """
@@ -120,14 +123,19 @@ class Provenance:
     reference: str
     software_version: str
 
+    @classmethod
+    def of_decision(cls, model: ModelIdentity, software_version: str) -> "Provenance":
+        """Of a decision that nothing was asked to explain."""
+        return cls(model=model, method=CLASSIFICATION, parameters={}, reference="", software_version=software_version)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attribution:
     """A heatmap on the source's pixel grid.
 
     Attributes:
-        values: float32, shape (rows, columns) of the source, >= 0, raw: never stretched per image, only cleared of what
-            is narrower than the model's opening.
+        values: float32, shape (rows, columns) of the source, >= 0, raw: never stretched per image, only smoothed by
+            the blur that the model declares for the method.
         covered: bool, same shape; False where no augmented copy saw the pixel (value 0 there).
         scale: the model's declared scale for these values.
     """
@@ -177,7 +185,7 @@ class Explanation:
 
     Attributes:
         prediction: the decision.
-        attribution: the heatmap, eq. (3) averaged by eq. (11) of arXiv:2012.07332.
+        attribution: the heatmap of one method, of one pass or averaged by eq. (11) of arXiv:2012.07332.
         similar, adversarial: the two generated images, None for methods without generators.
         provenance: model, method, parameters.
         out_of_distribution: how unlike the training images the radiograph is, None where the model cannot say.
@@ -196,6 +204,16 @@ class Explanation:
     deletion: float | None = None
     seen: NDArray[np.float32] | None = field(default=None, repr=False)
     statistics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def assessment(self) -> Assessment:
+        """The decision alone: what `Explainer.classify` says of the radiograph."""
+        return Assessment(
+            prediction=self.prediction,
+            out_of_distribution=self.out_of_distribution,
+            provenance=Provenance.of_decision(self.provenance.model, self.provenance.software_version),
+            statistics=self.statistics,
+        )
 
     @property
     def similar_kept(self) -> bool | None:
@@ -226,9 +244,18 @@ class Explainer(Protocol):
             ExplainError: the image cannot be brought to the model's input.
         """
 
-    def explain(self, radiograph: Radiograph) -> Explanation:
-        """Classify one radiograph and say why.
+    def explain(self, radiograph: Radiograph, methods: Sequence[str]) -> tuple[Explanation, ...]:
+        """Classify one radiograph and say why, once by each of `methods`, in that order.
+
+        All share one decision; the provenance of each names its method.
 
         Raises:
-            ExplainError: the image cannot be brought to the model's input, or the map is unusable.
+            ExplainError: the image cannot be brought to the model's input, or a map is unusable, or as of `require`.
+        """
+
+    def require(self, methods: Sequence[str]) -> None:
+        """Refuse the first of `methods` that the model does not serve.
+
+        Raises:
+            BundleError: the message names the method and says what to do.
         """

@@ -1,11 +1,13 @@
 """An explainer without a model, for tests and trials: small, deterministic, NumPy only."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from explain_core.display import resize
+from explain_core.errors import BundleError
 from explain_core.explanation import (
     Assessment,
     Attribution,
@@ -22,6 +24,7 @@ from explain_core.statistics import image_statistics
 
 TOY_MODEL = ModelIdentity(name="toy", version="0.0.1", digest="70f" + 61 * "0")
 TOY_SCALE = HeatmapScale(floor=0.02, salient=0.08, full_scale=0.25, unit="|x_s - x_a|, fraction of full luminance")
+TOY_METHODS = ("similar_adversarial", "toy_surroundings")
 GRID = 64
 DELETION_STEPS = 8
 
@@ -32,7 +35,8 @@ class ToyExplainer:
 
     On a grid of 64 x 64 pixels the surroundings are the image at 5 x 5 cells. The adversarial image is the image
     without the excess, the heatmap their difference, the probability a logistic function of its mean. An
-    image that varies slowly has no excess, so its heatmap is empty and its probability low.
+    image that varies slowly has no excess, so its heatmap is empty and its probability low. It does so under the name
+    of the node's default method; `toy_surroundings` shows half the excess and no images.
 
     Attributes:
         identity: the model that it pretends to be.
@@ -57,18 +61,23 @@ class ToyExplainer:
                 label="Lung opacity", probability=_probability(image), threshold=self.threshold, margin=self.margin
             ),
             out_of_distribution=self._out_of_distribution(image),
-            provenance=Provenance(
-                model=self.identity,
-                method="toy_excess",
-                parameters={"cells": 5, "seed": 0},
-                reference="none: for tests only",
-                software_version="0.0.1",
-            ),
+            provenance=Provenance.of_decision(self.identity, "0.0.1"),
             statistics=image_statistics(_in_aspect(image, radiograph.pixels.shape), _shape(radiograph)),
         )
 
-    def explain(self, radiograph: Radiograph) -> Explanation:
-        """Classify one radiograph and say why."""
+    def explain(self, radiograph: Radiograph, methods: Sequence[str]) -> tuple[Explanation, ...]:
+        """Classify one radiograph and say why, once by each of `methods`."""
+        self.require(methods)
+        whole = self._explained(radiograph)
+        return tuple(whole if name == TOY_METHODS[0] else _plain(whole, name) for name in methods)
+
+    def require(self, methods: Sequence[str]) -> None:
+        """Refuse what is not one of `TOY_METHODS`."""
+        for name in methods:
+            if name not in TOY_METHODS:
+                raise BundleError(f"the method {name} has no scale in this bundle")
+
+    def _explained(self, radiograph: Radiograph) -> Explanation:
         assessment = self.classify(radiograph)
         similar = resize(radiograph.pixels, (GRID, GRID))
         excess = _excess(similar)
@@ -80,7 +89,13 @@ class ToyExplainer:
             attribution=Attribution(values=values, covered=np.ones(values.shape, np.bool_), scale=self.scale),
             similar=Counterfactual(role="similar", image=seen, probability=assessment.prediction.probability),
             adversarial=Counterfactual(role="adversarial", image=changed, probability=_probability(adversarial)),
-            provenance=assessment.provenance,
+            provenance=Provenance(
+                model=self.identity,
+                method=TOY_METHODS[0],
+                parameters={"cells": 5, "seed": 0},
+                reference="none: for tests only",
+                software_version="0.0.1",
+            ),
             out_of_distribution=assessment.out_of_distribution,
             deletion=_deletion(similar, excess, positive=assessment.prediction.positive),
             seen=seen,
@@ -96,6 +111,17 @@ class ToyExplainer:
             measure="mean difference of neighbouring pixels, limit chosen by hand",
             reference="none: for tests only",
         )
+
+
+def _plain(whole: Explanation, method: str) -> Explanation:
+    """The same by a method without generators whose values are half as high."""
+    return replace(
+        whole,
+        attribution=replace(whole.attribution, values=whole.attribution.values / np.float32(2)),
+        similar=None,
+        adversarial=None,
+        provenance=replace(whole.provenance, method=method, reference="none: for tests of a second method"),
+    )
 
 
 def _shape(radiograph: Radiograph) -> tuple[int, int]:

@@ -1,10 +1,11 @@
-"""`python -m training evaluate | calibrate | benchmark | speed | beside | controls | export | retrain | worker`."""
+"""`python -m training evaluate|calibrate|scale|benchmark|speed|beside|controls|export|retrain|worker`."""
 
 import argparse
 import json
 import os
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,13 @@ def _parser() -> argparse.ArgumentParser:
     calibrate = commands.add_parser("calibrate", help="set a bundle's heatmap scale, margin and outlier model anew")
     calibrate.add_argument("--bundle", type=Path, required=True)
     calibrate.add_argument("--data", required=True, help="with training and validation patients, as for evaluate")
+    scale = commands.add_parser("scale", help="measure how a method's maps are shown, and let a bundle serve it")
+    scale.add_argument("bundle", type=Path)
+    scale.add_argument("--method", action="append", required=True, help="its name; may be given several times")
+    scale.add_argument("--data", required=True, help="with validation patients, as for evaluate")
+    scale.add_argument("--blur", type=float, help="of the maps, a fraction of their width; default: as it is, or 0.035")
+    for command in (calibrate, scale):
+        command.add_argument("--method-folder", type=Path, action="append", default=[], help="of methods of your own")
     export = commands.add_parser("export", help="make a bundle of two training runs")
     export.add_argument("--classifier", type=Path, required=True)
     export.add_argument("--generators", type=Path, required=True)
@@ -47,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     beside.add_argument("--bundle", type=Path, required=True)
     beside.add_argument("--repeats", type=int, default=15)
     beside.add_argument("--device", default="auto")
-    for command in (evaluate, calibrate, controls, export, benchmark, speed, beside):
+    for command in (evaluate, calibrate, scale, controls, export, benchmark, speed, beside):
         command.add_argument("--json", type=Path, help="write the figures to this file")
     return parser
 
@@ -220,6 +228,26 @@ def _beside(arguments: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
+def _calibrate(arguments: argparse.Namespace) -> dict[str, Any]:
+    from explain_core import plugins  # noqa: PLC0415 - start quickly
+    from explain_core.method import METHODS  # noqa: PLC0415
+    from training import calibration, scales  # noqa: PLC0415
+
+    for folder in arguments.method_folder:
+        try:
+            plugins.add_folder(METHODS, folder)
+        except (NotADirectoryError, ValueError) as error:
+            raise SystemExit(f"error: --method-folder: {error}") from error
+    if arguments.command == "calibrate":
+        figures = calibration.calibrate(arguments.bundle, arguments.data)
+        print(calibration.markdown(figures))
+        return figures
+    found = calibration.scale(arguments.bundle, arguments.data, arguments.method, arguments.blur)
+    for name, scale in found.items():
+        print(scales.markdown(name, scale))
+    return {name: asdict(scale) for name, scale in found.items()}
+
+
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     timings = {"benchmark": _benchmark, "speed": _speed, "beside": _beside}
     if arguments.command in timings:
@@ -228,12 +256,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         from training.controls import controls  # noqa: PLC0415 - start quickly
 
         return controls(arguments.folder)
-    if arguments.command == "calibrate":
-        from training import calibration  # noqa: PLC0415
-
-        figures = calibration.calibrate(arguments.bundle, arguments.data)
-        print(calibration.markdown(figures))
-        return figures
+    if arguments.command in {"calibrate", "scale"}:
+        return _calibrate(arguments)
     from training.report import markdown  # noqa: PLC0415
 
     if arguments.command == "export":

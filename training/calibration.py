@@ -4,9 +4,8 @@
 and retraining do it for a new one. Everything is measured on the validation patients; the outlier model is fitted on
 the training patients. Test patients are never opened.
 
-- Heatmap: maps are opened by 5 x 5 pixels of the model's grid. The floor is the 99th percentile of the largest value
-  of a map over the images called negative, so that 99 in 100 of them show nothing. Over the images called positive,
-  the 1st percentile of the same is salient and the 95th is full scale.
+- Heatmaps: of each method that the bundle serves, see `scales.py`. `python -m training scale BUNDLE --method NAME
+  --data nih:DIR` adds a method, or measures one anew, and leaves the rest.
 - Margin: the 90th percentile of |f(Tx) - f(x)| over images and random transforms T of the bundle's own range.
 - Outlier limit: the 99th percentile of the score over the images.
 - reference.json: the statistics of the images (`explain_core/statistics.py`), for drift.
@@ -15,42 +14,35 @@ the training patients. Test patients are never opened.
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from explain_core import display
-from explain_core.bundle import BundleExplainer, open_bundle
 from explain_core.bundle_files import OUTLIER, toml_text, write_sums
+from explain_core.explainer import BundleExplainer, open_bundle
 from explain_core.geometry import AffineRange, InputSpec, Preprocessing, draw_affine, warp
-from explain_core.opening import opened
 from explain_core.outlier import OutlierModel
 from explain_core.statistics import OF_THE_IMAGE, REFERENCE, image_statistics, reference_of
-from training import datasets
+from training import datasets, scales
 from training.cohort import TRAIN, VALIDATION, Cohort, load
 from training.datasets import DatasetError
 from training.errors import TrainingError
 from training.progress import Progress, silent
+from training.scales import Figures, Floats, Image, Scale, measure_scales, short
 
-UNIT = "mean |x_s - x_a| of registered copies, opened; luminance 0 to 1"
-OPENING = 5
-FLOOR_PERCENTILE, SALIENT_PERCENTILE, FULL_SCALE_PERCENTILE = 99, 1, 95
 MARGIN_PERCENTILE, TRANSFORMS = 90, 8
 LIMIT_PERCENTILE = 99
 SIDE, COMPONENTS, COPIES = 32, 32, 6
 FILMS, MARKER = 50, 64
 BATCH = 32
 HEADING, NEXT_HEADING = "## Calibration on the validation patients\n", "## Limits\n"
-
-Image = NDArray[np.float32]
-Floats = NDArray[np.float64]
-Figures = dict[str, Any]
+DECISION = "### Decision and distance"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +50,7 @@ class Calibration:
     """What was measured for one bundle.
 
     Attributes:
-        heatmap: the table [heatmap] of bundle.toml.
+        scales: of each method's maps.
         margin: of the decision.
         outlier: the fitted outlier model.
         table: the table [outlier] of bundle.toml.
@@ -66,7 +58,7 @@ class Calibration:
         reference: the content of reference.json.
     """
 
-    heatmap: Figures
+    scales: Mapping[str, Scale]
     margin: float
     outlier: OutlierModel
     table: Figures
@@ -81,11 +73,12 @@ class Calibration:
                 scalars[name] = value
             if name == "threshold":
                 scalars["margin"] = self.margin
-        return scalars | {"heatmap": self.heatmap, "outlier": self.table}
+        tables = {name: scale.table for name, scale in self.scales.items()}
+        return scalars | {"heatmap": tables, "outlier": self.table}
 
 
 def calibrate(folder: Path, data: str) -> Figures:
-    """Measure and set heatmap scale, margin, outlier model and reference of the bundle in `folder`; no weight changes.
+    """Measure and set what the bundle in `folder` says of itself, for the methods that it serves; no weight changes.
 
     Returns:
         The figures that the model card then states.
@@ -96,27 +89,58 @@ def calibrate(folder: Path, data: str) -> Figures:
         TrainingError: the data has no training or no validation patients.
     """
     explainer = open_bundle(folder)
-    found = measure(explainer, *parts(data, explainer.bundle.input_spec))
+    training, validation = parts(data, explainer.bundle.input_spec)
+    found = measure(explainer, training, validation)
     write(found, folder)
     return found.figures
 
 
-def parts(data: str, spec: InputSpec) -> tuple[Cohort, Cohort]:
-    """Training and validation images of a dataset, labelled or not; no image of a test patient is opened.
+def scale(folder: Path, data: str, methods: Sequence[str], blur: float | None = None) -> dict[str, Scale]:
+    """Measure the scale of methods and write it into the bundle in `folder`, which gets a new digest.
+
+    Args:
+        folder: of the bundle; nothing is written before everything is measured.
+        data: with validation patients.
+        methods: names; a table that there is already is replaced.
+        blur: standard deviation of the Gaussian on the maps, a fraction of the input's width; None is that of the
+            table that there is, or `scales.BLUR`.
+
+    Raises:
+        BundleError: the bundle cannot be read, or a method cannot explain it.
+        DatasetError, TrainingError: as of `parts`.
+    """
+    explainer = open_bundle(folder)
+    known = scales.blurs_of(explainer.bundle)
+    blurs = {name: known.get(name, scales.BLUR) if blur is None else blur for name in methods}
+    (validation,) = parts(data, explainer.bundle.input_spec, (VALIDATION,))
+    _, found = measure_scales(explainer, validation.images, blurs)
+    description, card = folder / "bundle.toml", folder / "model_card.md"
+    table, text = tomllib.loads(description.read_text()), card.read_text()
+    for name, measured in found.items():
+        table["heatmap"][name] = measured.table
+        text = card_with_scale(text, name, measured)
+    description.write_text(toml_text(table))
+    card.write_text(text)
+    write_sums(folder)
+    return found
+
+
+def parts(data: str, spec: InputSpec, splits: Sequence[str] = (TRAIN, VALIDATION)) -> tuple[Cohort, ...]:
+    """Images of a dataset by split, training and then validation, labelled or not; no other image is opened.
 
     Raises:
         DatasetError: the data cannot be read, or an image of it.
-        TrainingError: it has no training or no validation patients.
+        TrainingError: a split has no patients.
     """
     dataset = datasets.read(data)
-    for split in (TRAIN, VALIDATION):
+    for split in splits:
         if not dataset.part(split):
-            raise TrainingError(f"--data {data}: calibration needs training and validation patients")
-    opened_here = replace(dataset, samples=(*dataset.part(TRAIN), *dataset.part(VALIDATION)), problems=())
-    images, problems = load(opened_here, spec)
+            raise TrainingError(f"--data {data}: calibration needs {' and '.join(splits)} patients")
+    samples = tuple(sample for split in splits for sample in dataset.part(split))
+    images, problems = load(replace(dataset, samples=samples, problems=()), spec)
     if problems:
         raise DatasetError("\n".join(["images that cannot be used:", *datasets.format_problems(problems, limit=20)]))
-    return images.part(TRAIN), images.part(VALIDATION)
+    return tuple(images.part(split) for split in splits)
 
 
 def write(found: Calibration, folder: Path) -> None:
@@ -132,7 +156,11 @@ def write(found: Calibration, folder: Path) -> None:
 
 
 def measure(
-    explainer: BundleExplainer, training: Cohort, validation: Cohort, progress: Progress = silent
+    explainer: BundleExplainer,
+    training: Cohort,
+    validation: Cohort,
+    blurs: Mapping[str, float] | None = None,
+    progress: Progress = silent,
 ) -> Calibration:
     """Everything that `write` sets, without setting it.
 
@@ -140,33 +168,29 @@ def measure(
         explainer: the bundle as it will run.
         training: images on its grid whose look the outlier model learns; at least one.
         validation: others that everything else is measured on; at least one.
-        progress: told after every validation image.
+        blurs: the methods to calibrate with the blur of their maps; None is those that the bundle serves.
+        progress: told after every validation image of every method.
 
     Raises:
         Cancelled: by `progress`.
     """
     bundle, images = explainer.bundle, validation.images
-    probabilities, maps = _explained(explainer, images, progress)
-    positive = probabilities >= bundle.threshold
-    heatmap = heatmap_table(maps.max(axis=(1, 2)), positive)
-    margin = _short(np.percentile(probability_changes(explainer, images), MARGIN_PERCENTILE))
+    wanted = scales.blurs_of(bundle) if blurs is None else blurs
+    probabilities, found = measure_scales(explainer, images, wanted, progress)
+    margin = short(np.percentile(probability_changes(explainer, images), MARGIN_PERCENTILE))
     outlier = fit_outlier(_unpadded(training), bundle.augmentation)
     seen = _unpadded(validation)
     scores = np.array([outlier.score(image) for image in seen])
-    limit = _short(np.percentile(scores, LIMIT_PERCENTILE))
+    limit = short(np.percentile(scores, LIMIT_PERCENTILE))
     measure_text = f"limit = {LIMIT_PERCENTILE}th percentile of {len(seen)} validation images"
     return Calibration(
-        heatmap=heatmap,
+        scales=found,
         margin=margin,
         outlier=outlier,
         table={"limit": limit, "measure": f"Mahalanobis distance of the image's coarse look, {measure_text}"},
         figures={
             "images": {"training": len(training), "validation": len(validation)},
-            "heatmap": heatmap,
-            "shown": {
-                "positive": shares_shown(maps[positive], heatmap),
-                "negative": shares_shown(maps[~positive], heatmap),
-            },
+            "heatmaps": {name: asdict(scale) for name, scale in found.items()},
             "margin": margin,
             "near_threshold": float((np.abs(probabilities - bundle.threshold) < margin).mean()),
             "outlier_limit": limit,
@@ -183,49 +207,6 @@ def _reference(seen: Sequence[Image], validation: Cohort, probabilities: Floats,
     looks = [image_statistics(image, shape) for image, shape in zip(seen, validation.shapes, strict=True)]
     columns = {name: np.array([look[name] for look in looks]) for name in OF_THE_IMAGE}
     return reference_of({"probability": probabilities, "distance": distances} | columns)
-
-
-@torch.inference_mode()
-def _explained(explainer: BundleExplainer, images: Tensor, progress: Progress) -> tuple[Floats, Image]:
-    """f(x), shape (N,), and opened maps, shape (N, S, S), of uint8 images."""
-    probabilities, maps = [], []
-    for done, image in enumerate(images, start=1):
-        x = image[None].float() / 255
-        probability = explainer.probabilities(x.to(explainer.device))
-        heatmap, _ = explainer.heatmap(x.to(explainer.device), explainer.decisions(probability))
-        probabilities.append(float(probability))
-        maps.append(opened(heatmap, OPENING)[0, 0].cpu().numpy())
-        progress(done / len(images))
-    return np.array(probabilities), np.stack(maps)
-
-
-def heatmap_table(maxima: NDArray[np.floating], positive: NDArray[np.bool_]) -> Figures:
-    """The table [heatmap] of the largest value of each image's map.
-
-    Args:
-        maxima: shape (N,).
-        positive: which images are called positive; where there are none, or no negatives, all images stand for them.
-    """
-    quiet = maxima[~positive] if not positive.all() else maxima
-    loud = maxima[positive] if positive.any() else maxima
-    floor = _short(np.percentile(quiet, FLOOR_PERCENTILE))
-    salient = max(floor, _short(np.percentile(loud, SALIENT_PERCENTILE)))
-    full_scale = max(salient, _short(np.percentile(loud, FULL_SCALE_PERCENTILE)), 1e-6)
-    return {"floor": floor, "salient": salient, "full_scale": full_scale, "opening": OPENING, "unit": UNIT}
-
-
-def shares_shown(maps: Image, heatmap: Mapping[str, Any]) -> Figures:
-    """How many maps, shape (N, S, S), show any paint or a salient region, and their mean painted share of the area."""
-    if not len(maps):
-        return {"images": 0}
-    painted = maps > heatmap["floor"]
-    salient = [bool(display.outlines(plane >= heatmap["salient"], most=1)) for plane in maps]
-    return {
-        "images": len(maps),
-        "painted": float(painted.any(axis=(1, 2)).mean()),
-        "salient_region": float(np.mean(salient)),
-        "painted_area": float(painted.mean()),
-    }
 
 
 @torch.inference_mode()
@@ -325,11 +306,6 @@ def _unpadded(images: Cohort) -> list[Image]:
     ]
 
 
-def _short(value: np.floating) -> float:
-    """Three digits, as bundle.toml and the legend state them."""
-    return float(f"{value:.3g}")
-
-
 def card_with(card: str, figures: Mapping[str, Any]) -> str:
     """The model card with its section on calibration put in or replaced."""
     before, _, rest = card.partition(HEADING)
@@ -341,6 +317,23 @@ def card_with(card: str, figures: Mapping[str, Any]) -> str:
     return f"{before}{HEADING}\n{markdown(figures)}\n{rest}"
 
 
+def card_with_scale(card: str, method: str, measured: Scale) -> str:
+    """The model card with one method's part of that section put in or replaced."""
+    section = section_of(card) or f"{HEADING}\n{DECISION}\n\nNot calibrated.\n\n"
+    part = f"{scales.markdown(method, measured)}\n"
+    start = section.find(f"{scales.heading(method)}\n")
+    if start < 0:
+        start = end = section.index(DECISION)
+    else:
+        end = section.index("### ", start + 1)
+    whole = f"{section[:start]}{part}{section[end:]}"
+    before, heading, rest = card.partition(HEADING)
+    if not heading:
+        before, heading, rest = card.partition(NEXT_HEADING)
+        return f"{before}{whole}{heading}{rest}"
+    return f"{before}{whole}{rest[rest.index(NEXT_HEADING) :]}"
+
+
 def section_of(card: str) -> str:
     """The section on calibration of a model card, "" where it has none."""
     _, heading, rest = card.partition(HEADING)
@@ -349,24 +342,12 @@ def section_of(card: str) -> str:
 
 def markdown(figures: Mapping[str, Any]) -> str:
     """The figures as text and tables."""
-    images, scale, shown = figures["images"], figures["heatmap"], figures["shown"]
+    images = figures["images"]
     lines = [
         f"{images['validation']} images, of which none trained a weight and none is of a test patient.",
-        "Localisation (IoU, pointing) is stated for maps before opening.",
         "",
-        f"Maps are opened by a square of {scale['opening']} pixels a side on the model's grid: nothing narrower shows.",
-        f"Floor {scale['floor']:g}, salient from {scale['salient']:g}, full scale {scale['full_scale']:g}.",
-        "",
-        "| images called | number | with any paint | with a salient region | painted area |",
-        "|---|---|---|---|---|",
-    ]
-    for name, part in shown.items():
-        if part["images"]:
-            lines.append(
-                f"| {name} | {part['images']} | {part['painted']:.1%} | {part['salient_region']:.1%} "
-                f"| {part['painted_area']:.2%} |"
-            )
-    lines += [
+        *(scales.markdown(name, Scale(**found)) for name, found in figures["heatmaps"].items()),
+        DECISION,
         "",
         f"A decision within {figures['margin']:g} of the threshold is called uncertain: {MARGIN_PERCENTILE} in 100",
         f"random shifts, turns, zooms and mirrorings move the probability by less. {figures['near_threshold']:.1%} of",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from explain_core.bundle import BundleExplainer, open_bundle
+from explain_core.explainer import BundleExplainer, open_bundle
 from explain_core.quality.controls import blurred, matched_sigma
 from explain_core.quality.localisation import (
     PERCENTILES,

@@ -7,20 +7,20 @@ float16, and everything that the bundle says of itself is measured with those (`
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from explain_core.bundle import open_bundle
 from explain_core.bundle_files import OUTLIER, REQUIRED, SUMS, WEIGHTS, toml_text, verify, write_sums
-from explain_core.classifier import Tempered
+from explain_core.classifier import Classifier, Tempered
+from explain_core.explainer import open_bundle
 from explain_core.generators.similar_adversarial import SimilarAdversarial
 from explain_core.geometry import AffineRange, InputSpec
 from explain_core.statistics import REFERENCE
-from training import calibration
-from training.calibration import NEXT_HEADING, UNIT
+from training import calibration, scales
+from training.calibration import NEXT_HEADING
 from training.cohort import Cohort
 from training.errors import TrainingError
 from training.progress import Progress, silent
@@ -29,6 +29,7 @@ from training.runs.generators import GeneratorSettings
 USE = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
 ARCHITECTURE = ("filters", "kind", "head_layers", "output", "dropout", "decisions")
 """What bundle.toml says of the generators' settings."""
+UNMEASURED = {"full_scale": 1.0, "salient": 0.5, "unit": "not measured yet"}
 FILES = frozenset({*REQUIRED, OUTLIER, REFERENCE, WEIGHTS, SUMS})
 
 
@@ -75,7 +76,7 @@ def make(
         validation: others, that scale, margin, limit and reference are measured on.
         extra: further keys of bundle.toml, strings or numbers.
         device: where the measuring runs.
-        progress: told after every validation image.
+        progress: told after every validation image of every method.
 
     Returns:
         the figures of the calibration, which the provisional model card states too.
@@ -94,6 +95,7 @@ def make(
     save_file(half(weights.state_dict()), out / WEIGHTS)
     save_file(half(generators.state_dict()), out / "generators.safetensors")
     settings = asdict(generator_settings)
+    blurs = scales.default_blurs(cast("Classifier", weights))
     table = {
         "name": name,
         "version": version,
@@ -106,13 +108,13 @@ def make(
         "generators": {key: settings[key] for key in ARCHITECTURE},
         "input": asdict(spec),
         "augmentation": asdict(augmentation),
-        "heatmap": {"full_scale": 1.0, "salient": 0.5, "unit": UNIT},
+        "heatmap": {name: {"blur": blur} | UNMEASURED for name, blur in blurs.items()},
         **(extra or {}),
     }
     (out / "bundle.toml").write_text(toml_text(table))
     (out / "model_card.md").write_text(f"# Model card: {name} {version}\n\n{USE}. In the making.\n\n{NEXT_HEADING}")
     write_sums(out)
-    found = calibration.measure(open_bundle(out, device=device), training, validation, progress)
+    found = calibration.measure(open_bundle(out, device=device), training, validation, progress=progress)
     calibration.write(found, out)
     return found.figures
 

@@ -22,6 +22,7 @@ class Adversarial:
     reference: ClassVar[str] = "Charachon et al., equation (1), arXiv:2012.07332"
     needs_gradients: ClassVar[bool] = False
     trained_by: ClassVar[str | None] = "generators"
+    unit: ClassVar[str] = "|x - x_a|, luminance 0 to 1"
 
     network: SimilarAdversarial
     rule: DecisionRule = field(default_factory=DecisionRule)

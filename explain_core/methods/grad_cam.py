@@ -32,6 +32,8 @@ class GradCam:
     reference: ClassVar[str] = "Selvaraju et al., Grad-CAM, arXiv:1610.02391"
     needs_gradients: ClassVar[bool] = True
     trained_by: ClassVar[str | None] = None
+    unit: ClassVar[str] = "activations weighted by their gradient, logits"
+    packages: ClassVar[tuple[str, ...]] = ("pytorch_grad_cam",)
 
     package: Literal["grad-cam", "captum"] = "grad-cam"
 

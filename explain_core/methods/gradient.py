@@ -15,6 +15,8 @@ class Gradient:
     reference: ClassVar[str] = "Simonyan et al., Deep Inside Convolutional Networks, arXiv:1312.6034"
     needs_gradients: ClassVar[bool] = True
     trained_by: ClassVar[str | None] = None
+    unit: ClassVar[str] = "|gradient|, logits per full luminance"
+    packages: ClassVar[tuple[str, ...]] = ("captum",)
 
     def __call__(self, classifier: Classifier, images: Tensor, classes: Tensor) -> Tensor:
         """Maps of the images' shape, (N, 1, S, S); see `explain_core.method.Method`.

@@ -18,6 +18,8 @@ class InputGradient:
     reference: ClassVar[str] = "Shrikumar et al., Not Just a Black Box, arXiv:1605.01713"
     needs_gradients: ClassVar[bool] = True
     trained_by: ClassVar[str | None] = None
+    unit: ClassVar[str] = "|x * gradient|, logits"
+    packages: ClassVar[tuple[str, ...]] = ("captum",)
 
     def __call__(self, classifier: Classifier, images: Tensor, classes: Tensor) -> Tensor:
         """Maps of the images' shape, (N, 1, S, S); see `explain_core.method.Method`.

@@ -28,6 +28,8 @@ class IntegratedGradients:
     reference: ClassVar[str] = "Sundararajan et al., Axiomatic Attribution for Deep Networks, arXiv:1703.01365"
     needs_gradients: ClassVar[bool] = True
     trained_by: ClassVar[str | None] = None
+    unit: ClassVar[str] = "|integrated gradient|, logits"
+    packages: ClassVar[tuple[str, ...]] = ("captum",)
 
     steps: int = 50
     baseline: float = 0.0

@@ -24,6 +24,7 @@ class MaskGeneratorMethod:
     reference: ClassVar[str] = "Dabkowski & Gal, Real Time Image Saliency for Black Box Classifiers, arXiv:1705.07857"
     needs_gradients: ClassVar[bool] = False
     trained_by: ClassVar[str | None] = "mask_generator"
+    unit: ClassVar[str] = "mask, 0 to 1"
 
     network: nn.Module
 

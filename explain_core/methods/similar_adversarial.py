@@ -22,6 +22,7 @@ class SimilarAdversarialMethod:
     reference: ClassVar[str] = "Charachon et al., Combining Similarity and Adversarial Learning, arXiv:2012.07332"
     needs_gradients: ClassVar[bool] = False
     trained_by: ClassVar[str | None] = "generators"
+    unit: ClassVar[str] = "|x_s - x_a|, luminance 0 to 1"
 
     network: SimilarAdversarial
     rule: DecisionRule = field(default_factory=DecisionRule)

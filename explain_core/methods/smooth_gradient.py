@@ -31,6 +31,8 @@ class SmoothGradient:
     reference: ClassVar[str] = "Smilkov et al., SmoothGrad: removing noise by adding noise, arXiv:1706.03825"
     needs_gradients: ClassVar[bool] = True
     trained_by: ClassVar[str | None] = None
+    unit: ClassVar[str] = "|mean gradient|, logits per full luminance"
+    packages: ClassVar[tuple[str, ...]] = ("captum",)
 
     samples: int = 25
     noise: float = 0.15

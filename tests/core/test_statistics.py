@@ -57,7 +57,7 @@ def test_a_reference_that_is_none_is_refused(table):
 def test_the_toy_says_what_it_saw():
     pixels = np.linspace(0.2, 0.7, 100, dtype=np.float32)[:, np.newaxis].repeat(50, axis=1)
     radiograph = Radiograph(pixels=pixels, spacing=None, orientation=None, source_id="x")
-    explanation = ToyExplainer().explain(radiograph)
+    (explanation,) = ToyExplainer().explain(radiograph, ["similar_adversarial"])
     assert explanation.statistics == image_statistics(explanation.seen, (100, 50))
     assert ToyExplainer().classify(radiograph).statistics == explanation.statistics
     assert explanation.statistics["aspect"] == 0.5

@@ -26,7 +26,7 @@ from contexts import every
 from radiographs import encode, real
 from dicom_node import header
 from dicom_node.settings import DEFAULT_BUNDLE
-from explain_core.bundle import open_bundle
+from explain_core.explainer import open_bundle
 found = every(header.read(real("RG1_UNCR.dcm")), explainer=open_bundle(DEFAULT_BUNDLE, device="cpu"))
 print(json.dumps([(kind, str(ds.SOPInstanceUID), hashlib.sha256(encode(ds)).hexdigest()) for kind, ds in found]))
 """

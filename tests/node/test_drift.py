@@ -105,7 +105,7 @@ def test_the_default_bundle_on_real_images(shared_data, root, capsys):
 
     Prints the rate of false alarms over random halves, which docs/monitoring.md states.
     """
-    from explain_core.bundle import open_bundle
+    from explain_core.explainer import open_bundle
 
     explainer = open_bundle(root / "dicom_node" / "bundles" / "default", device="cpu")
     reference = seen_by(explainer, nih(shared_data, {"2"}, 222))

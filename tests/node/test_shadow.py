@@ -397,8 +397,8 @@ def test_the_role_runs_a_real_bundle_beside_the_node_at_the_lowest_priority(tmp_
     """`dicom-node serve --only shadow` with the default bundle under another version number as challenger."""
     import shutil
 
-    from explain_core.bundle import open_bundle
     from explain_core.bundle_files import verify, write_sums
+    from explain_core.explainer import open_bundle
 
     default = root / "dicom_node" / "bundles" / "default"
     here = Node(tmp_path, model={"bundle": default, "store": tmp_path / "models", "device": "cpu", "augmentations": 0})

@@ -10,13 +10,20 @@ import onnx
 import pytest
 import torch
 
-from explain_core.bundle import load, open_bundle
+from explain_core.blur import weighted_blur
+from explain_core.bundle import load
 from explain_core.bundle_files import SUMS, digest_of, verify
 from explain_core.errors import BundleError
-from explain_core.opening import opened
+from explain_core.explainer import open_bundle
 from explain_core.radiograph import Radiograph
 from training.__main__ import main
 from training.datasets import load_pixels
+
+
+def explained(explainer, image):
+    """The explanation of one image by the default method."""
+    (explanation,) = explainer.explain(image, ["similar_adversarial"])
+    return explanation
 
 
 def radiograph(rows=120, columns=90):
@@ -95,7 +102,7 @@ def test_a_classifier_may_be_one_file_without_gradients(bundle, tmp_path, kind, 
     description = (folder / "bundle.toml").read_text()
     (folder / "bundle.toml").write_text(description.replace('"efficientnet_lite0"', f'"{kind}"'))
     sign(folder)
-    explanation = open_bundle(folder, device="cpu", augmentations=2).explain(radiograph())
+    explanation = explained(open_bundle(folder, device="cpu", augmentations=2), radiograph())
     assert explanation.prediction.probability == round(1 / (1 + np.exp(-1.5)), 4)
     assert explanation.attribution.values.max() > 0
     assert explanation.out_of_distribution is not None
@@ -113,12 +120,12 @@ def test_a_classifier_may_be_one_file_without_gradients(bundle, tmp_path, kind, 
 
 def test_the_explanation_is_on_the_sources_grid_and_repeats(bundle):
     explainer = open_bundle(bundle, device="cpu", augmentations=4, seed=3)
-    one, two = explainer.explain(radiograph()), explainer.explain(radiograph())
+    one, two = explained(explainer, radiograph()), explained(explainer, radiograph())
     assert one.attribution.values.shape == (120, 90)
     assert one.attribution.values.min() >= 0
     assert np.isfinite(one.attribution.values).all()
     assert np.array_equal(one.attribution.values, two.attribution.values)
-    other = open_bundle(bundle, device="cpu", augmentations=4, seed=4).explain(radiograph())
+    other = explained(open_bundle(bundle, device="cpu", augmentations=4, seed=4), radiograph())
     assert not np.array_equal(one.attribution.values, other.attribution.values)
     assert one.provenance.parameters["augmentations"] == 4
     assert one.prediction.probability == pytest.approx(two.prediction.probability)
@@ -126,20 +133,20 @@ def test_the_explanation_is_on_the_sources_grid_and_repeats(bundle):
 
 def test_without_augmentation_the_map_is_the_difference_of_the_images(bundle):
     explainer = open_bundle(bundle, device="cpu", augmentations=0)
-    explanation = explainer.explain(radiograph(224, 224))
+    explanation = explained(explainer, radiograph(224, 224))
     difference = torch.from_numpy(np.abs(explanation.similar.image - explanation.adversarial.image))[None, None]
-    shown = opened(difference, explainer.bundle.opening)[0, 0].numpy()
+    shown = weighted_blur(difference, 0.035 * 224)[0, 0].numpy()
     np.testing.assert_allclose(explanation.attribution.values, shown, atol=1e-6)
-    assert explainer.bundle.opening == 5
-    assert explanation.provenance.parameters["opening"] == 5
+    assert explanation.provenance.parameters == {"augmentations": 0, "blur": 0.035}
 
 
 def test_classify_says_what_explain_says(bundle):
     explainer = open_bundle(bundle, device="cpu", augmentations=2)
-    assessment, explanation = explainer.classify(radiograph()), explainer.explain(radiograph())
+    assessment, explanation = explainer.classify(radiograph()), explained(explainer, radiograph())
     assert assessment.prediction == explanation.prediction
     assert assessment.out_of_distribution == explanation.out_of_distribution
-    assert assessment.provenance == explanation.provenance
+    assert assessment == explanation.assessment
+    assert (assessment.provenance.method, assessment.provenance.parameters) == ("classification", {})
 
 
 def test_the_margin_of_the_bundle_reaches_the_prediction(bundle, tmp_path):
@@ -153,7 +160,7 @@ def test_the_margin_of_the_bundle_reaches_the_prediction(bundle, tmp_path):
 
 
 def test_the_shown_images_are_one_grid_in_the_sources_aspect_ratio(bundle):
-    explanation = open_bundle(bundle, device="cpu", augmentations=0).explain(radiograph(120, 90))
+    explanation = explained(open_bundle(bundle, device="cpu", augmentations=0), radiograph(120, 90))
     assert explanation.seen.shape == explanation.similar.image.shape == explanation.adversarial.image.shape
     assert explanation.seen.shape == (224, 168)
     assert explanation.seen.min() >= 0
@@ -168,7 +175,7 @@ def test_deletion_follows_the_decided_class(bundle, tmp_path, threshold):
     (folder / "bundle.toml").write_text(text.replace("threshold = 0.5", f"threshold = {threshold}"))
     sign(folder)
     explainer = open_bundle(folder, device="cpu", augmentations=0)
-    explanation = explainer.explain(radiograph(224, 224))
+    explanation = explained(explainer, radiograph(224, 224))
     probability = explanation.prediction.probability
     decided = probability if threshold == 0 else 1 - probability
     assert explanation.prediction.positive is (threshold == 0)
@@ -200,23 +207,60 @@ def test_a_far_image_is_called_far_and_a_bundle_may_not_say(bundle, nih_folder, 
     assert open_bundle(folder, device="cpu").classify(radiograph()).out_of_distribution is None
 
 
-def test_an_even_opening_is_refused(bundle, tmp_path):
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("blur = 0.035", "blur = -0.1", "the blur of a heatmap is a finite number >= 0, got -0.1"),
+        ("blur = 0.035", "blur = nan", "the blur of a heatmap is a finite number >= 0, got nan"),
+        ("blur = 0.035", "opening = 5", "unexpected keyword argument 'opening'"),
+        ("threshold = 0.5", "threshold = 0.5\naugmentations = -1", "augmentations is a whole number >= 0, got -1"),
+        ("threshold = 0.5", "threshold = 0.5\naugmentations = 2.5", "augmentations is a whole number >= 0, got 2.5"),
+    ],
+)
+def test_a_heatmap_table_that_is_none_is_refused(bundle, tmp_path, old, new, said):
     folder = tmp_path / "copy"
     shutil.copytree(bundle, folder)
     text = (folder / "bundle.toml").read_text()
-    (folder / "bundle.toml").write_text(text.replace("opening = 5", "opening = 4"))
+    assert old in text
+    (folder / "bundle.toml").write_text(text.replace(old, new))
     sign(folder)
-    with pytest.raises(BundleError, match="odd, got 4"):
+    with pytest.raises(BundleError, match=re.escape(said)):
         load(folder)
+
+
+@pytest.mark.parametrize("heatmap", ["[heatmap]\nfull_scale = 0.1\nsalient = 0.1\nopening = 5\nunit = 'x'\n", ""])
+def test_a_bundle_of_an_earlier_version_is_refused_with_the_command_that_makes_one(bundle, tmp_path, heatmap):
+    folder = tmp_path / "copy"
+    shutil.copytree(bundle, folder)
+    text = (folder / "bundle.toml").read_text()
+    start, end = text.index("[heatmap]"), text.index("[outlier]")
+    (folder / "bundle.toml").write_text(f"{text[:start]}{heatmap}{text[end:]}")
+    sign(folder)
+    with pytest.raises(
+        BundleError, match=r"bundle\.toml has no table \[heatmap\.METHOD\]: an earlier version .*"
+    ) as error:
+        load(folder)
+    assert "`python -m training bundle` makes a new one" in str(error.value)
+
+
+def test_the_bundle_says_how_many_copies_are_averaged_where_nobody_else_does(bundle, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(bundle, folder)
+    assert open_bundle(folder, device="cpu").augmentations == 10
+    text = (folder / "bundle.toml").read_text()
+    (folder / "bundle.toml").write_text(text.replace("threshold = 0.5", "threshold = 0.5\naugmentations = 0"))
+    sign(folder)
+    assert open_bundle(folder, device="cpu").augmentations == 0
+    assert open_bundle(folder, device="cpu", augmentations=3).augmentations == 3
 
 
 def test_two_processes_make_the_same_bytes(bundle):
     program = (
-        "import hashlib, sys, numpy as np; from pathlib import Path; from explain_core.bundle import open_bundle;"
+        "import hashlib, sys, numpy as np; from pathlib import Path; from explain_core.explainer import open_bundle;"
         "from explain_core.radiograph import Radiograph;"
         "pixels = np.random.default_rng(1).random((120, 90), np.float32);"
-        "made = open_bundle(Path(sys.argv[1]), device='cpu', augmentations=2).explain("
-        "Radiograph(pixels=pixels, spacing=None, orientation=None, source_id='x'));"
+        "(made,) = open_bundle(Path(sys.argv[1]), device='cpu', augmentations=2).explain("
+        "Radiograph(pixels=pixels, spacing=None, orientation=None, source_id='x'), ['similar_adversarial']);"
         "parts = [made.attribution.values, made.attribution.covered, made.seen, made.similar.image,"
         "made.adversarial.image,"
         "np.array([made.prediction.probability, made.deletion, made.out_of_distribution.score])];"

@@ -7,18 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from explain_core.bundle import load, open_bundle
+from explain_core.bundle import load
 from explain_core.bundle_files import digest_of, toml_text
+from explain_core.errors import BundleError
+from explain_core.explainer import open_bundle
 from explain_core.explanation import HeatmapScale
 from explain_core.geometry import InputSpec
-from training import calibration
+from training import calibration, scales
 from training.__main__ import main
 from training.errors import TrainingError
 
 
 def test_the_floor_is_above_the_negatives_and_the_scale_spans_the_positives():
     maxima = np.concatenate([np.linspace(0.01, 0.05, 100), np.linspace(0.04, 0.20, 100)])
-    table = calibration.heatmap_table(maxima, np.repeat([False, True], 100))
+    table = scales.heatmap_table(maxima, np.repeat([False, True], 100))
     assert table["floor"] == pytest.approx(0.0496, abs=1e-4)
     assert (maxima[:100] > table["floor"]).mean() == pytest.approx(0.01)
     assert table["salient"] == table["floor"], "the positives' 1st percentile, 0.0416, lies below the floor"
@@ -27,17 +29,17 @@ def test_the_floor_is_above_the_negatives_and_the_scale_spans_the_positives():
 
 def test_a_salient_value_above_the_floor_is_the_positives_own():
     maxima = np.concatenate([np.full(50, 0.05), np.linspace(0.1, 0.2, 101)])
-    table = calibration.heatmap_table(maxima, np.repeat([False, True], [50, 101]))
+    table = scales.heatmap_table(maxima, np.repeat([False, True], [50, 101]))
     assert (table["floor"], table["salient"], table["full_scale"]) == (0.05, 0.101, 0.195)
 
 
 @pytest.mark.parametrize("positive", [True, False])
 def test_one_decision_for_all_still_makes_a_scale(positive):
-    table = calibration.heatmap_table(np.linspace(0, 0.1, 20), np.full(20, positive))
-    HeatmapScale(**{name: value for name, value in table.items() if name != "opening"})
-    calm = calibration.heatmap_table(np.zeros(4), np.full(4, positive))
+    table = scales.heatmap_table(np.linspace(0, 0.1, 20), np.full(20, positive))
+    HeatmapScale(**table, unit="")
+    calm = scales.heatmap_table(np.zeros(4), np.full(4, positive))
     assert calm["floor"] == 0
-    HeatmapScale(**{name: value for name, value in calm.items() if name != "opening"})
+    HeatmapScale(**calm, unit="")
 
 
 def test_shares_shown_count_paint_regions_and_area():
@@ -45,9 +47,9 @@ def test_shares_shown_count_paint_regions_and_area():
     maps[0, :10, :10] = 0.06
     maps[1, :10, :20] = 0.2
     maps[2, 0, 0] = 0.2  # a speck: painted, but no region
-    found = calibration.shares_shown(maps, {"floor": 0.05, "salient": 0.1})
+    found = scales.shares_shown(maps, {"floor": 0.05, "salient": 0.1})
     assert found == {"images": 4, "painted": 0.75, "salient_region": 0.25, "painted_area": pytest.approx(301 / 40000)}
-    assert calibration.shares_shown(maps[:0], {"floor": 0, "salient": 0}) == {"images": 0}
+    assert scales.shares_shown(maps[:0], {"floor": 0, "salient": 0}) == {"images": 0}
 
 
 def test_probability_changes_are_those_of_moved_images(bundle):
@@ -68,8 +70,12 @@ def test_the_card_says_it_once_however_often_it_is_written(bundle):
     card = (bundle / "model_card.md").read_text()
     figures = {
         "images": {"training": 1, "validation": 2},
-        "heatmap": {"floor": 0.123, "salient": 0.2, "full_scale": 0.3, "opening": 5},
-        "shown": {"positive": {"images": 0}, "negative": {"images": 0}},
+        "heatmaps": {
+            "similar_adversarial": {
+                "table": {"floor": 0.123, "salient": 0.2, "full_scale": 0.3, "blur": 0.035, "unit": "luminance"},
+                "shown": {"positive": {"images": 0}, "negative": {"images": 0}},
+            }
+        },
         "margin": 0.1,
         "near_threshold": 0.2,
         "outlier_limit": 7.5,
@@ -93,7 +99,7 @@ def test_a_bundle_is_calibrated_in_place_and_its_weights_stay(bundle, nih_folder
     shutil.copytree(bundle, folder)
     table = tomllib.loads((folder / "bundle.toml").read_text())
     del table["outlier"], table["margin"]
-    table["heatmap"] = {"full_scale": 0.9, "salient": 0.8, "unit": "old"}
+    table["heatmap"]["similar_adversarial"] |= {"full_scale": 0.9, "salient": 0.8, "unit": "old"}
     (folder / "bundle.toml").write_text(toml_text(table))
     (folder / "outlier.safetensors").unlink()
     (folder / "reference.json").unlink()
@@ -138,3 +144,39 @@ def test_data_without_validation_patients_is_refused(bundle, nih_folder, tmp_pat
     (folder / "labels.csv").write_text("\n".join(row for row in rows if not row.endswith(",2")) + "\n")
     with pytest.raises(TrainingError, match="validation patients"):
         calibration.calibrate(bundle, f"nih:{folder}")
+
+
+def test_a_method_gets_a_scale_of_its_own_and_nothing_else_changes(bundle, nih_folder, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(bundle, folder)
+    before = load(folder)
+    with pytest.raises(BundleError, match=r"method adversarial has no scale .* training scale BUNDLE --method adversa"):
+        open_bundle(folder, device="cpu").require(["similar_adversarial", "adversarial"])
+    command = ["training", "scale", str(folder), "--data", f"nih:{nih_folder}", "--method", "adversarial"]
+    monkeypatch.setattr("sys.argv", [*command, "--blur", "0.02"])
+    main()
+    assert scales.heading("adversarial") in capsys.readouterr().out
+    after = load(folder)
+    assert after.identity.digest != before.identity.digest
+    assert list(after.heatmaps) == ["similar_adversarial", "adversarial"]
+    assert after.heatmaps["similar_adversarial"] == before.heatmaps["similar_adversarial"]
+    made = after.heatmaps["adversarial"]
+    assert made.blur == 0.02
+    assert made.scale.unit == "|x - x_a|, luminance 0 to 1; mean of registered copies"
+    assert 0 < made.scale.floor <= made.scale.full_scale < 1
+    open_bundle(folder, device="cpu").require(["adversarial", "similar_adversarial"])
+    card = (folder / "model_card.md").read_text()
+    parts = [scales.heading(name) for name in after.heatmaps]
+    places = [card.index(part) for part in (calibration.HEADING, *parts, calibration.DECISION, "## Limits")]
+    assert places == sorted(places)
+    monkeypatch.setattr("sys.argv", command)
+    main()
+    assert load(folder).heatmaps["adversarial"] == made, "the blur stays as it is; the same images, the same scale"
+    assert (folder / "model_card.md").read_text() == card
+
+
+def test_a_scale_needs_a_method_that_can_explain_the_bundle(bundle, nih_folder):
+    with pytest.raises(BundleError, match=r"the method nothing cannot be loaded: .* has no 'nothing'; there is: "):
+        calibration.scale(bundle, f"nih:{nih_folder}", ["nothing"])
+    with pytest.raises(BundleError, match="the method mask_generator cannot explain this bundle: it needs a network"):
+        calibration.scale(bundle, f"nih:{nih_folder}", ["mask_generator"])

@@ -11,7 +11,7 @@ from gate_figures import SIZE, halved, small_bundle, small_cohorts
 from PIL import Image
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from explain_core.bundle import BundleExplainer
+from explain_core.explainer import BundleExplainer
 from explain_core.quality.reliability import bin_of, ece, ece_by_chance, ece_of_draws
 from explain_core.quality.resampling import roc_auc
 from training import evaluate as evaluation

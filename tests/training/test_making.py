@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from explain_core.bundle import open_bundle
 from explain_core.bundle_files import digest_of, listed, verify
 from explain_core.classifier import Tempered
 from explain_core.classifiers.resnet20 import ResNet20
 from explain_core.errors import BundleError
+from explain_core.explainer import open_bundle
 from explain_core.geometry import AffineRange, InputSpec
 from explain_core.radiograph import Radiograph
 from explain_core.statistics import OF_THE_IMAGE, OF_THE_MODEL, image_statistics
-from training import calibration, cohort, datasets, making
+from training import calibration, cohort, datasets, making, scales
 from training.errors import TrainingError
 from training.progress import Cancelled
 from training.runs.generators import GeneratorSettings
@@ -68,7 +68,9 @@ def test_the_bundle_loads_and_says_what_was_given(made, parts):
     bundle = open_bundle(out, device="cpu").bundle
     assert (bundle.identity.name, bundle.identity.version) == ("toy", "2.0.0")
     assert (bundle.threshold, bundle.temperature, bundle.margin) == (0.4, 1.7, figures["margin"])
-    assert bundle.scale.full_scale == figures["heatmap"]["full_scale"]
+    assert bundle.heatmaps["similar_adversarial"].blur == scales.BLUR
+    (measured,) = figures["heatmaps"].values()
+    assert bundle.heatmaps["similar_adversarial"].scale.full_scale == measured["table"]["full_scale"]
     assert bundle.outlier.limit == figures["outlier_limit"]
     assert bundle.augmentation == parts["augmentation"]
     assert bundle.description["training_data"] == 'phantoms, "drawn"'
@@ -96,7 +98,8 @@ def test_the_reference_is_of_the_validation_images_and_what_the_worker_measures(
     found = {name: [] for name in reference["statistics"]}
     for sample in data.part("validation"):
         radiograph = Radiograph(pixels=sample.pixels(), spacing=None, orientation=None, source_id="x")
-        assessment, explanation = explainer.classify(radiograph), explainer.explain(radiograph)
+        assessment = explainer.classify(radiograph)
+        (explanation,) = explainer.explain(radiograph, ["similar_adversarial"])
         assert assessment.statistics == explanation.statistics == image_statistics(explanation.seen, (32, 32))
         for name, value in assessment.statistics.items():
             found[name].append(value)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from explain_core.bundle import BundleExplainer, open_bundle
+from explain_core.explainer import BundleExplainer, open_bundle
 from explain_core.quality.localisation import PERCENTILES
 from explain_core.quality.reliability import BINS, bin_of, ece_by_chance, ece_of_draws
 from explain_core.quality.resampling import roc_auc
@@ -173,10 +173,9 @@ def _model(found: Mapping[str, Floats], test: Cohort, explainer: BundleExplainer
         "threshold": bundle.threshold,
         "margin": bundle.margin,
         "temperature": bundle.temperature,
-        "heatmap": {
-            "floor": bundle.scale.floor,
-            "salient": bundle.scale.salient,
-            "full_scale": bundle.scale.full_scale,
+        "heatmaps": {
+            name: {"floor": one.scale.floor, "salient": one.scale.salient, "full_scale": one.scale.full_scale}
+            for name, one in bundle.heatmaps.items()
         },
         "generators": dict(bundle.description["generators"]),
     }

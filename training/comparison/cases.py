@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from explain_core import display
-from explain_core.bundle import BundleExplainer
+from explain_core.explainer import DEFAULT_METHOD, BundleExplainer
 from explain_core.geometry import Preprocessing
 from training.cohort import Cohort
 from training.comparison.meter import Meter
@@ -152,9 +152,9 @@ def panels(explainers: Mapping[str, BundleExplainer], test: Cohort, place: int) 
     heat, changed = _explained(own, x)
     pictures = [
         _outlined(_rgb(grey), test.truths[place], crop),
-        display.fuse(grey, crop(heat), own.bundle.scale),
+        display.fuse(grey, crop(heat), own.bundle.heatmaps[DEFAULT_METHOD].scale),
         _rgb(crop(changed)),
-        display.fuse(grey, crop(_explained(other, x)[0]), other.bundle.scale),
+        display.fuse(grey, crop(_explained(other, x)[0]), other.bundle.heatmaps[DEFAULT_METHOD].scale),
     ]
     gap = np.full((grey.shape[0], _GAP, 3), 255, np.uint8)
     return np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=1)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from explain_core.bundle import BundleExplainer
+from explain_core.explainer import BundleExplainer
 from explain_core.quality.controls import blurred, control_maps, matched_sigma
 from explain_core.quality.localisation import PERCENTILES, iou_at_percentiles, location_prior, pointing_hit
 from training.cohort import Cohort

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from explain_core.bundle import BundleExplainer
+from explain_core.explainer import BundleExplainer
 from explain_core.quality.similarity import psnr, ssim
 from training.comparison.meter import Meter
 

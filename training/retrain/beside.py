@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from explain_core.bundle import open_bundle
+from explain_core.explainer import DEFAULT_METHOD, open_bundle
 from explain_core.radiograph import Radiograph
 from training.errors import TrainingError
 from training.retrain.folder import read_json
@@ -55,11 +55,11 @@ def beside(job: Path, bundle: Path, *, device: str, repeats: int) -> dict[str, A
     radiograph = Radiograph(pixels=pixels, spacing=None, orientation=None, source_id="noise")
 
     def timed() -> list[float]:
-        explainer.explain(radiograph)
+        explainer.explain(radiograph, [DEFAULT_METHOD])
         seconds = []
         for _ in range(repeats):
             start = time.perf_counter()
-            explainer.explain(radiograph)
+            explainer.explain(radiograph, [DEFAULT_METHOD])
             seconds.append(time.perf_counter() - start)
         return seconds
 

@@ -1,0 +1,34 @@
+"""Blurs against SciPy's, at the border too."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from explain_core.blur import gaussian_blur, weighted_blur
+
+MAPS = torch.rand(2, 1, 40, 30, generator=torch.Generator().manual_seed(0))
+
+
+def scipy_blur(plane, sigma, mode):
+    return ndimage.gaussian_filter(plane.numpy().astype(np.float64), sigma, mode=mode, radius=int(np.ceil(3 * sigma)))
+
+
+@pytest.mark.parametrize("sigma", [0.7, 3.0, 12.0])
+def test_the_border_continues_or_the_weights_inside_count(sigma):
+    for plane, continued, weighted in zip(MAPS, gaussian_blur(MAPS, sigma), weighted_blur(MAPS, sigma), strict=True):
+        np.testing.assert_allclose(continued[0], scipy_blur(plane[0], sigma, "nearest"), atol=1e-5)
+        weights = scipy_blur(torch.ones(40, 30), sigma, "constant")
+        np.testing.assert_allclose(weighted[0], scipy_blur(plane[0], sigma, "constant") / weights, atol=1e-5)
+
+
+def test_a_flat_map_stays_flat_and_no_value_leaves_the_range():
+    flat = torch.full((1, 1, 20, 20), 0.3)
+    torch.testing.assert_close(weighted_blur(flat, 5.0), flat)
+    blurred = weighted_blur(MAPS, 4.0)
+    assert MAPS.min() <= blurred.min() < blurred.max() <= MAPS.max()
+
+
+def test_no_width_changes_nothing():
+    assert torch.equal(weighted_blur(MAPS, 0.0), MAPS)
+    assert torch.equal(gaussian_blur(MAPS, 0.0), MAPS)

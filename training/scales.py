@@ -1,0 +1,173 @@
+"""The scale on which the maps of a method are shown: a table [heatmap.METHOD] of bundle.toml for each method.
+
+Maps are taken as the node shows them: averaged over as many copies as the bundle says, then smoothed by a Gaussian. The
+floor is the 99th percentile of the largest value of a map over the validation images called negative, so that 99 in 100
+of them show nothing. Over the images called positive, the 1st percentile of the same is salient and the 95th is full
+scale.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from explain_core import display, plugins
+from explain_core.bundle import Bundle
+from explain_core.classifier import Classifier
+from explain_core.explainer import BundleExplainer
+from explain_core.method import METHODS, obstacle, stated
+from training.progress import Progress, silent
+
+CALIBRATED = ("similar_adversarial", "evidence")
+"""Methods that a new bundle serves, where its classifier and generators allow it."""
+BLUR = 0.035
+"""Standard deviation of the Gaussian on new maps, a fraction of the input's width: 8 pixels of 224."""
+FLOOR_PERCENTILE, SALIENT_PERCENTILE, FULL_SCALE_PERCENTILE = 99, 1, 95
+
+Floats = NDArray[np.float64]
+Image = NDArray[np.float32]
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """What was measured of one method's maps.
+
+    Attributes:
+        table: [heatmap.METHOD] of bundle.toml.
+        shown: what it does to the validation images called positive and negative.
+    """
+
+    table: Figures
+    shown: Figures
+
+
+def default_blurs(classifier: Classifier) -> dict[str, float]:
+    """The methods that a new bundle of this classifier serves, each with the blur of its maps."""
+    there = [name for name in CALIBRATED if name in plugins.available(METHODS)]
+    return {name: BLUR for name in there if obstacle(plugins.load(METHODS, name), classifier, generators=True) is None}
+
+
+def blurs_of(bundle: Bundle) -> dict[str, float]:
+    """The methods that a bundle serves, each with the blur of its maps."""
+    return {name: heatmap.blur for name, heatmap in bundle.heatmaps.items()}
+
+
+def measure_scales(
+    explainer: BundleExplainer, images: Tensor, blurs: Mapping[str, float], progress: Progress = silent
+) -> tuple[Floats, dict[str, Scale]]:
+    """Probabilities, shape (N,), and the scale of each method.
+
+    Args:
+        explainer: the bundle as it will run.
+        images: of validation patients, uint8, shape (N, 1, S, S); at least one.
+        blurs: by method, the standard deviation of the Gaussian on its maps, a fraction of the width.
+        progress: told after every image of every method.
+
+    Raises:
+        BundleError: a method is not registered, or cannot explain this bundle.
+        AttributionError: a map that cannot be used.
+        Cancelled: by `progress`.
+    """
+    probabilities = _probabilities(explainer, images)
+    positive = probabilities >= explainer.bundle.threshold
+    scales = {}
+    for number, (name, blur) in enumerate(blurs.items()):
+        maps = []
+        for done, image in enumerate(images, start=1):
+            maps.append(_map(explainer, image, name, blur))
+            progress((number + done / len(images)) / len(blurs), method=name)
+        planes = np.stack(maps)
+        table = heatmap_table(planes.max(axis=(1, 2)), positive) | {"blur": blur, "unit": unit(explainer, name)}
+        shown = {
+            "positive": shares_shown(planes[positive], table),
+            "negative": shares_shown(planes[~positive], table),
+        }
+        scales[name] = Scale(table=table, shown=shown)
+    return probabilities, scales
+
+
+@torch.no_grad()
+def _probabilities(explainer: BundleExplainer, images: Tensor) -> Floats:
+    """f(x) of uint8 images one by one, as the node computes it, shape (N,)."""
+    device = explainer.device
+    return np.array([float(explainer.probabilities(image[None].to(device).float() / 255)) for image in images])
+
+
+@torch.no_grad()
+def _map(explainer: BundleExplainer, image: Tensor, method: str, blur: float) -> Image:
+    """The map of one uint8 image as it is shown, shape (S, S)."""
+    x = image[None].to(explainer.device).float() / 255
+    decision = explainer.decisions(explainer.probabilities(x))
+    plane: Image = explainer.shown(x, decision, method, blur)[0][0, 0].cpu().numpy()
+    return plane
+
+
+def unit(explainer: BundleExplainer, method: str) -> str:
+    """What a value of a method's shown map means, for legends."""
+    means = str(stated(plugins.load(METHODS, method), "unit"))
+    return f"{means}; mean of registered copies" if explainer.augmentations else means
+
+
+def heatmap_table(maxima: NDArray[np.floating], positive: NDArray[np.bool_]) -> Figures:
+    """Floor, salient value and full scale of the largest value of each image's map.
+
+    Args:
+        maxima: shape (N,).
+        positive: which images are called positive; where there are none, or no negatives, all images stand for them.
+    """
+    quiet = maxima[~positive] if not positive.all() else maxima
+    loud = maxima[positive] if positive.any() else maxima
+    floor = short(np.percentile(quiet, FLOOR_PERCENTILE))
+    salient = max(floor, short(np.percentile(loud, SALIENT_PERCENTILE)))
+    full_scale = max(salient, short(np.percentile(loud, FULL_SCALE_PERCENTILE)), 1e-6)
+    return {"floor": floor, "salient": salient, "full_scale": full_scale}
+
+
+def shares_shown(maps: Image, table: Mapping[str, Any]) -> Figures:
+    """How many maps, shape (N, S, S), show any paint or a salient region, and their mean painted share of the area."""
+    if not len(maps):
+        return {"images": 0}
+    painted = maps > table["floor"]
+    salient = [bool(display.outlines(plane >= table["salient"], most=1)) for plane in maps]
+    return {
+        "images": len(maps),
+        "painted": float(painted.any(axis=(1, 2)).mean()),
+        "salient_region": float(np.mean(salient)),
+        "painted_area": float(painted.mean()),
+    }
+
+
+def short(value: np.floating) -> float:
+    """Three digits, as bundle.toml and the legend state them."""
+    return float(f"{value:.3g}")
+
+
+def markdown(method: str, scale: Scale) -> str:
+    """The figures of one method as text and a table, under a heading of their own."""
+    table = scale.table
+    lines = [
+        heading(method),
+        "",
+        f"Maps are smoothed by a Gaussian of {table['blur']:.1%} of the width. Floor {table['floor']:g}, salient from",
+        f"{table['salient']:g}, full scale {table['full_scale']:g} ({table['unit']}).",
+        "",
+        "| images called | number | with any paint | with a salient region | painted area |",
+        "|---|---|---|---|---|",
+    ]
+    for name, part in scale.shown.items():
+        if part["images"]:
+            lines.append(
+                f"| {name} | {part['images']} | {part['painted']:.1%} | {part['salient_region']:.1%} "
+                f"| {part['painted_area']:.2%} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def heading(method: str) -> str:
+    """Of a method's part of the model card."""
+    return f"### Heatmap: {method}"
