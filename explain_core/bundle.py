@@ -29,7 +29,7 @@ from explain_core.bundle_files import OUTLIER, SUMS, WEIGHTS, listed, verify
 from explain_core.classifier import Classifier, tempered
 from explain_core.errors import BundleError
 from explain_core.explanation import HeatmapScale, ModelIdentity
-from explain_core.generators.similar_adversarial import SimilarAdversarial
+from explain_core.generators.kinds import Generators, build
 from explain_core.geometry import AffineRange, InputSpec
 from explain_core.outlier import OutlierModel, OutlierTest
 from explain_core.statistics import REFERENCE, load_reference
@@ -81,7 +81,7 @@ class Bundle:
     outlier: OutlierTest | None
     augmentation: AffineRange
     classifier: Classifier
-    generators: SimilarAdversarial
+    generators: Generators
     description: Mapping[str, Any]
     temperature: float = 1.0
     reference: Mapping[str, Any] | None = None
@@ -103,15 +103,7 @@ def load(folder: Path) -> Bundle:
     try:
         description = tomllib.loads(description_path.read_text())
         heatmaps = _heatmaps(description_path, description.get("heatmap", {}))
-        generator = description["generators"]
-        generators = SimilarAdversarial(
-            generator["filters"],
-            kind=generator["kind"],
-            head_layers=generator["head_layers"],
-            output=generator["output"],
-            dropout=generator["dropout"],
-            decisions=generator["decisions"],
-        )
+        generators = build(description["generators"])
         bundle = Bundle(
             identity=ModelIdentity(name=description["name"], version=description["version"], digest=digest),
             label=description["label"],

@@ -3,16 +3,24 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from explain_core.errors import GradientsNeeded
+from explain_core.errors import FeaturesNeeded, GradientsNeeded
 
 
 class Classifier(Protocol):
-    """A network from grey images to logits; construct it with the number of outputs."""
+    """A network from grey images to logits; construct it with the number of outputs.
+
+    A classifier may offer more, and what it lacks it does not have as an attribute:
+
+        feature_layers      modules whose outputs are its features, shape (N, C, h, w), the finest first; or
+        features(x)         those features of grey images
+        evidence(x)         for a classifier that decides by maps: their logits, shape (N, outputs, h, w)
+        look(x)             all of it in one pass, see `look`
+    """
 
     @property
     def differentiable(self) -> bool:
@@ -36,6 +44,26 @@ class Classifier(Protocol):
 
     def __call__(self, images: Tensor, /) -> Tensor:
         """Grey images in [0, 1], shape (N, 1, S, S) -> logits, shape (N, outputs)."""
+
+
+class Look(NamedTuple):
+    """What one pass of a classifier over N images gives.
+
+    Attributes:
+        logits: shape (N, outputs).
+        features: of several strides, each of shape (N, C, h, w), the finest first; in the classifier's own unit.
+        evidence: maps of logits, shape (N, outputs, h, w), not divided by any temperature; None where the classifier
+            does not decide by maps.
+    """
+
+    logits: Tensor
+    features: tuple[Tensor, ...]
+    evidence: Tensor | None = None
+
+    def plain(self) -> "Look":
+        """The same in float32."""
+        evidence = None if self.evidence is None else self.evidence.float()
+        return Look(self.logits.float(), tuple(one.float() for one in self.features), evidence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +181,60 @@ def tempered(classifier: Classifier, temperature: float) -> Classifier:
     if isinstance(classifier, nn.Module):
         return cast("Classifier", Tempered(classifier, temperature))
     return TemperedLogits(classifier, temperature)
+
+
+def unwrapped(classifier: Classifier | nn.Module) -> Any:
+    """The classifier without its temperature, where what it may offer is found."""
+    return classifier.classifier if isinstance(classifier, Tempered | TemperedLogits) else classifier
+
+
+def offers(classifier: Classifier | nn.Module, what: str) -> bool:
+    """Whether a classifier offers "features" or "evidence"."""
+    inner = unwrapped(classifier)
+    return hasattr(inner, what) or (what == "features" and hasattr(inner, "feature_layers"))
+
+
+def look(classifier: Classifier | nn.Module, images: Tensor) -> Look:
+    """Decide and keep what was seen on the way, in one pass.
+
+    Args:
+        classifier: one that offers features.
+        images: grey, in [0, 1], shape (N, 1, S, S).
+
+    Raises:
+        FeaturesNeeded: the classifier offers none.
+    """
+    inner = unwrapped(classifier)
+    if hasattr(inner, "look"):
+        seen: Look = inner.look(images)
+    elif hasattr(inner, "feature_layers"):
+        seen = look_through_hooks(inner, inner.feature_layers, images)
+    elif hasattr(inner, "features"):
+        seen = Look(inner(images), tuple(inner.features(images)))
+    else:
+        raise FeaturesNeeded(
+            f"{type(inner).__name__} offers no features (explain_core/classifier.py says how); "
+            'use generators of another kind, such as "single"'
+        )
+    if inner is not classifier:
+        seen = seen._replace(logits=seen.logits / cast("Tempered", classifier).temperature)
+    return seen
+
+
+def look_through_hooks(network: Any, layers: Sequence[nn.Module], images: Tensor) -> Look:
+    """One pass of any network whose `layers` are watched; their outputs are its features."""
+    found: dict[int, Tensor] = {}
+
+    def watch(index: int) -> Any:
+        return layers[index].register_forward_hook(lambda _module, _inputs, output: found.update({index: output}))
+
+    handles = [watch(index) for index in range(len(layers))]
+    try:
+        logits = network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Look(logits, tuple(found[index] for index in range(len(layers))))
 
 
 def score(logits: Tensor, classes: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 ExplainError
 ├─ BundleError        a model bundle is missing, incomplete, or does not match its checksums
 ├─ GeometryError      an image cannot be brought to the model's input, or back
-└─ AttributionError   a method produced a map that cannot be used (NaN, wrong shape)
+├─ AttributionError   a method produced a map that cannot be used (NaN, wrong shape)
+├─ GradientsNeeded    a method needs gradients that the classifier does not have
+└─ FeaturesNeeded     generators or a method read features or evidence that the classifier does not offer
 """
 
 
@@ -25,3 +27,7 @@ class AttributionError(ExplainError):
 
 class GradientsNeeded(ExplainError):
     """The method needs gradients or layers of the classifier, and it has none to offer."""
+
+
+class FeaturesNeeded(ExplainError):
+    """The generators read features of the classifier, and it offers none."""

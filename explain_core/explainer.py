@@ -112,7 +112,7 @@ class BundleExplainer:
     def _explained(self, name: str, preprocessing: Preprocessing, image: Tensor, assessment: Assessment) -> Explanation:
         method, positive = self._method(name), assessment.prediction.positive
         decision = torch.tensor([int(positive)], device=self.device)
-        images = method.images(image, decision) if isinstance(method, CounterfactualMethod) else None
+        images = method.images(self._classifier, image, decision) if isinstance(method, CounterfactualMethod) else None
         values, coverage = self.shown(image, decision, name)
 
         def decided(images: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ class BundleExplainer:
         made = self._method(method)
         if not isinstance(made, CounterfactualMethod):
             raise BundleError(f"the method {method} makes no counterfactual images")
-        return made.images(images, decisions)
+        return made.images(self._classifier, images, decisions)
 
     def heatmap(
         self, images: Tensor, decisions: Tensor, method: str = DEFAULT_METHOD, augmentations: int | None = None
@@ -217,7 +217,7 @@ class BundleExplainer:
         """One pass of a method over a batch."""
         method = self._method(name)
         if isinstance(method, DecisionMethod):
-            maps = method.maps(images, decisions)
+            maps = method.maps(self._classifier, images, decisions)
         else:
             with torch.set_grad_enabled(method.needs_gradients):
                 maps = method(self._classifier, images, torch.zeros_like(decisions))

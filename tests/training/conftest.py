@@ -1,36 +1,16 @@
-"""An untrained bundle and a small folder of images laid out like the NIH subset."""
+"""A bundle trained for seconds and a small folder of images laid out like the NIH subset."""
 
 import csv
-import json
-from dataclasses import asdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from explain_core.classifiers.efficientnet_lite0 import EfficientNetLite0
-from explain_core.generators.similar_adversarial import SimilarAdversarial
-from training.datasets.nih import FINDINGS
-from training.export import export
-from training.runs.generators import GeneratorSettings
-
-
-@pytest.fixture(scope="session")
-def runs(tmp_path_factory):
-    """A classifier run and a generators run with random weights, as the training runs leave them."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("runs")
-    torch.save(EfficientNetLite0(1 + len(FINDINGS)).state_dict(), folder / "classifier.pt")
-    (folder / "classifier.json").write_text(json.dumps({"settings": {"seed": 0}, "history": []}))
-    generators = SimilarAdversarial([4, 8], output="identity", decisions=2)
-    for head in (generators.similar, *generators.adversarial):
-        torch.nn.init.normal_(head[-1].weight, std=0.05)
-    torch.save({"generators": generators.state_dict()}, folder / "checkpoint.pt")
-    settings = GeneratorSettings(filters=(4, 8))
-    (folder / "history.jsonl").write_text('{"step": 1}\n')
-    (folder / "generators.json").write_text(json.dumps(asdict(settings)))
-    return folder
+from training.bundle import Recipe
+from training.bundle import bundle as make_bundle
+from training.runs.evidence_classifier import EvidenceSettings
+from training.runs.generators import GeneratorSettings, from_preset
 
 
 @pytest.fixture(scope="session")
@@ -74,9 +54,16 @@ def nih_folder(tmp_path_factory):
     return folder
 
 
+TINY = Recipe(
+    size=64,
+    classifier=EvidenceSettings(copies=1, epochs=1, noise_epochs=1, batch=4, part_batch=2),
+    generators=replace(from_preset(GeneratorSettings(), "features_gated"), steps=4, report_every=2, batch=4, width=8),
+)
+
+
 @pytest.fixture(scope="session")
-def bundle(runs, nih_folder, tmp_path_factory):
-    """The bundle exported from the two runs, calibrated on the small folder."""
-    folder = tmp_path_factory.mktemp("bundle") / "toy"
-    export(runs, runs, f"nih:{nih_folder}", "toy", "0.0.1", folder)
-    return folder
+def bundle(nih_folder, tmp_path_factory):
+    """What `python -m training bundle` makes of the small folder in seconds."""
+    folder = tmp_path_factory.mktemp("bundle")
+    make_bundle(folder / "toy", folder / "work", f"nih:{nih_folder}", recipe=TINY, name="toy", version="0.0.1")
+    return folder / "toy"

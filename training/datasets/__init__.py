@@ -60,6 +60,8 @@ class Sample:
         findings: further labels of the source, e.g. the NIH findings.
         boxes: opacity boxes.
         finding_boxes: boxes of other findings, by finding.
+        visible: what there is to see of an image of which only a part is left, bool on its own grid; such an image
+            keeps its grey values. None: all of it.
         mask: exact truth on the image's own grid, where a source has it.
         shape: rows and columns of the image in pixels, None = square.
         pixels: how to get the luminance, float32 in [0, 1], where there is no file.
@@ -80,6 +82,7 @@ class Sample:
     mask: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
     shape: tuple[int, int] | None = None
     pixels: Callable[[], NDArray[np.float32]] | None = field(default=None, compare=False, repr=False)
+    visible: Callable[[], NDArray[np.bool_]] | None = field(default=None, compare=False, repr=False)
     sex: str = ""
     age: float | None = None
 
@@ -289,7 +292,10 @@ def format_problems(problems: Sequence[Problem], limit: int = 5) -> list[str]:
 def _input(sample: Sample, spec: InputSpec) -> NDArray[np.uint8] | Problem:
     try:
         pixels = load_pixels(sample.path) if sample.pixels is None else sample.pixels()
-        return np.rint(Preprocessing.of(pixels, spec).apply(pixels) * 255).astype(np.uint8)
+        preprocessing = Preprocessing.of(pixels, spec)
+        if sample.visible is not None:  # percentiles of a part are not those of the whole
+            preprocessing = Preprocessing(source_shape=preprocessing.source_shape, size=spec.size, low=0.0, high=1.0)
+        return np.rint(preprocessing.apply(pixels) * 255).astype(np.uint8)
     except FileNotFoundError:
         return Problem(Kind.IMAGE_MISSING, str(sample.path), "no such file")
     except (UnreadableImage, GeometryError) as error:

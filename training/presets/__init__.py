@@ -1,29 +1,34 @@
-"""The rows of Table I of arXiv:2012.07332 as files, one generator architecture with its loss weights each."""
+"""Generators as files, one architecture with its loss weights each: Table I of arXiv:2012.07332, and ours."""
 
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 from explain_core.generators.similar_adversarial import Kind
+from explain_core.geometry import AffineRange
 from explain_core.losses import LossWeights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """One row of Table I.
+    """One architecture with its training.
 
     Attributes:
         name: of the file, e.g. "single_2_w_tv".
-        title: as the paper writes it.
-        kind, head_layers: see `SimilarAdversarial`.
+        title: as the paper writes it, for the rows of Table I.
+        kind, head_layers: see `SimilarAdversarial`; "features" is `FeatureGenerators`.
         weights: of the losses; every weight is written in the file.
+        settings: further settings of the run, by the names of `GeneratorSettings`.
     """
 
     name: str
     title: str
-    kind: Kind
+    kind: Kind | Literal["features"]
     head_layers: int
     weights: LossWeights
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def available() -> tuple[str, ...]:
@@ -40,10 +45,14 @@ def load(name: str) -> Preset:
     if name not in available():
         raise LookupError(f"no preset {name!r}; there is: {', '.join(available())}")
     table = tomllib.loads(Path(__file__).with_name(f"{name}.toml").read_text())
+    settings = table.get("settings", {})
+    if "decision_affine" in settings:
+        settings["decision_affine"] = AffineRange(**settings["decision_affine"])
     return Preset(
         name=name,
         title=table["title"],
         kind=table["kind"],
         head_layers=table["head_layers"],
         weights=LossWeights(**table["weights"]),
+        settings=settings,
     )

@@ -138,6 +138,10 @@ class ChampionTable(Section):
 class ClassifierTable(Section):
     """[classifier]. `architecture` "" is the champion's.
 
+    `noise` is the largest standard deviation of the noise on training images; left out, 0.3 for a classifier that decides
+    by maps of evidence, which noise keeps from being changed by fragile patterns, and 0.02 for others. `map_weight` is
+    that of the loss of its maps, on images with boxes.
+
     `threshold` "matched" is the one at which as many negative validation images are called positive as by the
     champion, so that a new version brings no wave of false alarms; "kept" is the champion's number.
     """
@@ -148,6 +152,8 @@ class ClassifierTable(Section):
     learning_rate: PositiveFloat = 3e-4
     batch: PositiveInt = 32
     weight_decay: Annotated[float, Field(ge=0)] = 0.02
+    noise: Weight | None = None
+    map_weight: Weight = 1.0
     frozen_statistics: bool = True
     processes: PositiveInt = 1
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
@@ -155,26 +161,39 @@ class ClassifierTable(Section):
     checkpoint_every: PositiveInt = 100
 
 
+ON_PIXELS = {
+    "batch": 8,
+    "learning_rate": 1e-3,
+    "decision_similar": 0.02,
+    "decision_adversarial": 0.1,
+    "generator_distance": 0.02,
+    "total_variation": 0.6,
+    "decision_noise": 0.03,
+}
+"""Of [generators], what generators on pixels take where nothing is named."""
+
+
 class GeneratorsTable(Section):
     """[generators]: a start from the champion keeps its architecture.
 
-    `preset` gives the weights of the loss and, on a random start, the heads. Without `filters`, the champion's. The
-    weights named here replace the preset's: Table I's 0.001 of the decision changes no decision of these classifiers
-    (docs/benchmark/README.md); these are the default bundle's.
+    `preset` "" is the one of the champion's kind. It gives the weights of the loss and, on a random start, the heads.
+    Without `filters`, the champion's. What is named here replaces the preset's. Generators on pixels without a weight
+    named here take `ON_PIXELS`: Table I's 0.001 of the decision changes no decision of these classifiers
+    (docs/benchmark/README.md).
     """
 
     start: Start = "champion"
-    preset: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")] = "single_2_w_tv"
+    preset: Annotated[str, Field(pattern=r"^[a-z0-9_]*$")] = ""
     steps: PositiveInt = 3000
     filters: Filters | None = None
-    batch: PositiveInt = 8
-    learning_rate: PositiveFloat = 1e-3
+    batch: PositiveInt | None = None
+    learning_rate: PositiveFloat | None = None
     report_every: PositiveInt = 100
-    decision_similar: Weight = 0.02
-    decision_adversarial: Weight = 0.1
-    generator_distance: Weight = 0.02
-    total_variation: Weight = 0.6
-    decision_noise: Weight = 0.03
+    decision_similar: Weight | None = None
+    decision_adversarial: Weight | None = None
+    generator_distance: Weight | None = None
+    total_variation: Weight | None = None
+    decision_noise: Weight | None = None
 
 
 class EvaluationTable(Section):

@@ -19,15 +19,18 @@ from explain_core import plugins
 from explain_core.bundle import Bundle
 from explain_core.bundle import load as load_bundle
 from explain_core.bundle_files import verify
-from explain_core.classifier import Classifier, DecisionRule, tempered
+from explain_core.classifier import Classifier, DecisionRule, offers, tempered
 from explain_core.engine import choose_device, for_inference
+from explain_core.generators.features import KIND
 from explain_core.geometry import InputSpec
-from training import checkpoints, making
+from training import checkpoints, making, presets
 from training.errors import TrainingError
 from training.retrain import child, parts, resources
 from training.retrain.folder import read_json
 from training.retrain.run import Context
+from training.retrain.job import ON_PIXELS
 from training.runs import cohort_classifier, generators, image_classifier, temperature
+from training.runs.evidence_classifier import EvidenceSettings
 
 TRAIN, VALIDATION = "train", "validation"
 
@@ -94,9 +97,17 @@ def classifier_settings(context: Context) -> image_classifier.ImageClassifierSet
         weight_decay=job.weight_decay,
         frozen_statistics=job.frozen_statistics,
         precision=job.precision,
+        noise=_noise(context) if job.noise is None else job.noise,
+        map_weight=job.map_weight,
         checkpoint_every=job.checkpoint_every,
         device=context.job.resources.device,
     )
+
+
+def _noise(context: Context) -> float:
+    """What fine-tuning of the job's classifier takes where the job does not say."""
+    by_maps = offers(image_classifier.build(architecture(context), 1), "evidence")
+    return EvidenceSettings().noise if by_maps else image_classifier.ImageClassifierSettings().noise
 
 
 def train_classifier(context: Context) -> dict[str, Any]:
@@ -199,31 +210,49 @@ def generator_settings(context: Context, threshold: float = 0.5) -> generators.G
         TrainingError: a start from the champion with other filters.
     """
     job, own = context.job.generators, champion_table(context)["generators"]
+    preset = presets.load(job.preset or _preset_of(own))
+    asked = {} if preset.kind == KIND else dict(ON_PIXELS)
+    asked |= job.model_dump(include=set(ON_PIXELS), exclude_none=True)
     settings = generators.GeneratorSettings(
         seed=context.job.job.seed,
-        filters=tuple(job.filters or own["filters"]),
+        filters=tuple(job.filters or own.get("filters", generators.GeneratorSettings().filters)),
         rule=DecisionRule(threshold=threshold),
         steps=job.steps,
-        batch=job.batch,
-        learning_rate=job.learning_rate,
         report_every=job.report_every,
-        decision_noise=job.decision_noise,
         device=context.job.resources.device,
     )
-    settings = generators.from_preset(settings, job.preset)
-    weights = {"generators": job.generator_distance} | {
-        name: getattr(job, name) for name in ("decision_similar", "decision_adversarial", "total_variation")
-    }
-    settings = replace(settings, weights=replace(settings.weights, **weights))
+    settings = generators.from_preset(settings, preset.name)
+    names = {"generator_distance": "generators"}
+    weights = {names.get(key, key): value for key, value in asked.items() if key in _LOSSES}
+    settings = replace(
+        settings,
+        weights=replace(settings.weights, **weights),
+        **{key: value for key, value in asked.items() if key not in _LOSSES},
+    )
     if job.start == "random":
         return settings
-    if job.filters is not None and list(job.filters) != list(own["filters"]):
+    if (preset.kind == KIND) != (own["kind"] == KIND):
         raise TrainingError(
-            f"[generators] filters: the champion has {own['filters']}, so training cannot start from it with "
-            f'{list(job.filters)}; set start = "random"'
+            f"[generators] preset: the champion's generators are of the kind {own['kind']!r}, so training of "
+            f'{preset.name!r} cannot start from them; set start = "random"'
         )
-    kept = {key: own[key] for key in ("kind", "head_layers", "output", "dropout", "decisions")}
+    if job.filters is not None and list(job.filters) != list(own.get("filters", ())):
+        raise TrainingError(
+            f"[generators] filters: the champion has {own.get('filters', 'none')}, so training cannot start from it "
+            f'with {list(job.filters)}; set start = "random"'
+        )
+    kept = {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()}
     return replace(settings, **kept)
+
+
+_LOSSES = ("decision_similar", "decision_adversarial", "generator_distance", "total_variation")
+
+
+def _preset_of(own: dict[str, Any]) -> str:
+    """The preset of the champion's kind of generators."""
+    if own["kind"] != KIND:
+        return "single_2_w_tv"
+    return "features_gated" if own["gated"] else "features"
 
 
 def explained_classifier(context: Context) -> nn.Module:
@@ -242,14 +271,16 @@ def train_generators(context: Context) -> dict[str, Any]:
     initial = (
         champion_folder(context) / "generators.safetensors" if context.job.generators.start == "champion" else None
     )
+    validation = cohort(context, VALIDATION)
     network = generators.train(
         generator_settings(context, context.made("calibrate")["threshold"]),
         cohort(context, TRAIN).images,
-        cohort(context, VALIDATION).images,
+        validation.images,
         explained_classifier(context),
         out,
         initial,
         context.progress,
+        validation.truths,
     )
     return {"weights": checkpoints.fingerprint(*(v.detach().cpu() for _, v in sorted(network.state_dict().items())))}
 
@@ -264,7 +295,9 @@ def make_bundle(context: Context) -> dict[str, Any]:
     shutil.rmtree(out, ignore_errors=True)
     table, own, job = champion_table(context), champion(context), context.job
     summary = read_json(context.folder.stage("collect") / "manifest.json")
+    size = summary["size"]
     settings = generator_settings(context, context.made("calibrate")["threshold"])
+    settings = settings.fitted(explained_classifier(context), size)
     network = settings.network()
     state = torch.load(context.folder.stage("generators") / "checkpoint.pt", weights_only=True, map_location="cpu")
     network.load_state_dict(state["generators"])
@@ -276,13 +309,14 @@ def make_bundle(context: Context) -> dict[str, Any]:
         outputs=[label],
         generators=network.eval(),
         generator_settings=settings,
-        spec=InputSpec(size=summary["size"], percentiles=tuple(summary["percentiles"])),
+        spec=InputSpec(size=size, percentiles=tuple(summary["percentiles"])),
         label=label,
         name=job.bundle.name or own.identity.name,
         version=job.bundle.version or context.folder.name,
         threshold=context.made("calibrate")["threshold"],
         temperature=context.made("calibrate")["temperature"],
         augmentation=own.augmentation,
+        extra={"augmentations": own.augmentations},
         dataset_summary=dataset_summary(context),
         training=cohort(context, TRAIN),
         validation=cohort(context, VALIDATION),

