@@ -230,12 +230,11 @@ def _beside(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _calibrate(arguments: argparse.Namespace) -> dict[str, Any]:
     from explain_core import plugins  # noqa: PLC0415 - start quickly
-    from explain_core.method import METHODS  # noqa: PLC0415
     from training import calibration, scales  # noqa: PLC0415
 
     for folder in arguments.method_folder:
         try:
-            plugins.add_folder(METHODS, folder)
+            plugins.add_folder(plugins.METHODS, folder)
         except (NotADirectoryError, ValueError) as error:
             raise SystemExit(f"error: --method-folder: {error}") from error
     if arguments.command == "calibrate":

@@ -19,7 +19,8 @@ from explain_core import display, plugins
 from explain_core.bundle import Bundle
 from explain_core.classifier import Classifier
 from explain_core.explainer import BundleExplainer
-from explain_core.method import METHODS, obstacle, stated
+from explain_core.method import obstacle, stated
+from explain_core.plugins import METHODS
 from training.progress import Progress, silent
 
 CALIBRATED = ("similar_adversarial", "evidence")
