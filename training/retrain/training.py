@@ -22,7 +22,7 @@ from explain_core.bundle_files import verify
 from explain_core.classifier import Classifier, DecisionRule, tempered
 from explain_core.engine import choose_device, for_inference
 from explain_core.geometry import InputSpec
-from training import checkpoints, making
+from training import checkpoints, making, scales
 from training.errors import TrainingError
 from training.retrain import child, parts, resources
 from training.retrain.folder import read_json
@@ -283,6 +283,8 @@ def make_bundle(context: Context) -> dict[str, Any]:
         threshold=context.made("calibrate")["threshold"],
         temperature=context.made("calibrate")["temperature"],
         augmentation=own.augmentation,
+        extra={"augmentations": own.augmentations},
+        blurs=scales.blurs_of(own),
         dataset_summary=dataset_summary(context),
         training=cohort(context, TRAIN),
         validation=cohort(context, VALIDATION),
