@@ -255,7 +255,7 @@ def by_method(rows, destination):
 
 
 def test_each_destination_gets_the_objects_of_its_own_methods_of_one_analysis(node):
-    here = node(pacs={"methods": [*TOY_METHODS]}, archive={"methods": [TOY_METHODS[1]]})
+    here = node(pacs={"methods": [TOY_METHODS[1]]}, archive={"methods": [*TOY_METHODS]})
     asked = []
 
     class Asked(ToyExplainer):
@@ -266,14 +266,14 @@ def test_each_destination_gets_the_objects_of_its_own_methods_of_one_analysis(no
     assert here.worker(Asked()).run("t1")
     assert asked == [TOY_METHODS], "both at once, each once"
     rows = here.ledger.deliveries()
-    pacs, archive = by_method(rows, "pacs"), by_method(rows, "archive")
+    one, both = by_method(rows, "pacs"), by_method(rows, "archive")
     pictures = {(kind, name) for kind in ("secondary_capture", "presentation_state") for name in TOY_METHODS}
-    assert set(pacs) == {*pictures, ("structured_report", None)}
-    assert set(archive) == {(kind, name) for kind, name in pacs if name != TOY_METHODS[0]}
-    shared = set(archive) - {("structured_report", None)}
-    assert all(pacs[one] == archive[one] for one in shared), "one file for both"
-    assert pacs["structured_report", None] != archive["structured_report", None]
-    made = {one: dcmread(path) for one, path in pacs.items()}
+    assert set(both) == {*pictures, ("structured_report", None)}
+    assert set(one) == {(kind, name) for kind, name in both if name != TOY_METHODS[0]}
+    shared = set(one) - {("structured_report", None)}
+    assert all(one[what] == both[what] for what in shared), "one file for both"
+    assert one["structured_report", None] != both["structured_report", None]
+    made = {what: dcmread(path) for what, path in both.items()}
     assert len({ds.SOPInstanceUID for ds in made.values()}) == len({ds.SeriesInstanceUID for ds in made.values()}) == 5
     assert sorted(ds.SeriesNumber for ds in made.values()) == [9901, 9903, 9904, 9911, 9914]
 
