@@ -19,7 +19,7 @@ from typing import IO, Final
 import structlog
 
 from dicom_node import broker, observe
-from dicom_node.deployment import RunningModel
+from dicom_node.deployment import RunningModel, open_explainer
 from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import ConfigError
 from dicom_node.ledger import Ledger
@@ -28,6 +28,8 @@ from dicom_node.scp import Listener
 from dicom_node.sender import Sender, register_deliver
 from dicom_node.settings import Settings
 from dicom_node.spool import Spool
+from explain_core.bundle_files import need_scales, scaled_methods
+from explain_core.errors import BundleError
 from explain_core.explanation import Explainer
 
 SERVE: Final = ("listener", "dispatcher", "sender")
@@ -53,26 +55,40 @@ def open_spool(settings: Settings) -> Spool:
     return Spool(settings.node.spool, settings.node.low_water_mb * MEGABYTE)
 
 
-def load_explainer(settings: Settings, bundle: Path | None = None) -> Explainer:
-    """A bundle on its device; the one place of the node that loads torch.
+def load_explainer(settings: Settings, bundle: Path | None = None, methods: Sequence[str] | None = None) -> Explainer:
+    """A bundle on its device, which serves the methods that it is needed for.
 
     Args:
-        settings: device, augmentations, seed.
+        settings: device, augmentations, seed, methods.
         bundle: folder of the bundle; None is the configured one.
+        methods: names; None is all that any destination wants.
 
     Raises:
-        ConfigError: the bundle or the device cannot be used; the message names the file.
+        ConfigError: the bundle or the device cannot be used, or a method cannot be served; the message names it.
     """
-    from explain_core.errors import BundleError  # noqa: PLC0415 - the other roles must never load torch
-    from explain_core.explainer import open_bundle  # noqa: PLC0415
-
-    model = settings.model
+    wanted = settings.methods_for() if methods is None else methods
     try:
-        return open_bundle(
-            bundle or model.bundle, device=model.device, augmentations=model.augmentations, seed=model.seed
-        )
+        return open_explainer(settings, bundle or settings.model.bundle, wanted)
     except (BundleError, ValueError) as error:
-        raise ConfigError(f"{'model.bundle' if bundle in {None, model.bundle} else 'the bundle'}: {error}") from error
+        raise ConfigError(f"{_named(settings, bundle)}: {error}") from error
+
+
+def check_methods(settings: Settings, bundle: Path) -> None:
+    """Refuse a method that a bundle has no scale for; quickly, from its description, and silently without one.
+
+    Raises:
+        ConfigError: the message names the method and says what to do; or the bundle's description cannot be read.
+    """
+    if not bundle.is_dir():  # on the host of the listener
+        return
+    try:
+        need_scales(settings.methods_for(), scaled_methods(bundle))
+    except BundleError as error:
+        raise ConfigError(f"{_named(settings, bundle)}: {error}") from error
+
+
+def _named(settings: Settings, bundle: Path | None) -> str:
+    return "model.bundle" if bundle in {None, settings.model.bundle} else "the bundle"
 
 
 def running_bundle(settings: Settings) -> Path:

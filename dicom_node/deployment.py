@@ -29,7 +29,8 @@ from dicom_node.ledger.deployments import Deployment, NothingBefore, Overtaken, 
 from dicom_node.limits import SoftLimitExceeded
 from dicom_node.model_store import bundle_path, check
 from dicom_node.settings import Settings
-from explain_core.bundle_files import SUMS, digest_of
+from explain_core import plugins
+from explain_core.bundle_files import SUMS, digest_of, need_scales, scaled_methods
 from explain_core.errors import BundleError
 from explain_core.explanation import Explainer
 from explain_core.registry import Registry, Version
@@ -47,6 +48,27 @@ log = structlog.get_logger(__name__)
 
 class NotDeployed(NodeError):
     """A version may not be deployed, or there is none to go back to; nothing has changed."""
+
+
+def open_explainer(settings: Settings, folder: Path, methods: Sequence[str]) -> Explainer:
+    """The bundle in `folder` on the node's device, once it is known to serve `methods`; loads torch.
+
+    Raises:
+        BundleError: the bundle cannot be used, or does not serve one of them, which the message names.
+        ConfigError: a folder of methods cannot be searched.
+        ValueError: there is no such device.
+    """
+    from explain_core.explainer import open_bundle  # noqa: PLC0415 - the other roles must never load torch
+
+    model = settings.model
+    for index, own in enumerate(model.method_folders):
+        try:
+            plugins.add_folder(plugins.METHODS, own)
+        except (NotADirectoryError, ValueError) as error:
+            raise ConfigError(f"model.method_folders.{index}: {error}") from error
+    explainer = open_bundle(folder, device=model.device, augmentations=model.augmentations, seed=model.seed)
+    explainer.require(methods)
+    return explainer
 
 
 def open_registry(settings: Settings) -> Registry:
@@ -81,7 +103,7 @@ def promote(
     Raises:
         NotDeployed: there is such an objection, and `force` or `reason` is missing; or somebody else changed the
             champion at the same moment.
-        BundleError: the registry's files are damaged.
+        BundleError: the registry's files are damaged, or the version does not serve a method that the node needs.
         RegistryError: there is no such version, or the registry does not answer.
     """
     version, runs = registry.version(number), ledger.deployed("champion")
@@ -90,7 +112,8 @@ def promote(
         raise NotDeployed(f"version {number} {objection}; --force with --reason TEXT promotes it all the same")
     if objection and not reason.strip():
         raise NotDeployed(f"version {number} {objection}; --force needs a reason: --reason TEXT")
-    registry.fetch(version.number, settings.model.store)
+    folder = registry.fetch(version.number, settings.model.store)
+    need_scales(settings.methods_for(), scaled_methods(folder))
     expected = "" if runs is None else runs.digest
     try:
         return _deploy(

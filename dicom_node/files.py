@@ -112,22 +112,29 @@ class Explained:
 
 
 def _image_as_json(image: ExplainedImage | AssessedImage) -> dict[str, Any]:
-    explanation = image.explanation if isinstance(image, ExplainedImage) else None
-    decided = image.explanation if isinstance(image, ExplainedImage) else image.assessment
-    model = decided.provenance.model
+    explanations = image.explanations if isinstance(image, ExplainedImage) else ()
+    prediction, model = image.assessment.prediction, image.assessment.provenance.model
     return {
         "sop_instance_uid": image.source.sop_instance_uid,
-        "label": decided.prediction.label,
-        "probability": round(decided.prediction.probability, 4),
-        "positive": decided.prediction.positive,
-        "explained": explanation is not None,
-        "decision_changed": None if explanation is None else explanation.decision_changed,
+        "label": prediction.label,
+        "probability": round(prediction.probability, 4),
+        "positive": prediction.positive,
+        "explained": bool(explanations),
+        "methods": {
+            one.provenance.method: {"decision_changed": one.decision_changed, "deletion": one.deletion}
+            for one in explanations
+        },
         "model": f"{model.name} {model.version}",
     }
 
 
 def explain_files(
-    paths: Iterable[Path], out: Path, settings: Settings, explainer: Explainer, objects: Sequence[str] = ()
+    paths: Iterable[Path],
+    out: Path,
+    settings: Settings,
+    explainer: Explainer,
+    objects: Sequence[str] = (),
+    methods: Sequence[str] = (),
 ) -> tuple[list[Explained], list[str]]:
     """Explain DICOM files by the same rules and pipeline as the node, without any server.
 
@@ -137,6 +144,7 @@ def explain_files(
         settings: rules, [results].
         explainer: the loaded model.
         objects: names of the result objects, instead of those in the settings.
+        methods: names of the explanation methods, instead of those in the settings.
 
     Returns:
         one entry per study, and one line per file that could not be read.
@@ -144,6 +152,8 @@ def explain_files(
     now, options = datetime.now(UTC), result_options(settings)
     if objects:
         options = replace(options, objects=tuple(objects))
+    if methods:
+        options = replace(options, methods=tuple(methods), method_order=tuple(methods))
     studies: dict[str, dict[str, Instance]] = {}
     unreadable: list[str] = []
     for path in find(paths):
@@ -184,7 +194,15 @@ def _explain_study(
     def read(instance: Instance) -> Dataset:
         return header.read(instance.path)
 
-    analysis = analyse(task, study, read, explainer, rules=settings.rules, negatives=options.explain == "always")
+    analysis = analyse(
+        task,
+        study,
+        read,
+        explainer,
+        methods=options.methods,
+        rules=settings.rules,
+        negatives=options.explain == "always",
+    )
     results = [one for one in build(analysis, options) if not one.standby]
     sources = {one.sop_instance_uid: one for one in study.instances}
     paths = [_save(one, out, read, sources) for one in results]
@@ -197,7 +215,7 @@ def _explain_study(
 
 
 def _predictions(analysis: Analysis) -> Iterator[Prediction]:
-    yield from (one.explanation.prediction for one in analysis.explained)
+    yield from (one.assessment.prediction for one in analysis.explained)
     yield from (one.assessment.prediction for one in analysis.assessed)
 
 

@@ -82,19 +82,20 @@ def rows_of(task: Task, analysis: Analysis, *, role: Role, seconds: float, now: 
             distance=None if said.out_of_distribution is None else float(said.out_of_distribution.score),
             far=None if said.out_of_distribution is None else bool(said.out_of_distribution.far),
             statistics={name: float(value) for name, value in said.statistics.items()},
-            heatmap=pack(coarse(said.attribution.values)) if isinstance(said, Explanation) else None,
+            heatmap=None if shown is None else pack(coarse(shown.attribution.values)),
             seconds=round(seconds / len(decided), 3),
             observed_at=now,
         )
-        for uid, said in decided
+        for uid, said, shown in decided
     ]
 
 
-def _decided(analysis: Analysis) -> Iterator[tuple[str, Explanation | Assessment]]:
+def _decided(analysis: Analysis) -> Iterator[tuple[str, Assessment, Explanation | None]]:
+    """Each image's decision, and its explanation by the first method, which two models' answers have in common."""
     for explained in analysis.explained:
-        yield explained.source.sop_instance_uid, explained.explanation
+        yield explained.source.sop_instance_uid, explained.assessment, explained.explanations[0]
     for assessed in analysis.assessed:
-        yield assessed.source.sop_instance_uid, assessed.assessment
+        yield assessed.source.sop_instance_uid, assessed.assessment, None
 
 
 def coarse(values: NDArray[np.floating]) -> NDArray[np.float32]:

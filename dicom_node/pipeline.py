@@ -49,27 +49,22 @@ Read = Callable[[Instance], Dataset]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainedImage:
-    """One image with its decision and the reason for it."""
+    """One image with its decision and the reasons for it, one by each method; at least one."""
 
     source: SourceReference
     header: Dataset
     radiograph: Radiograph
     shown_range: tuple[float, float] | None
-    explanation: Explanation
+    explanations: tuple[Explanation, ...]
+
+    @property
+    def assessment(self) -> Assessment:
+        """The decision, which all explanations share."""
+        return self.explanations[0].assessment
 
     def assessed(self) -> AssessedImage:
         """The decision alone."""
-        explanation = self.explanation
-        return AssessedImage(
-            source=self.source,
-            header=self.header,
-            assessment=Assessment(
-                prediction=explanation.prediction,
-                out_of_distribution=explanation.out_of_distribution,
-                provenance=explanation.provenance,
-                statistics=explanation.statistics,
-            ),
-        )
+        return AssessedImage(source=self.source, header=self.header, assessment=self.assessment)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +113,7 @@ def analyse(
     read: Read,
     explainer: Explainer,
     *,
+    methods: Sequence[str],
     rules: Sequence[Rule] = (),
     negatives: bool = True,
 ) -> Analysis:
@@ -127,7 +123,8 @@ def analyse(
         task: which images, and when it was made.
         study: the instances of the revision.
         read: gives the data set of an instance, pixels included; raises DatasetUnreadable.
-        explainer: the loaded model.
+        explainer: the loaded model, which serves `methods`.
+        methods: by which methods; at least one.
         rules: the routing rules, which say why the images that they did not choose are not analysed.
         negatives: whether an image without the finding is explained too.
 
@@ -138,7 +135,8 @@ def analyse(
         reason = task.reason or "no image of the study was selected"
         analysis = not_analysed(task, study, read, reason, Reason.RULES, model=explainer.identity)
         return dataclasses.replace(analysis, refused=tuple(_passed_by(task, study, read, rules)) or analysis.refused)
-    found = [_answer(_instance(study, uid), read, explainer, negatives=negatives) for uid in sorted(task.selected)]
+    images = [_instance(study, uid) for uid in sorted(task.selected)]
+    found = [_answer(one, read, explainer, methods, negatives=negatives) for one in images]
     explained = tuple(one for one in found if isinstance(one, ExplainedImage))
     assessed = tuple(one for one in found if isinstance(one, AssessedImage))
     refused = tuple(one for one in found if isinstance(one, Refusal))
@@ -190,11 +188,13 @@ def not_analysed(
 def build(analysis: Analysis, options: ResultOptions, *, earlier: Sequence[Dataset] = ()) -> tuple[Result, ...]:
     """What one destination gets of an analysis, and what it gets instead of objects that it refuses.
 
-    There is always something: what no picture shows is said in the structured report.
+    An image has its objects once for each of the destination's methods. There is always something: what no picture
+    shows is said in the structured report.
 
     Args:
         analysis: what the model said.
-        options: what the destination wants; `options.objects` names the builders.
+        options: what the destination wants; `options.objects` names the builders, `options.methods` the methods,
+            by which the images were explained.
         earlier: results already sent there for this study, which new reports name as predecessors.
 
     Raises:
@@ -214,9 +214,10 @@ def build(analysis: Analysis, options: ResultOptions, *, earlier: Sequence[Datas
             number=first + position,
             radiograph=one.radiograph,
             shown_range=one.shown_range,
-            explanation=one.explanation,
+            explanation=explanation,
         )
         for position, one in enumerate(images, start=1)
+        for explanation in _of_methods(one, options.methods)
     )
     decided: tuple[ExplainedImage | AssessedImage, ...] = (*images, *assessed)
     of_refused = [source for one in analysis.refused for source in one.sources]
@@ -251,9 +252,10 @@ def _built(study: StudyContext, names: Sequence[str]) -> tuple[Result, ...]:
     wanted = _in_order(names)
     for builder in _with_fallbacks(wanted):
         standby = builder.name not in names
-        whys = {image.number: builder.refuses(image) for image in study.images}
+        refusals = [(image, builder.refuses(image)) for image in study.images]
         made = tuple(one.dataset for one in results if not one.standby)
-        possible = tuple(image for image in study.images if whys[image.number] is None)
+        possible = tuple(image for image, why in refusals if why is None)
+        whys = [why for _, why in refusals if why is not None]
         context = dataclasses.replace(study, images=possible, made=made, omitted=tuple(omitted))
         try:
             datasets = builder.build(context)
@@ -261,9 +263,9 @@ def _built(study: StudyContext, names: Sequence[str]) -> tuple[Result, ...]:
             if builder.name == REPORT:
                 raise
             log.error("object failed", kind=builder.name, error=type(error).__name__, place=place(error))  # noqa: TRY400
-            whys, datasets = {0: f"building it failed ({type(error).__name__})"}, ()
+            whys, datasets = [f"building it failed ({type(error).__name__})"], ()
         if not standby:
-            omitted |= {(builder.name, why): None for why in whys.values() if why is not None}
+            omitted |= {(builder.name, why): None for why in whys}
         results += [
             Result(kind=builder.name, dataset=dataset, fallback=builder.fallback, standby=standby)
             for dataset in datasets
@@ -289,13 +291,20 @@ def _by_policy(
 ) -> tuple[tuple[ExplainedImage, ...], tuple[AssessedImage, ...]]:
     if options.explain == "always":
         return analysis.explained, analysis.assessed
-    positive = tuple(one for one in analysis.explained if one.explanation.prediction.positive)
-    negative = tuple(one.assessed() for one in analysis.explained if not one.explanation.prediction.positive)
+    positive = tuple(one for one in analysis.explained if one.assessment.prediction.positive)
+    negative = tuple(one.assessed() for one in analysis.explained if not one.assessment.prediction.positive)
     return positive, (*analysis.assessed, *negative)
 
 
+def _of_methods(image: ExplainedImage, methods: Sequence[str]) -> Iterator[Explanation]:
+    """The explanations by `methods`, in that order."""
+    found = {one.provenance.method: one for one in image.explanations}
+    for name in methods:
+        yield found[name]
+
+
 def _answer(
-    instance: Instance, read: Read, explainer: Explainer, *, negatives: bool
+    instance: Instance, read: Read, explainer: Explainer, methods: Sequence[str], *, negatives: bool
 ) -> ExplainedImage | AssessedImage | Refusal:
     """Explain one image, or say why not."""
     source = _reference(instance)
@@ -307,13 +316,13 @@ def _answer(
             assessment = explainer.classify(image)
             if not assessment.prediction.positive:
                 return AssessedImage(source=source, header=header, assessment=assessment)
-        (explanation,) = explainer.explain(image, ("similar_adversarial",))
+        explanations = explainer.explain(image, methods)
     except (StudyUnsuitable, DatasetUnreadable) as error:
         return Refusal(sources=(source,), reason=str(error), code=error.reason)
     except ExplainError as error:
         return Refusal(sources=(source,), reason=str(error), code=Reason.MODEL)
     return ExplainedImage(
-        source=source, header=header, radiograph=image, shown_range=rendering.shown_range, explanation=explanation
+        source=source, header=header, radiograph=image, shown_range=rendering.shown_range, explanations=explanations
     )
 
 

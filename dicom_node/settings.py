@@ -10,7 +10,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -26,8 +26,10 @@ from pydantic import (
     model_validator,
 )
 
+from dicom_node import method_types
 from dicom_node.default_rules import DEFAULT_RULES
 from dicom_node.errors import ConfigError
+from dicom_node.method_types import Methods
 from dicom_node.model import AETitle, Destination, Route
 from dicom_node.rule_types import Name, ResultName, Rule, Section, split_words
 from dicom_node.toml_lines import line_of
@@ -107,8 +109,9 @@ class ModelSettings(Section):
     bundle: Path = DEFAULT_BUNDLE
     store: Path = Path("var/models")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    augmentations: Annotated[int, Field(ge=0, le=1000)] = 10
+    augmentations: Annotated[int, Field(ge=0, le=1000)] | None = None
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    method_folders: tuple[Path, ...] = ()
 
 
 class RegistrySettings(Section):
@@ -171,6 +174,7 @@ class ResultSettings(Section):
         "structured_report",
         "presentation_state",
     )
+    methods: Methods = ("similar_adversarial",)
     long_edge: LongEdge = 1600
     compression: Compression = "none"
     explain: Policy = "always"
@@ -190,6 +194,7 @@ class DestinationSettings(Section):
     host: Annotated[str, Field(min_length=1)]
     port: Annotated[int, Field(ge=1, le=65535)]
     objects: Objects | None = None
+    methods: Methods | None = None
     long_edge: LongEdge | None = None
     compression: Compression | None = None
     explain: Policy | None = None
@@ -245,6 +250,20 @@ class Settings(Section):
             if one.name == name:
                 return Destination(name=name, ae_title=AETitle(one.ae_title), host=one.host, port=one.port)
         raise ConfigError(f"destinations: there is no destination {name!r}; add it or change the rule")
+
+    def methods(self) -> tuple[str, ...]:
+        """Every explanation method that is named, [results] first: the order of their series."""
+        named = (self.results.methods, *(one.methods or () for one in self.destinations))
+        return tuple(dict.fromkeys(name for names in named for name in names))
+
+    def methods_for(self, destinations: Iterable[str] | None = None) -> tuple[str, ...]:
+        """The methods that these destinations want, together, in that order; None: all that there are.
+
+        Without any destination they are those of [results].
+        """
+        chosen = [one for one in self.destinations if destinations is None or one.name in set(destinations)]
+        wanted = {name for one in chosen for name in one.methods or self.results.methods}
+        return tuple(name for name in self.methods() if name in wanted) or self.results.methods
 
     def routes(self) -> dict[str, Route]:
         """The routes of all rules that explain, by name."""
@@ -353,6 +372,10 @@ def _known_keys(loc: tuple[str | int, ...]) -> list[str]:
 
 
 def _contradictions(settings: Settings) -> Iterator[_Problem]:
+    methods: dict[method_types.Key, tuple[str, ...]] = {("results", "methods"): settings.results.methods}
+    for index, one in enumerate(settings.destinations):
+        methods["destinations", index, "methods"] = one.methods or ()
+    yield from method_types.problems(settings.model.method_folders, methods)
     broker = settings.broker
     if broker.soft_time_limit >= broker.hard_time_limit:
         yield ("broker", "soft_time_limit"), "must be less than hard_time_limit"

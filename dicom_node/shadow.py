@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,7 @@ from pydicom import Dataset
 
 from dicom_node import header, model_store, pipeline
 from dicom_node.broker import utc_now
+from dicom_node.deployment import open_explainer
 from dicom_node.errors import NodeError, OutOfResources
 from dicom_node.ledger import Ledger
 from dicom_node.ledger.deployments import Deployment
@@ -59,18 +61,16 @@ def open_challenger(settings: Settings, folder: Path) -> Explainer:
     """The bundle in `folder` on the workers' device, within the share of it that retraining may take.
 
     Raises:
-        BundleError, ValueError: the bundle or the device cannot be used.
+        BundleError, ConfigError, ValueError: as of `deployment.open_explainer`.
     """
     import torch  # noqa: PLC0415 - only this process of the shadow needs it
-
-    from explain_core.explainer import open_bundle  # noqa: PLC0415
 
     if settings.retraining.threads:
         torch.set_num_threads(settings.retraining.threads)
     model = settings.model
     if model.device != "cpu" and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(settings.retraining.gpu_memory_fraction)
-    return open_bundle(folder, device=model.device, augmentations=model.augmentations, seed=model.seed)
+    return open_explainer(settings, folder, settings.methods_for())
 
 
 class Shadow:
@@ -192,10 +192,12 @@ class Shadow:
         began = time.monotonic()
         study = self._ledger.study(task.study_instance_uid, task.revision)
         with soft_limit(self._settings.broker.soft_time_limit):
+            route = self._settings.routes().get(task.route)
+            methods = self._settings.methods_for(route.destinations if route is not None else None)
             analysis = pipeline.analyse(
-                task, study, lambda one: header.read(one.path), explainer, negatives=self._negatives
+                task, study, lambda one: header.read(one.path), explainer, methods=methods, negatives=self._negatives
             )
-            results = pipeline.build(analysis, result_options(self._settings))
+            results = pipeline.build(analysis, replace(result_options(self._settings), methods=methods))
         objects = [one.dataset for one in results if not one.standby]
         store(self._spool.root / FOLDER, explainer.identity.digest, task.task_id, objects)
         now = self._clock()

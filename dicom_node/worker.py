@@ -176,11 +176,15 @@ class Worker:
         return self._report(task, study, audiences, reason, code)
 
     def _analyse(self, task: Task, study: Study, audiences: Sequence[Audience]) -> Analysis:
-        """What the model says; why an image lacks the finding is asked only when a destination wants to know."""
+        """What the model says, by each method that any destination wants, and of negatives if any wants to know why."""
         negatives = any(audience.options.explain == "always" for audience in audiences)
         model = self._model()  # not kept here: after a swap nothing must hold the old one in memory
         self._identity = model.identity
-        return pipeline.analyse(task, study, self._read, model, rules=self._settings.rules, negatives=negatives)
+        wanted = {name for audience in audiences for name in audience.options.methods}
+        methods = [name for name in self._settings.methods() if name in wanted]
+        return pipeline.analyse(
+            task, study, self._read, model, methods=methods, rules=self._settings.rules, negatives=negatives
+        )
 
     def _report(self, task: Task, study: Study, audiences: Sequence[Audience], reason: str, code: Reason) -> Answer:
         try:

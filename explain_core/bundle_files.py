@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,34 @@ def listed(sums: Path) -> dict[str, str]:
             raise BundleError(f"{sums}: cannot read the line {line!r}")
         checksums[name] = checksum
     return checksums
+
+
+def need_scales(methods: Iterable[str], tables: Container[str]) -> None:
+    """Refuse the first of `methods` that a bundle has no table [heatmap.METHOD] for.
+
+    Raises:
+        BundleError: the message names the method and the command that makes the table.
+    """
+    for name in methods:
+        if name not in tables:
+            raise BundleError(
+                f"the method {name} has no scale in this bundle; measure one on validation images with "
+                f"`python -m training scale BUNDLE --method {name} --data READER:FOLDER`"
+            )
+
+
+def scaled_methods(folder: Path) -> tuple[str, ...]:
+    """The methods that the bundle in `folder` has a scale for, as its description says; no checksum is looked at.
+
+    Raises:
+        BundleError: there is no description that can be read.
+    """
+    path = folder / "bundle.toml"
+    try:
+        tables = tomllib.loads(path.read_text()).get("heatmap", {})
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read: {error}") from error
+    return tuple(name for name, table in tables.items() if isinstance(table, Mapping))
 
 
 def toml_text(table: Mapping[str, Any], prefix: str = "") -> str:

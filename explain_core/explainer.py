@@ -21,6 +21,7 @@ from explain_core import plugins
 from explain_core.augmentation import registered_average
 from explain_core.blur import weighted_blur
 from explain_core.bundle import Bundle, load
+from explain_core.bundle_files import need_scales
 from explain_core.classifier import DecisionRule
 from explain_core.engine import choose_device, for_inference
 from explain_core.errors import AttributionError, BundleError
@@ -34,7 +35,8 @@ from explain_core.explanation import (
     Provenance,
 )
 from explain_core.geometry import Preprocessing
-from explain_core.method import METHODS, CounterfactualMethod, DecisionMethod, Method, obstacle
+from explain_core.method import CounterfactualMethod, DecisionMethod, Method, obstacle
+from explain_core.plugins import METHODS
 from explain_core.quality.removal import deletion
 from explain_core.radiograph import Radiograph
 from explain_core.statistics import image_statistics
@@ -103,11 +105,7 @@ class BundleExplainer:
         """
         for name in methods:
             self._method(name)
-            if name not in self.bundle.heatmaps:
-                raise BundleError(
-                    f"the method {name} has no scale in this bundle; measure one on validation images with "
-                    f"`python -m training scale BUNDLE --method {name} --data READER:FOLDER`"
-                )
+        need_scales(methods, self.bundle.heatmaps)
 
     def _explained(self, name: str, preprocessing: Preprocessing, image: Tensor, assessment: Assessment) -> Explanation:
         method, positive = self._method(name), assessment.prediction.positive

@@ -15,9 +15,6 @@ from torch import Tensor
 
 from explain_core.classifier import Classifier, offers
 
-METHODS = "explain_core.methods"
-"""The package whose modules are the methods; see `plugins`."""
-
 
 class Method(Protocol):
     """One explanation method with its settings.

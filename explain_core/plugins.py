@@ -8,6 +8,9 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
+METHODS = "explain_core.methods"
+"""The package of explanation methods."""
+
 
 def available(package: str) -> tuple[str, ...]:
     """Names of the plug-in modules in `package`, sorted; nothing is imported but the package itself."""
@@ -29,16 +32,26 @@ def add_folder(package: str, folder: Path) -> None:
         NotADirectoryError: there is no such directory.
         ValueError: a file has the name of a plug-in that there is already; neither may hide the other.
     """
-    place = str(folder.resolve())
+    names_in(package, folder)
+    place, searched = str(folder.resolve()), importlib.import_module(package).__path__
+    if place not in searched:
+        searched.append(place)
+
+
+def names_in(package: str, folder: Path) -> tuple[str, ...]:
+    """Names of the modules that `add_folder` would add to `package`, sorted; nothing is imported or added.
+
+    Raises:
+        NotADirectoryError, ValueError: as of `add_folder`.
+    """
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is no folder")
-    searched = importlib.import_module(package).__path__
-    if place in searched:
-        return
-    taken = set(available(package)) & {module.name for module in pkgutil.iter_modules([place])}
+    place, searched = str(folder.resolve()), importlib.import_module(package).__path__
+    names = {module.name for module in pkgutil.iter_modules([place]) if not module.name.startswith("_")}
+    taken = names & {module.name for module in pkgutil.iter_modules([one for one in searched if one != place])}
     if taken:
         raise ValueError(f"{package} already has {', '.join(sorted(taken))}; rename the file in {folder}")
-    searched.append(place)
+    return tuple(sorted(names))
 
 
 def load(package: str, name: str) -> Any:

@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     scale.add_argument("bundle", type=Path)
     scale.add_argument("--method", action="append", required=True, help="its name; may be given several times")
     scale.add_argument("--data", required=True, help="with validation patients, as for evaluate")
+    scale.add_argument("--images", type=int, default=0, help="of the validation patients at most; default: all")
     scale.add_argument("--blur", type=float, help="of the maps, a fraction of their width; default: as it is, or 0.035")
     for command in (calibrate, scale):
         command.add_argument("--method-folder", type=Path, action="append", default=[], help="of methods of your own")
@@ -232,19 +233,18 @@ def _beside(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _calibrate(arguments: argparse.Namespace) -> dict[str, Any]:
     from explain_core import plugins  # noqa: PLC0415 - start quickly
-    from explain_core.method import METHODS  # noqa: PLC0415
     from training import calibration, scales  # noqa: PLC0415
 
     for folder in arguments.method_folder:
         try:
-            plugins.add_folder(METHODS, folder)
+            plugins.add_folder(plugins.METHODS, folder)
         except (NotADirectoryError, ValueError) as error:
             raise SystemExit(f"error: --method-folder: {error}") from error
     if arguments.command == "calibrate":
         figures = calibration.calibrate(arguments.bundle, arguments.data)
         print(calibration.markdown(figures))
         return figures
-    found = calibration.scale(arguments.bundle, arguments.data, arguments.method, arguments.blur)
+    found = calibration.scale(arguments.bundle, arguments.data, arguments.method, arguments.blur, arguments.images)
     for name, scale in found.items():
         print(scales.markdown(name, scale))
     return {name: asdict(scale) for name, scale in found.items()}

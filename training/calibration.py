@@ -95,7 +95,9 @@ def calibrate(folder: Path, data: str) -> Figures:
     return found.figures
 
 
-def scale(folder: Path, data: str, methods: Sequence[str], blur: float | None = None) -> dict[str, Scale]:
+def scale(
+    folder: Path, data: str, methods: Sequence[str], blur: float | None = None, images: int = 0
+) -> dict[str, Scale]:
     """Measure the scale of methods and write it into the bundle in `folder`, which gets a new digest.
 
     Args:
@@ -104,6 +106,7 @@ def scale(folder: Path, data: str, methods: Sequence[str], blur: float | None = 
         methods: names; a table that there is already is replaced.
         blur: standard deviation of the Gaussian on the maps, a fraction of the input's width; None is that of the
             table that there is, or `scales.BLUR`.
+        images: of the validation patients at most, a seeded draw, for methods that take long; 0 is all.
 
     Raises:
         BundleError: the bundle cannot be read, or a method cannot explain it.
@@ -113,7 +116,8 @@ def scale(folder: Path, data: str, methods: Sequence[str], blur: float | None = 
     known = scales.blurs_of(explainer.bundle)
     blurs = {name: known.get(name, scales.BLUR) if blur is None else blur for name in methods}
     (validation,) = parts(data, explainer.bundle.input_spec, (VALIDATION,))
-    _, found = measure_scales(explainer, validation.images, blurs)
+    drawn = np.random.default_rng(0).permutation(len(validation))[: images or None]
+    _, found = measure_scales(explainer, validation.take(np.sort(drawn)).images, blurs)
     description, card = folder / "bundle.toml", folder / "model_card.md"
     table, text = tomllib.loads(description.read_text()), card.read_text()
     for name, measured in found.items():

@@ -50,6 +50,7 @@ def make(
     training: Cohort,
     validation: Cohort,
     extra: Mapping[str, Any] | None = None,
+    blurs: Mapping[str, float] | None = None,
     device: str = "auto",
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -73,6 +74,7 @@ def make(
         training: images on the model's grid whose look the outlier model learns.
         validation: others, that scale, margin, limit and reference are measured on.
         extra: further keys of bundle.toml, strings or numbers.
+        blurs: methods to serve besides the usual, or the blur of their maps; see `scales.default_blurs`.
         device: where the measuring runs.
         progress: told after every validation image of every method.
 
@@ -93,7 +95,7 @@ def make(
     save_file(half(weights.state_dict()), out / WEIGHTS)
     save_file(half(generators.state_dict()), out / "generators.safetensors")
     settings = asdict(generator_settings)
-    blurs = scales.default_blurs(cast("Classifier", weights))
+    served = scales.default_blurs(cast("Classifier", weights), blurs)
     table = {
         "name": name,
         "version": version,
@@ -106,7 +108,7 @@ def make(
         "generators": description_of(settings),
         "input": asdict(spec),
         "augmentation": asdict(augmentation),
-        "heatmap": {name: {"blur": blur} | UNMEASURED for name, blur in blurs.items()},
+        "heatmap": {name: {"blur": blur} | UNMEASURED for name, blur in served.items()},
         **(extra or {}),
     }
     (out / "bundle.toml").write_text(toml_text(table))

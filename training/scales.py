@@ -19,7 +19,8 @@ from explain_core import display, plugins
 from explain_core.bundle import Bundle
 from explain_core.classifier import Classifier
 from explain_core.explainer import BundleExplainer
-from explain_core.method import METHODS, obstacle, stated
+from explain_core.method import obstacle, stated
+from explain_core.plugins import METHODS
 from training.progress import Progress, silent
 
 CALIBRATED = ("similar_adversarial", "evidence")
@@ -46,10 +47,21 @@ class Scale:
     shown: Figures
 
 
-def default_blurs(classifier: Classifier) -> dict[str, float]:
-    """The methods that a new bundle of this classifier serves, each with the blur of its maps."""
-    there = [name for name in CALIBRATED if name in plugins.available(METHODS)]
-    return {name: BLUR for name in there if obstacle(plugins.load(METHODS, name), classifier, generators=True) is None}
+def default_blurs(classifier: Classifier, wanted: Mapping[str, float] | None = None) -> dict[str, float]:
+    """The methods that a new bundle of this classifier serves, each with the blur of its maps.
+
+    Args:
+        classifier: of the bundle.
+        wanted: further methods or other blurs, such as the champion's; what is not there, or cannot explain the
+            classifier, is left out.
+    """
+    asked = dict.fromkeys(CALIBRATED, BLUR) | dict(wanted or {})
+    known = plugins.available(METHODS)
+    return {
+        name: blur
+        for name, blur in asked.items()
+        if name in known and obstacle(plugins.load(METHODS, name), classifier, generators=True) is None
+    }
 
 
 def blurs_of(bundle: Bundle) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Commands that run the node, explain files and show what became of studies."""
 
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, print_json, settings_of
-from dicom_node.errors import ConfigError, NodeError
+from dicom_node.errors import ConfigError, NodeError, OutOfResources
 
 app = typer.Typer()
 rules_app = typer.Typer(no_args_is_help=True, help="Routing rules.")
@@ -71,7 +72,13 @@ def worker(
     """Run explanation workers until stopped."""
     from dicom_node import app as node  # noqa: PLC0415
 
-    node.supervise(config, ["worker"] * count, settings_of(config))
+    settings = settings_of(config)
+    with suppress(OutOfResources):  # a ledger that is away: the workers wait for it
+        try:
+            node.check_methods(settings, node.running_bundle(settings))
+        except ConfigError as error:
+            raise fail(str(error), WRONG_USE) from error
+    node.supervise(config, ["worker"] * count, settings)
 
 
 @app.command()
@@ -83,6 +90,9 @@ def explain(
     bundle: Annotated[Path | None, typer.Option(help="Model bundle instead of the one that the node runs.")] = None,
     objects: Annotated[
         str | None, typer.Option(help='Result objects, separated by commas, or "all"; default: those of the settings.')
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Explanation methods, separated by commas; default: those of the settings.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -99,12 +109,13 @@ def explain(
         if not path.exists():
             raise fail(f"{path}: no such file or folder", WRONG_USE)
     try:
-        explainer = node.load_explainer(settings, bundle or node.running_bundle(settings))
+        wanted = tuple(dict.fromkeys(split_words(methods or ""))) or settings.results.methods
+        explainer = node.load_explainer(settings, bundle or node.running_bundle(settings), wanted)
     except ConfigError as error:
         raise fail(str(error), WRONG_USE) from error
     except NodeError as error:
         raise fail(str(error)) from error
-    studies, unreadable = explain_files(files, out, settings, explainer, chosen)
+    studies, unreadable = explain_files(files, out, settings, explainer, chosen, wanted)
     if as_json:
         print_json({"studies": [study.as_json() for study in studies], "unreadable": unreadable})
     else:
@@ -166,9 +177,16 @@ def rerun(
 
 @app.command("check-config")
 def check_config(*, config: ConfigOption = None) -> None:
-    """Check the settings file; one line names file, line and key of the first error."""
+    """Check the settings file, and that the model serves its methods; one line says what the first error is."""
+    from dicom_node import app as node  # noqa: PLC0415
+
     settings = settings_of(config)
-    print(f"ok: {len(settings.rules)} rule(s), {len(settings.destinations)} destination(s)")  # noqa: T201
+    try:
+        node.check_methods(settings, settings.model.bundle)
+    except ConfigError as error:
+        raise fail(str(error), WRONG_USE) from error
+    methods = ", ".join(settings.methods_for())
+    print(f"ok: {len(settings.rules)} rule(s), {len(settings.destinations)} destination(s), methods: {methods}")  # noqa: T201
 
 
 @app.command()

@@ -35,6 +35,9 @@ def device_uid(model: ModelIdentity) -> str:
     return uid("device", model.digest)
 
 
+_SERIES_OF_A_METHOD = 10
+"""Series Numbers that each method has: a builder's `series` is below it."""
+
 Compression: TypeAlias = Literal["none", "rle", "jpeg-ls", "jpeg-2000", "jpeg"]
 Policy: TypeAlias = Literal["always", "positives"]
 
@@ -45,6 +48,9 @@ class ResultOptions:
 
     Attributes:
         objects: names of the builders to run.
+        methods: names of the explanation methods; each makes objects of its own.
+        method_order: the methods of the whole node, in the order of their series: an object is the same for every
+            destination.
         long_edge: longest side in pixels of the radiograph in pictures with a legend; never more than the source's,
             never under 512.
         compression: of pictures with a legend; "none" is Explicit VR Little Endian.
@@ -60,6 +66,8 @@ class ResultOptions:
     """
 
     objects: tuple[str, ...] = ("secondary_capture", "overlay", "structured_report")
+    methods: tuple[str, ...] = ("similar_adversarial",)
+    method_order: tuple[str, ...] = ("similar_adversarial",)
     long_edge: int = 1600
     compression: Compression = "none"
     explain: Policy = "always"
@@ -128,13 +136,32 @@ class Answer:
         """What was found, as far as it makes another object."""
         raise NotImplementedError
 
+    @property
+    def method(self) -> str | None:
+        """The explanation method whose map is shown; None of what is about several, or about none."""
+        return None
+
+    def series_number(self, series: int) -> int:
+        """Series Number of a kind of object, whose own number within its method's is `series`, 1 to 9."""
+        return self.options.series_number_base + _SERIES_OF_A_METHOD * self._place + series
+
+    @property
+    def _place(self) -> int:
+        """Of the method among the node's, 0 for the first and for what is of no method."""
+        order = self.options.method_order
+        return 0 if self.method is None else order.index(self.method) if self.method in order else len(order)
+
+    @property
+    def _of_method(self) -> tuple[str, ...]:
+        return () if self.method is None else (self.method, str(self._place))
+
     def series_instance_uid(self, kind: str) -> str:
-        """One series per study, model version, site and kind of result."""
+        """One series per study, model version, site, kind of result and, where it is of one, explanation method."""
         model = self.model.digest if self.model else "none"
-        return uid("series", self.task.study_instance_uid, model, *self.options.site, kind)
+        return uid("series", self.task.study_instance_uid, model, *self.options.site, kind, *self._of_method)
 
     def sop_instance_uid(self, kind: str, *choices: str) -> str:
-        """Follows from study, revision, the task's time, sources, model, site, outcome, kind and `choices`."""
+        """Follows from study, revision, the task's time, sources, model, site, method, outcome, kind, `choices`."""
         return uid(
             self.task.study_instance_uid,
             self.task.revision,
@@ -142,6 +169,7 @@ class Answer:
             *(source.sop_instance_uid for source in self.sources),
             self.model.digest if self.model else "none",
             *self.options.site,
+            *self._of_method,
             *self.outcome,
             kind,
             *choices,
@@ -150,7 +178,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultContext(Answer):
-    """One explained image.
+    """One image explained by one method.
 
     Attributes:
         radiograph: the image as the model saw it.
@@ -167,6 +195,11 @@ class ResultContext(Answer):
     def source(self) -> SourceReference:
         """The image."""
         return self.sources[0]
+
+    @property
+    def method(self) -> str:
+        """The explanation method."""
+        return self.explanation.provenance.method
 
     @property
     def outcome(self) -> tuple[str, ...]:
@@ -222,7 +255,7 @@ class StudyContext(Answer):
     """The whole answer to one task, from which every builder takes what it shows.
 
     Attributes:
-        images: what was explained.
+        images: what was explained: each image by each method, those of an image together.
         assessed: what was decided and not explained.
         refused: what was not analysed.
         omitted: for each object that an image cannot have, its name and why.
@@ -234,6 +267,14 @@ class StudyContext(Answer):
     refused: tuple[Refusal, ...] = ()
     omitted: tuple[tuple[str, str], ...] = ()
     made: tuple[Dataset, ...] = ()
+
+    @property
+    def explained(self) -> tuple[tuple[ResultContext, ...], ...]:
+        """`images` with the explanations of one image together; all of them have one decision."""
+        grouped: dict[str, list[ResultContext]] = {}
+        for image in self.images:
+            grouped.setdefault(image.source.sop_instance_uid, []).append(image)
+        return tuple(tuple(found) for found in grouped.values())
 
     @property
     def outcome(self) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ def spacing_of(header: Dataset) -> tuple[tuple[float, ...], str]:
 def begin(image: ResultContext, kind: str, series: int, sop_class_uid: str) -> Dataset:
     """The modules that highdicom is not asked for: those of `_header.start`, anatomy, orientation, equipment."""
     ds = start(image, kind, sop_class_uid)
-    ds.SeriesNumber = image.options.series_number_base + series
+    ds.SeriesNumber = image.series_number(series)
     inherit_anatomy(ds, image.header)
     ds.PatientOrientation = patient_orientation(image.header)
     ds.DeviceSerialNumber = image.explanation.provenance.model.digest  # Enhanced General Equipment asks for one

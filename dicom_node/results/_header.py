@@ -71,6 +71,8 @@ _FORMS = {
 }
 """The form of values with a fixed one (PS3.5 6.2); a name or an identifier is passed on whatever it is."""
 _FIRST_NON_HEADER = 0x50000000
+_LONGEST_TEXT = 64
+"""Characters of a LO (PS3.5 6.2)."""
 
 
 def header_of(ds: Dataset) -> Dataset:
@@ -255,12 +257,15 @@ def _acquisition(source: Dataset) -> list[Dataset]:
 
 
 def _series_description(answer: Answer, kind: str) -> str:
-    """The warning first: lists cut long lines."""
+    """The warning first: lists cut long lines. After a method's name the model's only where both have room."""
     name = f"{answer.model.name} {answer.model.version}" if answer.model is not None else "no model"
-    return plain(f"NOT FOR DIAGNOSIS - AI {kind.replace('_', ' ')} - {plain(name)}")
+    what = kind if answer.method is None else f"{kind}, {answer.method}"
+    said = f"NOT FOR DIAGNOSIS - AI {what.replace('_', ' ')}"
+    whole = plain(f"{said} - {plain(name)}", 2 * _LONGEST_TEXT)
+    return plain(whole if answer.method is None or len(whole) <= _LONGEST_TEXT else said)
 
 
-def plain(text: str, length: int = 64) -> str:
+def plain(text: str, length: int = _LONGEST_TEXT) -> str:
     """`text` in printable ASCII without backslash, at most `length` characters (LO by default)."""
     folded = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
     kept = "".join(letter if letter.isprintable() and letter != "\\" else " " for letter in folded)

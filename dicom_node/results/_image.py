@@ -42,7 +42,7 @@ def capture(answer: Answer, kind: str, series: int, pixels: NDArray[Any], *choic
     """
     ds = start(answer, kind, SecondaryCaptureImageStorage, *choices)
     ds.Modality = "OT"
-    ds.SeriesNumber = answer.options.series_number_base + series
+    ds.SeriesNumber = answer.series_number(series)
     inherit_anatomy(ds, answer.header)
     ds.ConversionType = "WSD"
     ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = ds.ContentDate, ds.ContentTime

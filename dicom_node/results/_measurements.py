@@ -1,5 +1,7 @@
 """Measurement groups of the report (TID 1410): what is known of an image and of its regions, with coordinates.
 
+Of each image one group has the decision and the figures of the first method; each further method has its own group.
+
 Each group has coordinates, because a viewer (OHIF 3.13) shows nothing at all when one has none; what concerns the
 whole image has the image's border.
 """
@@ -27,11 +29,14 @@ Group = hd.PlanarROIMeasurementsAndQualitativeEvaluations
 
 def groups(study: StudyContext) -> Iterator[Group]:
     """Of every decided image the whole, then its largest salient regions."""
-    many = len(study.images) + len(study.assessed) > 1
+    many = len(study.explained) + len(study.assessed) > 1
     number = 0
-    for image in study.images:
+    for images in study.explained:
         number += 1
-        yield from _explained(study, image, _prefix(number, image.header) if many else "")
+        prefix = _prefix(number, images[0].header) if many else ""
+        for image in images:
+            named = f"{prefix}{plain(image.method)}: " if len(images) > 1 else prefix
+            yield from _explained(study, image, named, decision=image is images[0])
     for assessed in study.assessed:
         number += 1
         yield _assessed(study, assessed, _prefix(number, assessed.header) if many else "")
@@ -43,21 +48,17 @@ def _prefix(number: int, header: Dataset) -> str:
     return f"Image {number} ({stated}): " if stated else f"Image {number}: "
 
 
-def _explained(study: StudyContext, image: ResultContext, prefix: str) -> Iterator[Group]:
+def _explained(study: StudyContext, image: ResultContext, prefix: str, *, decision: bool) -> Iterator[Group]:
+    """What a method shows of an image, with the decision where it is told here."""
     explanation = image.explanation
     prediction, attribution = explanation.prediction, explanation.attribution
     rows, columns = attribution.values.shape
     make = _Maker(study, image.source, explanation.provenance, prefix)
-    yield make.group(
-        _called(prediction),
-        _border(rows, columns),
-        codes.finding(plain(prediction.label)),
-        [
-            *_decision(prediction),
-            *_of_explanation(explanation),
-            *_distance(explanation.out_of_distribution),
-        ],
-    )
+    figures = list(_of_explanation(explanation))
+    if decision:
+        figures = [*_decision(prediction), *figures, *_distance(explanation.out_of_distribution)]
+    name = _called(prediction) if decision else "heatmap"
+    yield make.group(name, _border(rows, columns), codes.finding(plain(prediction.label)), figures)
     mask = display.salient(attribution)
     for number, outline in enumerate(contours(explanation, most=MOST_REGIONS, holes=False), start=1):
         part = display.inside(outline, mask.shape) & mask

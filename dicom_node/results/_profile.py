@@ -2,6 +2,7 @@
 
 from datetime import UTC
 from importlib import metadata
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from dicom_node.model import Route
@@ -13,17 +14,20 @@ def result_options(settings: Settings, route: Route | None = None, destination: 
     """What a destination gets, without one what [results] says; a route may restrict the objects."""
     chosen = settings.results
     profile = next((one for one in settings.destinations if one.name == destination), None)
-    objects, asked = chosen.objects, {}
+    objects, asked = chosen.objects, dict[str, Any]()
+    fields = ("methods", "long_edge", "compression", "explain")
+    usual: dict[str, Any] = {name: getattr(chosen, name) for name in fields}
+    fields = ("methods", "long_edge", "compression", "explain")
     if profile is not None:
         objects = profile.objects if profile.objects is not None else objects
         objects += (SYNTHETIC,) if profile.synthetic_images else ()
-        fields = ("long_edge", "compression", "explain")
         asked = {name: value for name in fields if (value := getattr(profile, name)) is not None}
     if route is not None and route.results:
         objects = tuple(name for name in objects if name in route.results)
     return ResultOptions(
         objects=objects,
-        **{"long_edge": chosen.long_edge, "compression": chosen.compression, "explain": chosen.explain} | asked,
+        method_order=settings.methods(),
+        **usual | asked,
         patient_in_image=chosen.patient_in_image,
         content_qualification=chosen.content_qualification,
         series_number_base=chosen.series_number_base,

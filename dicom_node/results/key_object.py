@@ -53,7 +53,7 @@ class KeyObject:
         references = (*positive, *map(_reference, made))
         ds = start(study, self.name, KeyObjectSelectionDocumentStorage, *(one.sop_instance_uid for one in references))
         ds.Modality = "KO"
-        ds.SeriesNumber = study.options.series_number_base + self.series
+        ds.SeriesNumber = study.series_number(self.series)
         ds.ReferencedPerformedProcedureStepSequence = []
         ds.CurrentRequestedProcedureEvidenceSequence = by_study(references)
         selection = hd.KeyObjectSelection(

@@ -60,7 +60,7 @@ class PresentationState:
         """The outlines and the text over one image, whose greys are those that the model saw."""
         ds = start(context, self.name, GrayscaleSoftcopyPresentationStateStorage)
         ds.Modality = "PR"
-        ds.SeriesNumber = context.options.series_number_base + self.series
+        ds.SeriesNumber = context.series_number(self.series)
         inherit_anatomy(ds, context.header)
         ds.PresentationCreationDate, ds.PresentationCreationTime = ds.ContentDate, ds.ContentTime
         del ds.ContentDate, ds.ContentTime  # of images and reports only

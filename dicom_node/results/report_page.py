@@ -74,19 +74,17 @@ def head(study: StudyContext) -> tuple[Sentence, ...]:
 def body(study: StudyContext) -> tuple[Sentence, ...]:
     """What was found in each image, what was not analysed, and which objects are missing."""
     said: list[Sentence] = []
-    for number, image in enumerate(study.images, start=1):
-        said += _explained(number, image)
-    for number, assessed in enumerate(study.assessed, start=len(study.images) + 1):
+    for number, images in enumerate(study.explained, start=1):
+        said += _explained(number, images)
+    for number, assessed in enumerate(study.assessed, start=len(study.explained) + 1):
         assessment = assessed.assessment
         said += _decided(number, assessed.header, assessment.prediction, assessment.out_of_distribution)
         said.append(Sentence("Not explained: negative decisions are reported without explanation here."))
     reasons: Counter[str] = Counter()
     for refusal in study.refused:
         reasons[refusal.reason] += len(refusal.sources)
-    for reason, images in reasons.items():
-        said.append(
-            Sentence(f"Not analysed because {reason}: {images} image{'s' if images > 1 else ''}.", warning=True)
-        )
+    for reason, count in reasons.items():
+        said.append(Sentence(f"Not analysed because {reason}: {count} image{'s' if count > 1 else ''}.", warning=True))
     for name, why in study.omitted:
         said.append(Sentence(f"No {name.replace('_', ' ')} was made because {why}."))
     if not (study.images or study.assessed):
@@ -121,15 +119,19 @@ def render(lines: Sequence[Line]) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def _explained(number: int, image: ResultContext) -> Iterator[Sentence]:
-    explanation = image.explanation
-    yield from _decided(number, image.header, explanation.prediction, explanation.out_of_distribution)
-    empty = emptiness(explanation)
-    if empty is not None:
-        yield Sentence(f"{empty}.", warning=explanation.prediction.positive)
-    yield from quality(explanation)
+def _explained(number: int, images: Sequence[ResultContext]) -> Iterator[Sentence]:
+    """The decision about one image, and what each method says of it."""
+    first = images[0].explanation
+    yield from _decided(number, images[0].header, first.prediction, first.out_of_distribution)
+    for image in images:
+        explanation = image.explanation
+        empty = emptiness(explanation)
+        if empty is not None:
+            named = f"{image.method}: " if len(images) > 1 else ""
+            yield Sentence(f"{named}{empty}.", warning=explanation.prediction.positive)
+        yield from quality(explanation)
+        yield Sentence(f"Method {image.method}. {scale(explanation.attribution.scale)}.")
     yield Sentence(f"{NOT_AN_OUTLINE}.")
-    yield Sentence(f"Method {explanation.provenance.method}. {scale(explanation.attribution.scale)}.")
 
 
 def _decided(

@@ -5,7 +5,7 @@
       Imaging Measurements (when an image was decided)
         Measurement Group, TID 1410: the whole image as a rectangle; probability, threshold, counterfactuals, quality
         Measurement Group, TID 1410: one per salient region, as a closed polyline
-        ... the same of the next image
+        ... the same of each further method, without the decision, and of the next image
       Qualitative Evaluations: outcome of the algorithms; of each image the decision, what it is worth and what the
         source does not state; why images were not analysed, coded and in words; method, citation, disclaimer
 
@@ -26,6 +26,7 @@ from dicom_node.results._header import DISCLAIMER, by_study, plain, start
 from dicom_node.results._measurements import groups
 from dicom_node.results._notes import NOT_AN_OUTLINE, emptiness, limits_of, warnings_of
 from dicom_node.results._observer import device_observer
+from explain_core.explanation import OutOfDistribution, Prediction
 
 _CONTAINS = hd.RelationshipTypeValues.CONTAINS
 _INFERRED = hd.RelationshipTypeValues.INFERRED_FROM
@@ -65,7 +66,7 @@ class StructuredReport:
         """The SR document around the content tree (PS3.3 A.35.3)."""
         ds = start(study, self.name, ComprehensiveSRStorage)
         ds.Modality = "SR"
-        ds.SeriesNumber = study.options.series_number_base + self.series
+        ds.SeriesNumber = study.series_number(self.series)
         ds.ReferencedPerformedProcedureStepSequence = []
         ds.CompletionFlag = "COMPLETE"
         ds.VerificationFlag = "UNVERIFIED"
@@ -96,8 +97,8 @@ def _without_measurements(study: StudyContext) -> hd.ContainerContentItem:
 def _evaluations(study: StudyContext) -> Iterator[hd.ContentItem]:
     """What the whole analysis comes to, as codes and sentences."""
     yield _code(codes.OUTCOME, _outcome(study), study.sources)
-    for image in study.images:
-        yield from _of_explained(image)
+    for images in study.explained:
+        yield from _of_explained(images)
     for assessed in study.assessed:
         yield from _of_assessed(assessed)
     for refusal in study.refused:
@@ -123,30 +124,39 @@ def _outcome(study: StudyContext) -> Code:
     return codes.WITH_FINDINGS if any(decisions) else codes.WITHOUT_FINDINGS
 
 
-def _of_explained(image: ResultContext) -> Iterator[hd.ContentItem]:
-    explanation, of = image.explanation, image.sources
-    prediction, distance = explanation.prediction, explanation.out_of_distribution
-    yield _code(codes.DECISION, codes.PRESENT if prediction.positive else codes.ABSENT, of)
-    for name, holds in (
-        (codes.NEAR_THRESHOLD, prediction.near_threshold),
-        (codes.FAR, None if distance is None else distance.far),
-        (codes.SIMILAR_KEPT, explanation.similar_kept),
-        (codes.DECISION_CHANGED, explanation.decision_changed),
-    ):
-        if holds is not None:
-            yield _code(name, codes.YES if holds else codes.NO, of)
-    empty = emptiness(explanation)
-    about_map = (empty,) if empty is not None else (NOT_AN_OUTLINE,)
-    for sentence in (*warnings_of(prediction, distance), *about_map, *limits_of(image.header)):
+def _of_explained(images: Sequence[ResultContext]) -> Iterator[hd.ContentItem]:
+    """The decision about an image once, then what each method's map and images come to."""
+    first, of = images[0], images[0].sources
+    prediction, distance = first.explanation.prediction, first.explanation.out_of_distribution
+    yield from _decided(prediction, distance, of)
+    about_maps: dict[str, None] = {}
+    for image in images:
+        explanation = image.explanation
+        for name, holds in (
+            (codes.SIMILAR_KEPT, explanation.similar_kept),
+            (codes.DECISION_CHANGED, explanation.decision_changed),
+        ):
+            if holds is not None:
+                yield _code(name, codes.YES if holds else codes.NO, of)
+        empty = emptiness(explanation)
+        named = f"{plain(image.method)}: " if empty is not None and len(images) > 1 else ""
+        about_maps[f"{named}{NOT_AN_OUTLINE if empty is None else empty}"] = None
+    for sentence in (*warnings_of(prediction, distance), *about_maps, *limits_of(first.header)):
         yield _text(codes.COMMENT, f"{sentence}.", of)
 
 
-def _of_assessed(image: AssessedImage) -> Iterator[hd.ContentItem]:
-    prediction, distance, of = image.assessment.prediction, image.assessment.out_of_distribution, (image.source,)
+def _decided(
+    prediction: Prediction, distance: OutOfDistribution | None, of: Sequence[SourceReference]
+) -> Iterator[hd.ContentItem]:
     yield _code(codes.DECISION, codes.PRESENT if prediction.positive else codes.ABSENT, of)
     yield _code(codes.NEAR_THRESHOLD, codes.YES if prediction.near_threshold else codes.NO, of)
     if distance is not None:
         yield _code(codes.FAR, codes.YES if distance.far else codes.NO, of)
+
+
+def _of_assessed(image: AssessedImage) -> Iterator[hd.ContentItem]:
+    prediction, distance, of = image.assessment.prediction, image.assessment.out_of_distribution, (image.source,)
+    yield from _decided(prediction, distance, of)
     for sentence in (*warnings_of(prediction, distance), *limits_of(image.header)):
         yield _text(codes.COMMENT, f"{sentence}.", of)
     yield _text(codes.COMMENT, f"Not explained because {_NEGATIVES}.", of)
@@ -155,12 +165,14 @@ def _of_assessed(image: AssessedImage) -> Iterator[hd.ContentItem]:
 def _methods(study: StudyContext) -> Iterator[hd.ContentItem]:
     """Method, citation and scale, each once."""
     said: dict[tuple[Code, str], None] = {}
+    several = len({image.method for image in study.images}) > 1
     for image in study.images:
         provenance, scale = image.explanation.provenance, image.explanation.attribution.scale
         limits = f"painted from {scale.floor:.6g}, salient from {scale.salient:.6g}, full scale {scale.full_scale:.6g}"
+        named = f"{provenance.method}: " if several else ""
         said[codes.METHOD, provenance.method] = None
-        said[codes.METHOD_CITATION, provenance.reference] = None
-        said[codes.HEATMAP_SCALE, f"{scale.unit}; {limits}"] = None
+        said[codes.METHOD_CITATION, f"{named}{provenance.reference}"] = None
+        said[codes.HEATMAP_SCALE, f"{named}{scale.unit}; {limits}"] = None
     for name, value in said:
         yield _text(name, value)
 

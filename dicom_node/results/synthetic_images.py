@@ -114,7 +114,7 @@ class SyntheticImages:
         pixels, compression = render(frame, place, scale), image.options.compression
         ds = secondary_capture(image, self.name, self.series, pixels, frame.role, compression)
         ds.InstanceNumber = number
-        ds.SeriesDescription = SERIES_DESCRIPTION
+        ds.SeriesDescription = plain(f"{SERIES_DESCRIPTION} - {image.method.replace('_', ' ')}")
         ds.SyntheticData = "YES" if frame.synthetic else "NO"
         ds.ImageComments = plain(". ".join(one.text for one in (frame.banner, *frame.text)), 1024)
         derivation(ds, f"{frame.derivation} {DISCLAIMER}.", *frame.codes)

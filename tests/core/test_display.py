@@ -12,6 +12,12 @@ from explain_core.testing import ToyExplainer
 SCALE = HeatmapScale(full_scale=0.2, salient=0.05, unit="test")
 
 
+def explained(image, explainer=None):
+    """The explanation of an image by the toy's first method."""
+    (explanation,) = (explainer or ToyExplainer()).explain(image, ["similar_adversarial"])
+    return explanation
+
+
 def plane(value, shape=(40, 30)):
     return np.full(shape, value, np.float32)
 
@@ -216,8 +222,7 @@ def test_toy_explainer_finds_the_bright_spot_and_nothing_in_a_smooth_image():
     spot = smooth.copy()
     spot[95:135, 75:115] += 0.3
     empty, found = (
-        ToyExplainer().explain(Radiograph(pixels=image, spacing=None, orientation=None, source_id="x"))
-        for image in (smooth, spot)
+        explained(Radiograph(pixels=image, spacing=None, orientation=None, source_id="x")) for image in (smooth, spot)
     )
     assert empty.attribution.values.max() == 0
     assert not empty.prediction.positive

@@ -47,7 +47,7 @@ def context_of(ds, *, explainer=None, options=None, **changes):
         "number": 1,
         "radiograph": image,
         "shown_range": rendering.shown_range,
-        "explanation": explainer.explain(image),
+        "explanation": explainer.explain(image, ["similar_adversarial"])[0],
     }
     return ResultContext(**values | changes)
 
@@ -105,8 +105,9 @@ def built(builder, ds_or_context, **more):
 def every(*datasets, explainer=None, options=None, earlier=(), kinds=None, **task):
     """Everything that the node makes of a study: (kind, data set) in order, all objects unless `kinds` says which."""
     study, read = study_of(*datasets)
-    analysis = pipeline.analyse(task_for(study, **task), study, read, explainer or ToyExplainer())
     options = replace(options or ResultOptions(), objects=tuple(kinds or plugins.available(pipeline.RESULTS)))
+    toy, methods = explainer or ToyExplainer(), options.methods
+    analysis = pipeline.analyse(task_for(study, **task), study, read, toy, methods=methods)
     return [(one.kind, one.dataset) for one in pipeline.build(analysis, options, earlier=earlier) if not one.standby]
 
 

@@ -173,11 +173,11 @@ def main(folder: Path) -> None:
     def slow(bundle: Path):
         toy = load(bundle)
 
-        def explain(radiograph):
+        def explain(radiograph, methods):
             (folder / "began").touch()
             while (folder / "hang").exists():
                 time.sleep(0.01)
-            return toy.explain(radiograph)
+            return toy.explain(radiograph, methods)
 
         return Wrapped(toy, explain)
 

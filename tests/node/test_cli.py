@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from dicom_node.demo import sample
 from dicom_node.ledger import Ledger
 from dicom_node.model import DeliveryState, StudyState
 from dicom_node.rule_types import result_names
+from dicom_node.settings import DEFAULT_BUNDLE
+from explain_core.bundle_files import write_sums
 
 LIGHT = ("scp", "dispatch", "sender", "scu", "conformance", "ledger", "spool", "rules", "app", "cli", "demo")
 
@@ -66,6 +69,27 @@ def test_explain_names_decisions_that_it_does_not_explain_and_objects_that_there
     assert "no such result object; there is: key_object" in wrong.stderr
 
 
+def test_explain_by_several_methods(tmp_path):
+    wrong = run("explain", sample(), "--out", tmp_path, "--methods", "similar_adversarial,gradient", expect=2)
+    assert wrong.stderr.count("\n") == 1
+    assert "the method gradient has no scale in this bundle; measure one" in wrong.stderr
+    unknown = run("explain", sample(), "--out", tmp_path, "--methods", "guess", expect=2)
+    assert "has no 'guess'; there is: " in unknown.stderr
+    bundle = tmp_path / "bundle"
+    shutil.copytree(DEFAULT_BUNDLE, bundle)
+    with (bundle / "bundle.toml").open("a") as file:
+        file.write('[heatmap.gradient]\nfull_scale = 1.0\nsalient = 0.5\nblur = 0.02\nunit = "logits"\n')
+    write_sums(bundle)
+    names = ["--methods", "gradient, similar_adversarial", "--objects", "secondary_capture"]
+    done = run("explain", sample(), "--out", tmp_path / "out", *names, "--bundle", bundle, "--json")
+    (study,) = json.loads(done.stdout)["studies"]
+    (image,) = study["images"]
+    assert list(image["methods"]) == ["gradient", "similar_adversarial"]
+    assert image["methods"]["gradient"]["decision_changed"] is None
+    said = [str(dcmread(path).SeriesDescription) for path in study["objects"]]
+    assert [one.split(", ")[1][:8] for one in said] == ["gradient", "similar "]
+
+
 def test_explain_says_what_it_cannot_read_and_why_it_leaves_things_out(tmp_path, shared_data):
     rubbish = tmp_path / "rubbish.dcm"
     rubbish.write_bytes(b"not DICOM at all")
@@ -99,9 +123,17 @@ def test_wrong_configuration_is_one_line_with_file_line_and_key(tmp_path):
         assert "prot" in done.stderr
 
 
-def test_a_damaged_bundle_is_refused_with_the_files_name(tmp_path, root):
-    import shutil
+def test_a_method_without_a_scale_is_refused_before_anything_runs(tmp_path):
+    config = tmp_path / "node.toml"
+    config.write_text('[results]\nmethods = ["grad_cam"]\n')
+    for command in (("check-config",), ("worker",), ("serve", "--only", "worker")):
+        done = run(*command, "--config", config, expect=2, cwd=tmp_path)
+        said = done.stderr.strip().splitlines()[-1]
+        assert said.startswith("error: model.bundle: the method grad_cam has no scale in this bundle; "), done.stderr
+        assert "`python -m training scale BUNDLE --method grad_cam --data READER:FOLDER`" in said
 
+
+def test_a_damaged_bundle_is_refused_with_the_files_name(tmp_path, root):
     copy = tmp_path / "bundle"
     shutil.copytree(root / "dicom_node" / "bundles" / "default", copy)
     with (copy / "generators.safetensors").open("r+b") as file:

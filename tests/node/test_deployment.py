@@ -34,12 +34,16 @@ from explain_core.testing import ToyExplainer
 AWAY = Registry("http://127.0.0.1:9", "chest", Path("unused"))
 
 
-def bundle(folder: Path, version: str) -> Path:
-    """A bundle of the toy: files with checksums and a name."""
+SCALE = "full_scale = 1.0\nsalient = 0.5\nunit = 'x'\n"
+
+
+def bundle(folder: Path, version: str, method: str = "similar_adversarial") -> Path:
+    """A bundle of the toy: files with checksums, a name and the scale of one method."""
     folder.mkdir(parents=True)
     for name in ("classifier.safetensors", "generators.safetensors", "model_card.md"):
         (folder / name).write_bytes(f"{name} {version}".encode())
-    (folder / "bundle.toml").write_text(f'name = "toy"\nversion = "{version}"\n')
+    described = f'name = "toy"\nversion = "{version}"\n[heatmap.{method}]\n{SCALE}'
+    (folder / "bundle.toml").write_text(described)
     bundle_files.write_sums(folder)
     return folder
 
@@ -213,6 +217,19 @@ def test_a_version_that_passed_is_promoted_with_its_files_in_the_store(site):
     assert (row.digest, row.forced) == (one.digest, False)
     assert model_store.check(site.settings, row) == one.digest
     assert site.running().current().identity.version == "1"
+
+
+def test_a_version_that_does_not_serve_the_nodes_methods_is_not_promoted(site):
+    parent = bundle_files.verify(site.settings.model.bundle)
+    made = bundle(site.folder / "1", "1", "gradient")
+    site.registry.register(made, gate="passed", lineage={"parent_digest": parent}, metrics={})
+    for options in ({}, {"force": True, "reason": "x"}):
+        with pytest.raises(BundleError, match=r"method similar_adversarial has no scale .* training scale BUNDLE --m"):
+            site.promote(1, **options)
+    assert site.ledger.history() == []
+    results = site.settings.results.model_copy(update={"methods": ("gradient",)})
+    site.settings = site.settings.model_copy(update={"results": results})
+    assert site.promote(1).digest == bundle_files.verify(made)
 
 
 @pytest.mark.parametrize("gate", ["refused", "none"])

@@ -37,8 +37,9 @@ def test_every_explained_image_is_observed_once_however_often_its_task_is_done(n
         node.ledger.study(f"{STUDIES}.1", 1),
         lambda one: header.read(one.path),
         load(node.folder / "configured"),
+        methods=["similar_adversarial"],
     )
-    explanation = said.explained[0].explanation
+    explanation = said.explained[0].explanations[0]
     one = first[0]
     assert (one.probability, one.positive) == (explanation.prediction.probability, explanation.prediction.positive)
     assert (one.distance, one.far) == (explanation.out_of_distribution.score, explanation.out_of_distribution.far)

@@ -32,7 +32,8 @@ class Failing:
     def classify(self, _):
         raise self.error
 
-    explain = classify
+    def explain(self, _radiograph, _methods):
+        raise self.error
 
 
 def film(number=1, **changes):
@@ -63,7 +64,9 @@ def explain(*datasets, explainer=None, options=OPTIONS, revision=1, selected=Non
     study, read = study_of(*datasets, revision=revision)
     task = task_for(study, selected=selected)
     negatives = options.explain == "always"
-    analysis = pipeline.analyse(task, study, read, explainer or ToyExplainer(), rules=rules, negatives=negatives)
+    analysis = pipeline.analyse(
+        task, study, read, explainer or ToyExplainer(), methods=options.methods, rules=rules, negatives=negatives
+    )
     return answer(analysis, options, **more)
 
 
@@ -81,7 +84,7 @@ def test_one_image():
     assert result.analysis.reason is None
     assert [ds.SOPClassUID for ds in result.datasets] == [SC, SC, SR]
     assert len(result.analysis.explained) == 1
-    assert result.analysis.explained[0].explanation.prediction.label == "Lung opacity"
+    assert result.analysis.explained[0].assessment.prediction.label == "Lung opacity"
 
 
 def test_the_real_film_from_its_file(tmp_path):
@@ -89,7 +92,11 @@ def test_the_real_film_from_its_file(tmp_path):
     study, _ = study_of(ds)
     instance = replace(study.instances[0], path=real("RG1_UNCR.dcm"))
     study = replace(study, instances=(instance,))
-    result = answer(pipeline.analyse(task_for(study), study, lambda one: header.read(one.path), ToyExplainer()))
+    result = answer(
+        pipeline.analyse(
+            task_for(study), study, lambda one: header.read(one.path), ToyExplainer(), methods=["similar_adversarial"]
+        )
+    )
     assert result.analysis.state is StudyState.EXPLAINED
     for number, one in enumerate(result.datasets):
         path = tmp_path / f"{number}.dcm"
@@ -148,9 +155,9 @@ class Counting:
     def classify(self, radiograph):
         return self.toy.classify(radiograph)
 
-    def explain(self, radiograph):
+    def explain(self, radiograph, methods):
         self.explained += 1
-        return self.toy.explain(radiograph)
+        return self.toy.explain(radiograph, methods)
 
 
 @pytest.mark.parametrize("policy", ["always", "positives"])
@@ -312,7 +319,7 @@ def test_unreadable_file_takes_patient_and_study_from_a_sibling():
         return read(instance)
 
     task = task_for(study, selected=[bad.SOPInstanceUID])
-    result = answer(pipeline.analyse(task, study, reading, ToyExplainer()))
+    result = answer(pipeline.analyse(task, study, reading, ToyExplainer(), methods=["similar_adversarial"]))
     (report,) = result.datasets
     assert report.PatientName == "Canary^Bird"
     assert len(report.ContributingEquipmentSequence) == 1, "the sibling's equipment did not make the bad file"
@@ -325,7 +332,7 @@ def test_unreadable_study_still_gets_its_report():
     def reading(_):
         raise DatasetUnreadable("the file cannot be read as DICOM")
 
-    result = answer(pipeline.analyse(task_for(study), study, reading, ToyExplainer()))
+    result = answer(pipeline.analyse(task_for(study), study, reading, ToyExplainer(), methods=["similar_adversarial"]))
     (report,) = result.datasets
     assert report.StudyInstanceUID == study.study_instance_uid
     assert not report.PatientName
@@ -336,7 +343,7 @@ def test_unreadable_study_still_gets_its_report():
 def test_task_without_images_reports_the_rules_reason():
     study, read = study_of(film(1), film(2))
     task = task_for(study, selected=[], reason="rule 'not a chest': not a chest")
-    result = answer(pipeline.analyse(task, study, read, ToyExplainer()))
+    result = answer(pipeline.analyse(task, study, read, ToyExplainer(), methods=["similar_adversarial"]))
     assert result.analysis.state is StudyState.IGNORED
     assert result.analysis.reason == task.reason
     (report,) = result.datasets

@@ -16,7 +16,6 @@ from dicom_node.results.secondary_capture import PLUGIN as SECONDARY_CAPTURE
 from dicom_node.results.segmentation import PLUGIN as SEGMENTATION
 from dicom_node.results.structured_report import PLUGIN as STRUCTURED_REPORT
 from explain_core.display import PALETTE, salient
-from explain_core.explanation import Assessment
 
 PLANE = {
     "FrameOfReferenceUID": "1.2.3.4.77",
@@ -171,15 +170,10 @@ class Fixed:
         self._explanation = explanation
 
     def classify(self, _radiograph):
-        given = self._explanation
-        return Assessment(
-            prediction=given.prediction,
-            out_of_distribution=given.out_of_distribution,
-            provenance=given.provenance,
-        )
+        return self._explanation.assessment
 
-    def explain(self, _radiograph):
-        return self._explanation
+    def explain(self, _radiograph, _methods):
+        return (self._explanation,)
 
 
 def test_presentation_state_is_drawn_over_the_source(tmp_path):

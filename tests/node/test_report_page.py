@@ -65,7 +65,7 @@ def test_it_says_what_the_structured_report_says():
         "Adversarial image:",
         "Deletion score",
         f"{NOT_AN_OUTLINE}.",
-        "Method toy_excess. Colour: |x_s - x_a|",
+        "Method similar_adversarial. Colour: |x_s - x_a|",
         "Image 2 (AP, series 2, number 3): Lung opacity: 72.7%, not called (threshold 95.0%)",
         "Not explained",
         f"Not analysed because {LATERAL}: 3 images.",

@@ -439,17 +439,28 @@ def changed(context):
         ),
         "source": replace(context, sources=(replace(context.sources[0], sop_instance_uid="1.2.9"),)),
         "site": replace(context, options=replace(context.options, institution="Elsewhere")),
+        "method": replace(
+            context,
+            explanation=replace(explanation, provenance=replace(explanation.provenance, method="another")),
+        ),
+        "order of methods": replace(
+            context, options=replace(context.options, method_order=("another", "similar_adversarial"))
+        ),
     }
 
 
-@pytest.mark.parametrize("what", ["revision", "model", "parameters", "label", "outcome", "source", "site"])
+SERIES = ("model", "site", "method", "order of methods")
+"""What makes another series."""
+
+
+@pytest.mark.parametrize("what", ["revision", "parameters", "label", "outcome", "source", *SERIES])
 def test_what_changes_a_result_changes_its_uid(what):
     context = context_of(film())
     other = changed(context)[what]
     for kind in ("overlay", "structured_report"):
         assert context.sop_instance_uid(kind) != other.sop_instance_uid(kind)
         same_series = context.series_instance_uid(kind) == other.series_instance_uid(kind)
-        assert same_series == (what not in {"model", "site"}), "a series has one manufacturer, number and description"
+        assert same_series == (what not in SERIES), "a series has one manufacturer, number and description"
 
 
 def test_noise_in_the_last_bits_is_the_same_object():

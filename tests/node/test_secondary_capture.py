@@ -153,7 +153,7 @@ def test_legend_says_what_it_must():
         "|x_s - x_a|, fraction of full luminance; none below 0.02, outlined from 0.08, full scale 0.25",
         "Deletion score 0.",
         NOT_AN_OUTLINE,
-        "Model toy 0.0.1 (70f00000), method toy_excess",
+        "Model toy 0.0.1 (70f00000), method similar_adversarial",
         "Made on 2024-05-06 at 07:08",
     ):
         assert part in text

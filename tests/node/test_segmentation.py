@@ -150,7 +150,7 @@ def test_it_says_what_it_is_and_who_made_it():
     (algorithm,) = segment.SegmentationAlgorithmIdentificationSequence
     assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == (TOY_MODEL.name, TOY_MODEL.version)
     assert f"bundle SHA-256={TOY_MODEL.digest}" in algorithm.AlgorithmParameters
-    assert "method=toy_excess" in algorithm.AlgorithmParameters
+    assert "method=similar_adversarial" in algorithm.AlgorithmParameters
     for part in ("Lung opacity", "0.08 or more", "fraction of full luminance", "Not the outline", DISCLAIMER):
         assert part in segment.SegmentDescription
     (source,) = ds.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from dicom_node.errors import ConfigError
 from dicom_node.rule_types import result_names
 from dicom_node.settings import DestinationSettings, Settings, load_settings
+from explain_core import plugins
 
 SHIPPED = Path(__file__).parents[2] / "deploy" / "dicom-node.toml"
 LINES = SHIPPED.read_text().splitlines()
@@ -66,6 +67,10 @@ def test_frozen():
         load_settings(None, {}).node.port = 1
 
 
+COMMENTED = {"calling_ae_titles", "bundle", "augmentations", "institution", "timezone", "destinations", "rules"}
+"""Keys whose value in the shipped file is no default."""
+
+
 def test_the_shipped_file_has_every_key_with_its_default(tmp_path):
     text = re.sub(r"(?m)^# (?=[a-z_]+ = |\[\[|  \{|\])", "", SHIPPED.read_text())
     shipped = tomllib.loads(text)
@@ -78,7 +83,7 @@ def test_the_shipped_file_has_every_key_with_its_default(tmp_path):
             assert key in table, f"{path}{key} is missing from the shipped file"
             if isinstance(table[key], dict):
                 check(type(field.default), table[key], f"{path}{key}.")
-            elif key not in {"calling_ae_titles", "bundle", "institution", "timezone", "destinations", "rules"}:
+            elif key not in COMMENTED:
                 default = [*field.default] if isinstance(field.default, tuple) else field.default
                 assert table[key] == (str(default) if isinstance(default, Path) else default), f"{path}{key}"
         assert set(table) <= {field.alias or name for name, field in model.model_fields.items()}
@@ -150,6 +155,23 @@ def test_a_wrong_value_is_named_with_its_line(tmp_path_factory, place):
         ("[study]\nmax_seconds = 5", "node.toml:2: study.max_seconds: must not be less"),
         ('[results]\nobjects = ["hologram"]', "node.toml:2: results.objects.0: no such result object; there is: "),
         ("[results]\nobjects = []", "node.toml:2: results.objects: name at least one result object, or remove"),
+        (
+            '[results]\nmethods = ["guess"]',
+            "node.toml:2: results.methods: there is no explanation method guess; there is: ",
+        ),
+        (
+            "[results]\nmethods = []",
+            "node.toml:2: results.methods: name at least one explanation method, and each once",
+        ),
+        (
+            '[results]\nmethods = ["bbmp", "bbmp"]',
+            "node.toml:2: results.methods: name at least one explanation method,",
+        ),
+        (
+            f'{DESTINATION}\nmethods = ["guess"]',
+            "node.toml:6: destinations.0.methods: there is no explanation method g",
+        ),
+        ('[model]\nmethod_folders = ["nowhere"]', "node.toml:2: model.method_folders.0: nowhere is no folder"),
         ('[results]\nobjects = ["synthetic_images"]', "node.toml:2: results.objects: synthetic_images are sent only"),
         (f"{DESTINATION}\nobjects = []", "node.toml:6: destinations.0.objects: name at least one result object"),
         (f'{DESTINATION}\nobjects = ["synthetic_images"]', "node.toml:6: destinations.0.objects: synthetic_images are"),
@@ -164,6 +186,37 @@ def test_a_wrong_value_is_named_with_its_line(tmp_path_factory, place):
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path, text, message):
     assert wrong(tmp_path, text).startswith(message)
+
+
+def test_methods_of_a_folder_are_known_without_being_loaded_and_may_hide_none(tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "of_ours.py").write_text("raise RuntimeError\n")
+    text = f'[model]\nmethod_folders = ["{folder}"]\n[results]\nmethods = ["of_ours", "gradient"]\n'
+    file = tmp_path / "node.toml"
+    file.write_text(text)
+    assert load_settings(file, {}).results.methods == ("of_ours", "gradient")
+    assert "of_ours" not in plugins.available(plugins.METHODS), "nothing is added to the process"
+    (folder / "gradient.py").write_text("")
+    assert "model.method_folders.0: explain_core.methods already has gradient; rename the file" in wrong(tmp_path, text)
+
+
+def test_the_methods_of_destinations_are_one_list_in_one_order():
+    made = Settings.model_validate(
+        {
+            "results": {"methods": "b, a"},
+            "destinations": [
+                {"name": name, "ae_title": "X", "host": "h", "port": 1} | ({"methods": own} if own else {})
+                for name, own in (("one", None), ("two", "c, a"), ("three", "d"))
+            ],
+        }
+    )
+    assert made.methods() == ("b", "a", "c", "d")
+    assert made.methods_for() == ("b", "a", "c", "d")
+    assert made.methods_for(["two", "three"]) == ("a", "c", "d")
+    assert made.methods_for(["three"]) == ("d",)
+    assert made.methods_for([]) == ("b", "a")
+    assert Settings().methods() == Settings().methods_for() == ("similar_adversarial",)
 
 
 RULES = """

@@ -61,10 +61,10 @@ def failing(error: BaseException, study: str):
     def loaded(folder: Path):
         toy = load(folder)
 
-        def explain(radiograph):
+        def explain(radiograph, methods):
             if radiograph.source_id.startswith(study):
                 raise error
-            return toy.explain(radiograph)
+            return toy.explain(radiograph, methods)
 
         return Wrapped(toy, explain)
 
@@ -280,7 +280,7 @@ def test_a_study_that_takes_too_long_is_tried_again_and_then_given_up(node):
 
     def slow(folder):
         toy = load(folder)
-        return Wrapped(toy, lambda radiograph: (time.sleep(5), toy.explain(radiograph))[1])
+        return Wrapped(toy, lambda *given: (time.sleep(5), toy.explain(*given))[1])
 
     before = time.monotonic()
     here.watch(here.shadow(slow))
@@ -303,7 +303,7 @@ def test_a_study_that_hangs_for_ever_ends_the_process(node):
 
     def hangs(folder):
         toy = load(folder)
-        return Wrapped(toy, lambda radiograph: (go.wait(20), toy.explain(radiograph))[1])
+        return Wrapped(toy, lambda *given: (go.wait(20), toy.explain(*given))[1])
 
     from dicom_node import limits
 

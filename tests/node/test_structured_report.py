@@ -17,19 +17,22 @@ from contexts import (
     source_of,
     study_context,
 )
+from pydicom.sr.coding import Code
 from pydicom.uid import EncapsulatedPDFStorage
 from radiographs import header as cr_header
 from radiographs import phantom, reread
 
 from dicom_node.errors import Reason
-from dicom_node.results import Refusal
+from dicom_node.results import Refusal, ResultOptions
 from dicom_node.results import _codes as codes
 from dicom_node.results._header import DISCLAIMER
 from dicom_node.results._summary import ALGORITHM_VERSION, read_summaries
 from dicom_node.results.structured_report import PLUGIN as REPORT
 from explain_core import display
 from explain_core.explanation import OutOfDistribution
-from explain_core.testing import TOY_MODEL, ToyExplainer
+from explain_core.testing import TOY_METHODS, TOY_MODEL, ToyExplainer
+
+TRACKING, TRACKING_UID = Code("112039", "DCM", "Tracking Identifier"), "112040"
 
 
 def report(study):
@@ -50,7 +53,7 @@ def test_report_of_a_positive_image():
     assert said(ds, codes.THRESHOLD) == [50]
     assert said(ds, codes.ADVERSARIAL_PROBABILITY) == [round(100 * explanation.adversarial.probability, 2)]
     assert said(ds, codes.SIMILAR_PROBABILITY) == [round(100 * explanation.similar.probability, 2)]
-    assert said(ds, codes.METHOD) == ["toy_excess"]
+    assert said(ds, codes.METHOD) == ["similar_adversarial"]
     assert said(ds, codes.METHOD_CITATION) == [explanation.provenance.reference]
     assert "fraction of full luminance" in said(ds, codes.HEATMAP_SCALE)[0]
     assert DISCLAIMER in said(ds, codes.COMMENT)[-1]
@@ -59,6 +62,50 @@ def test_report_of_a_positive_image():
     assert set(said(ds, ALGORITHM_VERSION)) == {f"{TOY_MODEL.version}+{TOY_MODEL.digest}"}
     assert said(ds, codes.SIMILAR_KEPT) == [codes.YES.value]
     assert said(ds, codes.DELETION) == [round(explanation.deletion, 3)]
+
+
+def of_methods(ds, **changes):
+    """The contexts of one image by both methods of the toy."""
+    toy, options = ToyExplainer(), ResultOptions(methods=TOY_METHODS, method_order=TOY_METHODS)
+    first = context_of(ds, explainer=toy, options=options, **changes)
+    explanations = toy.explain(first.radiograph, TOY_METHODS)
+    return [replace(first, explanation=one) for one in explanations]
+
+
+def test_two_methods_have_an_entry_each_and_the_decision_once(tmp_path):
+    images = of_methods(film())
+    ds = reread(report(study_context(*images)))
+    assert errors_of(ds, tmp_path) == []
+    assert len(said(ds, codes.PROBABILITY)) == len(said(ds, codes.DECISION)) == len(said(ds, codes.NEAR_THRESHOLD)) == 1
+    assert len(read_summaries(ds)) == 1
+    assert said(ds, codes.METHOD) == list(TOY_METHODS)
+    assert [one.split(":")[0] for one in said(ds, codes.METHOD_CITATION)] == list(TOY_METHODS)
+    assert [one.split(":")[0] for one in said(ds, codes.HEATMAP_SCALE)] == list(TOY_METHODS)
+    highest = [float(image.explanation.attribution.values.max()) for image in images]
+    assert said(ds, codes.HEATMAP_MAXIMUM)[0] == pytest.approx(highest[0], abs=1e-5)
+    assert any(value == pytest.approx(highest[1], abs=1e-5) for value in said(ds, codes.HEATMAP_MAXIMUM))
+    assert len(said(ds, codes.ADVERSARIAL_PROBABILITY)) == 1, "the second method makes no images"
+    uids = [item.UID for item in items(ds) if item.ConceptNameCodeSequence[0].CodeValue == TRACKING_UID]
+    names = [name for name in said(ds, TRACKING) if name.startswith(TOY_METHODS)]
+    assert names[0] == f"{TOY_METHODS[0]}: Lung opacity: called present"
+    assert f"{TOY_METHODS[1]}: heatmap" in names
+    assert len(names) == len(set(names)) == len(set(uids)) == len(uids)
+
+
+def test_two_methods_of_two_images_are_numbered_by_image():
+    other = of_methods(film(SOPInstanceUID=SECOND), number=2)
+    names = said(report(study_context(*of_methods(film()), *other)), TRACKING)
+    whole = [name for name in names if name.endswith(("called present", "heatmap"))]
+    assert [name.split(" (")[0].split(":")[0] for name in whole] == ["Image 1"] * 2 + ["Image 2"] * 2
+
+
+def test_an_empty_map_is_said_of_its_method():
+    first, second = of_methods(film())
+    values = np.zeros_like(second.explanation.attribution.values)
+    empty = replace(second.explanation, attribution=replace(second.explanation.attribution, values=values))
+    comments = said(report(study_context(first, replace(second, explanation=empty))), codes.COMMENT)
+    assert [one for one in comments if one.startswith(f"{TOY_METHODS[1]}: Heatmap empty: ")]
+    assert not [one for one in comments if one.startswith(f"{TOY_METHODS[0]}: Heatmap empty: ")]
 
 
 def test_report_of_a_negative_image():

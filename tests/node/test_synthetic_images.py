@@ -69,7 +69,7 @@ def test_one_series_in_a_fixed_order():
     assert [one.InstanceNumber for one in made] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert len({one.SeriesInstanceUID for one in made}) == 1
     assert len({one.SOPInstanceUID for one in made}) == 8
-    assert {one.SeriesDescription for one in made} == {"SYNTHETIC - NOT FOR DIAGNOSIS"}
+    assert {one.SeriesDescription for one in made} == {"SYNTHETIC - NOT FOR DIAGNOSIS - similar adversarial"}
     assert {one.SeriesNumber for one in made} == {9907}
     for position, one in enumerate(made):
         assert f"{position % 4 + 1} of 4, {('original', 'similar', 'adversarial', '|similar - ad')[position % 4]}" in (

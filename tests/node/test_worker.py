@@ -21,7 +21,8 @@ from dicom_node.rule_types import result_names
 from dicom_node.sender import Sender
 from dicom_node.spool import Spool
 from dicom_node.worker import Worker
-from explain_core.testing import ToyExplainer
+from explain_core.errors import AttributionError
+from explain_core.testing import TOY_METHODS, ToyExplainer
 
 SR_STORAGE = "1.2.840.10008.5.1.4.1.1.88.33"
 DEFAULT = ("presentation_state", "secondary_capture", "structured_report")
@@ -38,9 +39,9 @@ class Doing(ToyExplainer):
         super().__init__()
         object.__setattr__(self, "_before", before)
 
-    def explain(self, radiograph):
+    def explain(self, radiograph, methods):
         self._before()
-        return super().explain(radiograph)
+        return super().explain(radiograph, methods)
 
 
 class Node:
@@ -213,9 +214,9 @@ class Recording(ToyExplainer):
         self.calls.append("classify")
         return super().classify(radiograph)
 
-    def explain(self, radiograph):
+    def explain(self, radiograph, methods):
         self.calls.append("explain")
-        answer = super().explain(radiograph)
+        answer = super().explain(radiograph, methods)
         self.calls.pop()  # its own call of classify
         return answer
 
@@ -239,6 +240,61 @@ def test_two_destinations_get_what_each_wants_and_share_what_both_want(node):
     assert set(here.owed_to("archive", DeliveryState.STANDBY)) >= {"secondary_capture"}
     assert pacs["structured_report"] == archive["structured_report"]
     assert max(dcmread(pacs["secondary_capture"]).pixel_array.shape) < 1600
+
+
+def by_method(rows, destination):
+    """What waits for a destination: (kind, method that its series is named after) and the file."""
+    waiting = [row for row in rows if (row.destination, row.state) == (destination, DeliveryState.PENDING)]
+    found = {}
+    for row in waiting:
+        named = str(dcmread(row.path).SeriesDescription)
+        method = next((one for one in TOY_METHODS if one.replace("_", " ") in named), None)
+        found[row.kind, method] = row.path
+    assert len(found) == len(waiting)
+    return found
+
+
+def test_each_destination_gets_the_objects_of_its_own_methods_of_one_analysis(node):
+    here = node(pacs={"methods": [TOY_METHODS[1]]}, archive={"methods": [*TOY_METHODS]})
+    asked = []
+
+    class Asked(ToyExplainer):
+        def explain(self, radiograph, methods):
+            asked.append(tuple(methods))
+            return super().explain(radiograph, methods)
+
+    assert here.worker(Asked()).run("t1")
+    assert asked == [TOY_METHODS], "both at once, each once"
+    rows = here.ledger.deliveries()
+    one, both = by_method(rows, "pacs"), by_method(rows, "archive")
+    pictures = {(kind, name) for kind in ("secondary_capture", "presentation_state") for name in TOY_METHODS}
+    assert set(both) == {*pictures, ("structured_report", None)}
+    assert set(one) == {(kind, name) for kind, name in both if name != TOY_METHODS[0]}
+    shared = set(one) - {("structured_report", None)}
+    assert all(one[what] == both[what] for what in shared), "one file for both"
+    assert one["structured_report", None] != both["structured_report", None]
+    made = {what: dcmread(path) for what, path in both.items()}
+    assert len({ds.SOPInstanceUID for ds in made.values()}) == len({ds.SeriesInstanceUID for ds in made.values()}) == 5
+    assert sorted(ds.SeriesNumber for ds in made.values()) == [9901, 9903, 9904, 9911, 9914]
+
+
+def test_a_node_that_wants_one_method_asks_for_no_other(node):
+    here = node(results={"methods": ["toy_surroundings"]})
+    assert here.worker().run("t1")
+    (kinds, methods) = zip(*by_method(here.ledger.deliveries(), "pacs"), strict=True)
+    assert set(kinds) == set(DEFAULT)
+    assert set(methods) == {"toy_surroundings", None}
+
+
+def test_a_map_that_cannot_be_used_is_reported_with_its_method(node):
+    class Broken(ToyExplainer):
+        def explain(self, _radiograph, methods):
+            raise AttributionError(f"the map of the method {methods[0]} has values that are not finite or below 0")
+
+    here = node()
+    assert here.worker(Broken()).run("t1")
+    assert here.state[0] is StudyState.FAILED
+    assert "the map of the method similar_adversarial has values that are not finite" in here.report_text
 
 
 def test_a_size_of_its_own_is_another_object(node):
@@ -288,6 +344,9 @@ PROFILES = [
     {"compression": "rle"},
     {"explain": "positives"},
     {"synthetic_images": True},
+    {"methods": ["similar_adversarial", "toy_surroundings"]},
+    {"methods": ["toy_surroundings", "similar_adversarial"], "objects": [*set(result_names()) - {"synthetic_images"}]},
+    {"methods": ["toy_surroundings"], "synthetic_images": True},
     {"objects": [*set(result_names()) - {"synthetic_images"}], "synthetic_images": True, "long_edge": 600},
     {"objects": [*set(result_names()) - {"synthetic_images"}], "synthetic_images": True, "compression": "jpeg"},
 ]

@@ -1,5 +1,6 @@
 """Heatmap scale, margin and outlier model of a bundle: from known numbers, and set in a bundle as it is."""
 
+import re
 import shutil
 import tomllib
 
@@ -173,6 +174,11 @@ def test_a_method_gets_a_scale_of_its_own_and_nothing_else_changes(bundle, nih_f
     main()
     assert load(folder).heatmaps["adversarial"] == made, "the blur stays as it is; the same images, the same scale"
     assert (folder / "model_card.md").read_text() == card
+    monkeypatch.setattr("sys.argv", [*command, "--images", "3"])
+    capsys.readouterr()
+    main()
+    counts = re.findall(r"^\| (?:positive|negative) \| (\d+) \|", capsys.readouterr().out, re.MULTILINE)
+    assert sum(map(int, counts)) == 3
 
 
 def test_a_scale_needs_a_method_that_can_explain_the_bundle(bundle, nih_folder):

@@ -17,8 +17,9 @@ from explain_core.bundle_files import toml_text, write_sums
 from explain_core.errors import AttributionError, BundleError
 from explain_core.explainer import BundleExplainer, open_bundle
 from explain_core.explanation import HeatmapScale
-from explain_core.method import METHODS, obstacle
+from explain_core.method import obstacle
 from explain_core.methods.gradient import Gradient
+from explain_core.plugins import METHODS
 from explain_core.radiograph import Radiograph
 from explain_core.toys import ToyClassifier, WithoutGradients
 

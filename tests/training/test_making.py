@@ -15,6 +15,7 @@ from explain_core.explainer import open_bundle
 from explain_core.geometry import AffineRange, InputSpec
 from explain_core.radiograph import Radiograph
 from explain_core.statistics import OF_THE_IMAGE, OF_THE_MODEL, image_statistics
+from explain_core.toys import ToyClassifier, WithoutGradients
 from training import calibration, cohort, datasets, making, scales
 from training.errors import TrainingError
 from training.progress import Cancelled
@@ -146,6 +147,18 @@ def test_parts_that_make_no_bundle_are_refused(parts, tmp_path):
         making.make(tmp_path, **parts | {"validation": parts["validation"].take(np.zeros(0, np.int64))})
     with pytest.raises(BundleError, match="do not fit the architecture"):
         making.make(tmp_path, **parts | {"outputs": ["one", "two"]})
+
+
+def test_a_new_bundle_serves_what_is_asked_for_besides_and_its_classifier_allows(parts):
+    classifier = parts["classifier"]
+    assert scales.default_blurs(classifier)["similar_adversarial"] == scales.BLUR
+    wanted = {"adversarial": 0.01, "similar_adversarial": 0.02, "of_another_site": 0.03, "mask_generator": 0.04}
+    found = scales.default_blurs(classifier, wanted)
+    assert (found["adversarial"], found["similar_adversarial"]) == (0.01, 0.02)
+    assert not found.keys() & {"of_another_site", "mask_generator"}
+    blind = scales.default_blurs(WithoutGradients(ToyClassifier()), {"gradient": 0.1, "adversarial": 0.1})
+    assert "gradient" not in blind
+    assert "adversarial" in blind
 
 
 def test_making_can_be_cancelled(parts, tmp_path):

@@ -138,9 +138,9 @@ class ChampionTable(Section):
 class ClassifierTable(Section):
     """[classifier]. `architecture` "" is the champion's.
 
-    `noise` is the largest standard deviation of the noise on training images; left out, 0.3 for a classifier that decides
-    by maps of evidence, which noise keeps from being changed by fragile patterns, and 0.02 for others. `map_weight` is
-    that of the loss of its maps, on images with boxes.
+    `noise` is the largest standard deviation of the noise on training images; left out, 0.3 for a classifier that
+    decides by maps of evidence, which noise keeps from being changed by fragile patterns, and 0.02 for others.
+    `map_weight` is that of the loss of its maps, on images with boxes.
 
     `threshold` "matched" is the one at which as many negative validation images are called positive as by the
     champion, so that a new version brings no wave of false alarms; "kept" is the champion's number.

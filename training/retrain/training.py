@@ -23,12 +23,12 @@ from explain_core.classifier import Classifier, DecisionRule, offers, tempered
 from explain_core.engine import choose_device, for_inference
 from explain_core.generators.features import KIND
 from explain_core.geometry import InputSpec
-from training import checkpoints, making, presets
+from training import checkpoints, making, presets, scales
 from training.errors import TrainingError
 from training.retrain import child, parts, resources
 from training.retrain.folder import read_json
-from training.retrain.run import Context
 from training.retrain.job import ON_PIXELS
+from training.retrain.run import Context
 from training.runs import cohort_classifier, generators, image_classifier, temperature
 from training.runs.evidence_classifier import EvidenceSettings
 
@@ -317,6 +317,7 @@ def make_bundle(context: Context) -> dict[str, Any]:
         temperature=context.made("calibrate")["temperature"],
         augmentation=own.augmentation,
         extra={"augmentations": own.augmentations},
+        blurs=scales.blurs_of(own),
         dataset_summary=dataset_summary(context),
         training=cohort(context, TRAIN),
         validation=cohort(context, VALIDATION),
