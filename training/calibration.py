@@ -6,7 +6,7 @@ the training patients. Test patients are never opened.
 
 - Heatmap: maps are opened by 5 x 5 pixels of the model's grid. The floor is the 99th percentile of the largest value
   of a map over the images called negative, so that 99 in 100 of them show nothing. Over the images called positive,
-  the 1st percentile of the same is salient and the 95th is full scale.
+  the 95th percentile of the same is full scale.
 - Margin: the 90th percentile of |f(Tx) - f(x)| over images and random transforms T of the bundle's own range.
 - Outlier limit: the 99th percentile of the score over the images.
 - reference.json: the statistics of the images (`explain_core/statistics.py`), for drift.
@@ -40,7 +40,7 @@ from training.progress import Progress, silent
 
 UNIT = "mean |x_s - x_a| of registered copies, opened; luminance 0 to 1"
 OPENING = 5
-FLOOR_PERCENTILE, SALIENT_PERCENTILE, FULL_SCALE_PERCENTILE = 99, 1, 95
+FLOOR_PERCENTILE, FULL_SCALE_PERCENTILE = 99, 95
 MARGIN_PERCENTILE, TRANSFORMS = 90, 8
 LIMIT_PERCENTILE = 99
 SIDE, COMPONENTS, COPIES = 32, 32, 6
@@ -209,21 +209,20 @@ def heatmap_table(maxima: NDArray[np.floating], positive: NDArray[np.bool_]) -> 
     quiet = maxima[~positive] if not positive.all() else maxima
     loud = maxima[positive] if positive.any() else maxima
     floor = _short(np.percentile(quiet, FLOOR_PERCENTILE))
-    salient = max(floor, _short(np.percentile(loud, SALIENT_PERCENTILE)))
-    full_scale = max(salient, _short(np.percentile(loud, FULL_SCALE_PERCENTILE)), 1e-6)
-    return {"floor": floor, "salient": salient, "full_scale": full_scale, "opening": OPENING, "unit": UNIT}
+    full_scale = max(floor, _short(np.percentile(loud, FULL_SCALE_PERCENTILE)), 1e-6)
+    return {"floor": floor, "full_scale": full_scale, "opening": OPENING, "unit": UNIT}
 
 
 def shares_shown(maps: Image, heatmap: Mapping[str, Any]) -> Figures:
-    """How many maps, shape (N, S, S), show any paint or a salient region, and their mean painted share of the area."""
+    """How many maps, shape (N, S, S), show any paint, more than specks, and their mean painted share of the area."""
     if not len(maps):
         return {"images": 0}
     painted = maps > heatmap["floor"]
-    salient = [bool(display.outlines(plane >= heatmap["salient"], most=1)) for plane in maps]
+    regions = [bool(display.outlines(part, most=1)) for part in painted]
     return {
         "images": len(maps),
         "painted": float(painted.any(axis=(1, 2)).mean()),
-        "salient_region": float(np.mean(salient)),
+        "more_than_specks": float(np.mean(regions)),
         "painted_area": float(painted.mean()),
     }
 
@@ -355,15 +354,15 @@ def markdown(figures: Mapping[str, Any]) -> str:
         "Localisation (IoU, pointing) is stated for maps before opening.",
         "",
         f"Maps are opened by a square of {scale['opening']} pixels a side on the model's grid: nothing narrower shows.",
-        f"Floor {scale['floor']:g}, salient from {scale['salient']:g}, full scale {scale['full_scale']:g}.",
+        f"Floor {scale['floor']:g}, full scale {scale['full_scale']:g}.",
         "",
-        "| images called | number | with any paint | with a salient region | painted area |",
+        "| images called | number | with any paint | with more than specks | painted area |",
         "|---|---|---|---|---|",
     ]
     for name, part in shown.items():
         if part["images"]:
             lines.append(
-                f"| {name} | {part['images']} | {part['painted']:.1%} | {part['salient_region']:.1%} "
+                f"| {name} | {part['images']} | {part['painted']:.1%} | {part['more_than_specks']:.1%} "
                 f"| {part['painted_area']:.2%} |"
             )
     lines += [

@@ -106,7 +106,7 @@ def make(
         "generators": {key: settings[key] for key in ARCHITECTURE},
         "input": asdict(spec),
         "augmentation": asdict(augmentation),
-        "heatmap": {"full_scale": 1.0, "salient": 0.5, "unit": UNIT},
+        "heatmap": {"floor": 0.0, "full_scale": 1.0, "unit": UNIT},
         **(extra or {}),
     }
     (out / "bundle.toml").write_text(toml_text(table))

@@ -20,8 +20,10 @@ from dicom_node.results._image import capture
 from dicom_node.results._legend import Sentence, decision, identity, quality, scale
 from dicom_node.results._notes import NOT_AN_OUTLINE, distance_of, emptiness, limits_of, warnings_of, which
 from dicom_node.results._patient import patient_lines
+from dicom_node.results._regions import places_of
 from dicom_node.results._text import BACKGROUND, READABLE, Line, font_names, line_height, lines_of, write
 from explain_core.explanation import OutOfDistribution, Prediction
+from explain_core.zones import in_words
 
 COLUMNS = 1024
 MOST_ROWS = 1024
@@ -125,7 +127,9 @@ def _explained(number: int, image: ResultContext) -> Iterator[Sentence]:
     explanation = image.explanation
     yield from _decided(number, image.header, explanation.prediction, explanation.out_of_distribution)
     empty = emptiness(explanation)
-    if empty is not None:
+    if empty is None:
+        yield Sentence(f"Evidence lies in: {in_words(places_of(image))}.")
+    else:
         yield Sentence(f"{empty}.", warning=explanation.prediction.positive)
     yield from quality(explanation)
     yield Sentence(f"{NOT_AN_OUTLINE}.")

@@ -4,10 +4,11 @@
       language, device observer (model and its Device UID), procedure
       Imaging Measurements (when an image was decided)
         Measurement Group, TID 1410: the whole image as a rectangle; probability, threshold, counterfactuals, quality
-        Measurement Group, TID 1410: one per salient region, as a closed polyline
+        Measurement Group, TID 1410: one per part of the region with half of the evidence, as a closed polyline
         ... the same of the next image
-      Qualitative Evaluations: outcome of the algorithms; of each image the decision, what it is worth and what the
-        source does not state; why images were not analysed, coded and in words; method, citation, disclaimer
+      Qualitative Evaluations: outcome of the algorithms; of each image the decision, what it is worth, where the
+        evidence lies and what the source does not state; why images were not analysed, coded and in words; method,
+        citation, disclaimer
 
 There is no Image Library: it asks for attributes that CR often lacks.
 """
@@ -23,9 +24,11 @@ from pydicom.uid import UID, ComprehensiveSRStorage
 from dicom_node.results import _codes as codes
 from dicom_node.results._context import Answer, AssessedImage, ResultContext, SourceReference, StudyContext
 from dicom_node.results._header import DISCLAIMER, by_study, plain, start
-from dicom_node.results._measurements import groups
+from dicom_node.results._measurements import evidence_site, groups
 from dicom_node.results._notes import NOT_AN_OUTLINE, emptiness, limits_of, warnings_of
 from dicom_node.results._observer import device_observer
+from dicom_node.results._regions import places_of
+from explain_core.zones import in_words
 
 _CONTAINS = hd.RelationshipTypeValues.CONTAINS
 _INFERRED = hd.RelationshipTypeValues.INFERRED_FROM
@@ -135,8 +138,12 @@ def _of_explained(image: ResultContext) -> Iterator[hd.ContentItem]:
     ):
         if holds is not None:
             yield _code(name, codes.YES if holds else codes.NO, of)
-    empty = emptiness(explanation)
-    about_map = (empty,) if empty is not None else (NOT_AN_OUTLINE,)
+    empty, found = emptiness(explanation), places_of(image)
+    for one in found:
+        site = evidence_site(one)
+        site.ContentSequence = hd.ContentSequence([*site.get("ContentSequence", ()), *map(_inferred_from, of)])
+        yield site
+    about_map = (f"Evidence lies in: {in_words(found)}", NOT_AN_OUTLINE) if empty is None else (empty,)
     for sentence in (*warnings_of(prediction, distance), *about_map, *limits_of(image.header)):
         yield _text(codes.COMMENT, f"{sentence}.", of)
 
@@ -157,7 +164,7 @@ def _methods(study: StudyContext) -> Iterator[hd.ContentItem]:
     said: dict[tuple[Code, str], None] = {}
     for image in study.images:
         provenance, scale = image.explanation.provenance, image.explanation.attribution.scale
-        limits = f"painted from {scale.floor:.6g}, salient from {scale.salient:.6g}, full scale {scale.full_scale:.6g}"
+        limits = f"painted above {scale.floor:.6g}, full scale {scale.full_scale:.6g}, outlined half of what is above"
         said[codes.METHOD, provenance.method] = None
         said[codes.METHOD_CITATION, provenance.reference] = None
         said[codes.HEATMAP_SCALE, f"{scale.unit}; {limits}"] = None

@@ -175,7 +175,6 @@ def _model(found: Mapping[str, Floats], test: Cohort, explainer: BundleExplainer
         "temperature": bundle.temperature,
         "heatmap": {
             "floor": bundle.scale.floor,
-            "salient": bundle.scale.salient,
             "full_scale": bundle.scale.full_scale,
         },
         "generators": dict(bundle.description["generators"]),
