@@ -116,7 +116,7 @@ def load(folder: Path) -> Bundle:
             input_spec=InputSpec(
                 size=description["input"]["size"], percentiles=tuple(description["input"]["percentiles"])
             ),
-            scale=HeatmapScale(**{name: heatmap[name] for name in ("floor", "full_scale", "unit")}),
+            scale=HeatmapScale(**{name: heatmap[name] for name in ("floor", "full_scale", "unit") if name in heatmap}),
             opening=_odd(heatmap.get("opening", 1)),
             outlier=_outlier(folder, description),
             augmentation=AffineRange(**description["augmentation"]),

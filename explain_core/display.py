@@ -116,7 +116,7 @@ def half_of_evidence(attribution: Attribution) -> NDArray[np.bool_]:
     Returns:
         bool, shape (rows, columns) of the heatmap; nothing where no value is above the floor.
     """
-    above = np.maximum(np.nan_to_num(attribution.values) - np.float64(attribution.scale.floor), 0)
+    above = np.maximum(np.nan_to_num(attribution.values) - np.float64(attribution.scale.floor), 0) * attribution.covered
     ranked = np.sort(above[above > 0])[::-1]
     if not len(ranked):
         return np.zeros(above.shape, dtype=np.bool_)

@@ -27,8 +27,8 @@ from explain_core.explanation import HeatmapScale
 
 OUTLINE = (110, 220, 255)
 
-SHARE = 40
-"""Text is one 40th of the picture's longest side where its lines then fit, and never less than one 56th of it."""
+SHARE = 46
+"""Text is one 46th of the picture's longest side where its lines then fit, and never less than one 56th of it."""
 LEAST_SHARE = 56
 
 WEAK, STRONG = "weak", "strong evidence"

@@ -170,7 +170,7 @@ class ResultContext(Answer):
 
     @property
     def outcome(self) -> tuple[str, ...]:
-        """Method and parameters, target, decision, probabilities to 0.1 % and outlined area to 1 %."""
+        """Method and parameters, target, decision, probabilities to 0.1 %, outlined area to 1 %, strength."""
         explanation, attribution = self.explanation, self.explanation.attribution
         images = [image for image in (explanation.similar, explanation.adversarial) if image is not None]
         provenance = explanation.provenance
@@ -184,6 +184,7 @@ class ResultContext(Answer):
             *(f"{image.probability:.3f}" for image in images),
             str(explanation.decision_changed),
             f"{half_of_evidence(attribution).mean():.2f}",
+            f"{attribution.values.max():.2g}",
         )
 
 

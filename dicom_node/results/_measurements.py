@@ -64,7 +64,7 @@ def _explained(study: StudyContext, image: ResultContext, prefix: str) -> Iterat
     )
     for number, outline in enumerate(contours(explanation, most=MOST_REGIONS, holes=False), start=1):
         found = places_of(image, display.inside(outline, (rows, columns)))
-        sites = [hd.QualitativeEvaluation.from_sequence([evidence_site(one)]) for one in found]
+        sites = [_evaluation(evidence_site(one)) for one in found]
         yield make.region(f"Evidence {number}", outline, sites)
 
 
@@ -135,6 +135,12 @@ def evidence_site(place: Place) -> hd.CodeContentItem:
         )
         item.ContentSequence = hd.ContentSequence([side])
     return item
+
+
+def _evaluation(site: hd.CodeContentItem) -> hd.QualitativeEvaluation:
+    evaluation = hd.QualitativeEvaluation(name=site.name, value=site.value)
+    evaluation[0] = site  # with its side, which the constructor does not know
+    return evaluation
 
 
 def _called(prediction: Prediction) -> str:

@@ -79,7 +79,7 @@ class Segmentation:
             content_label="EVIDENCE",
         )
         segment.SegmentDescription = _described(image, origin, plane)
-        ds.ContentDescription = f"{MARKED}; see Segment Description for its pixel spacing"
+        ds.ContentDescription = f"{MARKED}; pixel spacing: see Segment Description"
         if plane is None:
             orientation = hd.PlaneOrientationSequence("PATIENT", ASSUMED_ORIENTATION)
             made.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence = orientation

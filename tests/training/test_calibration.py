@@ -21,14 +21,7 @@ def test_the_floor_is_above_the_negatives_and_the_scale_spans_the_positives():
     table = calibration.heatmap_table(maxima, np.repeat([False, True], 100))
     assert table["floor"] == pytest.approx(0.0496, abs=1e-4)
     assert (maxima[:100] > table["floor"]).mean() == pytest.approx(0.01)
-    assert table["salient"] == table["floor"], "the positives' 1st percentile, 0.0416, lies below the floor"
     assert table["full_scale"] == pytest.approx(0.192)
-
-
-def test_a_salient_value_above_the_floor_is_the_positives_own():
-    maxima = np.concatenate([np.full(50, 0.05), np.linspace(0.1, 0.2, 101)])
-    table = calibration.heatmap_table(maxima, np.repeat([False, True], [50, 101]))
-    assert (table["floor"], table["salient"], table["full_scale"]) == (0.05, 0.101, 0.195)
 
 
 @pytest.mark.parametrize("positive", [True, False])
@@ -44,10 +37,10 @@ def test_shares_shown_count_paint_regions_and_area():
     maps = np.zeros((4, 100, 100), np.float32)
     maps[0, :10, :10] = 0.06
     maps[1, :10, :20] = 0.2
-    maps[2, 0, 0] = 0.2  # a speck: painted, but no region
-    found = calibration.shares_shown(maps, {"floor": 0.05, "salient": 0.1})
-    assert found == {"images": 4, "painted": 0.75, "salient_region": 0.25, "painted_area": pytest.approx(301 / 40000)}
-    assert calibration.shares_shown(maps[:0], {"floor": 0, "salient": 0}) == {"images": 0}
+    maps[2, 0, 0] = 0.2  # a speck: painted, but no more
+    found = calibration.shares_shown(maps, {"floor": 0.05})
+    assert found == {"images": 4, "painted": 0.75, "more_than_specks": 0.5, "painted_area": pytest.approx(301 / 40000)}
+    assert calibration.shares_shown(maps[:0], {"floor": 0}) == {"images": 0}
 
 
 def test_probability_changes_are_those_of_moved_images(bundle):
@@ -68,7 +61,7 @@ def test_the_card_says_it_once_however_often_it_is_written(bundle):
     card = (bundle / "model_card.md").read_text()
     figures = {
         "images": {"training": 1, "validation": 2},
-        "heatmap": {"floor": 0.123, "salient": 0.2, "full_scale": 0.3, "opening": 5},
+        "heatmap": {"floor": 0.123, "full_scale": 0.3, "opening": 5},
         "shown": {"positive": {"images": 0}, "negative": {"images": 0}},
         "margin": 0.1,
         "near_threshold": 0.2,
@@ -93,7 +86,7 @@ def test_a_bundle_is_calibrated_in_place_and_its_weights_stay(bundle, nih_folder
     shutil.copytree(bundle, folder)
     table = tomllib.loads((folder / "bundle.toml").read_text())
     del table["outlier"], table["margin"]
-    table["heatmap"] = {"full_scale": 0.9, "salient": 0.8, "unit": "old"}
+    table["heatmap"] = {"full_scale": 0.9, "unit": "old"}
     (folder / "bundle.toml").write_text(toml_text(table))
     (folder / "outlier.safetensors").unlink()
     (folder / "reference.json").unlink()
