@@ -27,7 +27,7 @@ from training.progress import Progress, silent
 from training.runs.generators import GeneratorSettings
 
 USE = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
-UNMEASURED = {"full_scale": 1.0, "salient": 0.5, "unit": "not measured yet"}
+UNMEASURED = {"full_scale": 1.0, "unit": "not measured yet"}
 FILES = frozenset({*REQUIRED, OUTLIER, REFERENCE, WEIGHTS, SUMS})
 
 

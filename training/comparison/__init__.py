@@ -174,7 +174,7 @@ def _model(found: Mapping[str, Floats], test: Cohort, explainer: BundleExplainer
         "margin": bundle.margin,
         "temperature": bundle.temperature,
         "heatmaps": {
-            name: {"floor": one.scale.floor, "salient": one.scale.salient, "full_scale": one.scale.full_scale}
+            name: {"floor": one.scale.floor, "full_scale": one.scale.full_scale}
             for name, one in bundle.heatmaps.items()
         },
         "generators": dict(bundle.description["generators"]),
