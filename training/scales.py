@@ -164,8 +164,8 @@ def markdown(method: str, scale: Scale) -> str:
     ]
     if shown["images"]:
         lines += [
-            f"Of {shown['images']} images called positive {shown['painted']:.1%} show paint, {shown['more_than_specks']:.1%}",
-            f"more than specks; {shown['painted_area']:.1%} of their area is painted.",
+            f"Of {shown['images']} images called positive {shown['painted']:.1%} show paint,",
+            f"{shown['more_than_specks']:.1%} more than specks; {shown['painted_area']:.1%} of their area is painted.",
         ]
     return "\n".join(lines) + "\n"
 

@@ -74,7 +74,7 @@ def render(radiograph: Radiograph, explanation: Explanation, place: Layout, said
     """The picture with its bands; uint8 sRGB, shape (rows, columns, 3) of `place`."""
     attribution, shape = explanation.attribution, (place.picture.rows, place.picture.columns)
     fused = display.fuse(
-        display.resize(radiograph.pixels, shape), display.resize(attribution.values, shape), attribution.scale
+        display.resize(radiograph.pixels, shape), display.resize(attribution.painted, shape), attribution.scale
     )
     picture = Image.fromarray(fused)
     zoom = np.array(shape[::-1]) / radiograph.pixels.shape[::-1]
