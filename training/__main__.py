@@ -1,11 +1,11 @@
-"""`python -m training evaluate|calibrate|scale|benchmark|speed|beside|controls|bundle|retrain|worker`."""
+"""`python -m training evaluate|calibrate|scale|second|benchmark|speed|beside|controls|bundle|retrain|worker`."""
 
 import argparse
 import json
 import os
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,7 @@ from training.splits import TEST_FOLDS
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    evaluate = commands.add_parser("evaluate", help="every figure of a bundle on held-out patients")
-    evaluate.add_argument("--bundle", type=Path, required=True)
-    evaluate.add_argument("--data", required=True, help="reader:folder, e.g. nih:../shared/data/nih_cxr14_subset")
-    evaluate.add_argument("--folds", type=int, nargs="+", default=sorted(TEST_FOLDS))
-    evaluate.add_argument("--augmentations", type=int, default=10)
-    evaluate.add_argument("--markdown", type=Path, help="write the tables to this file too")
+    measures = _measures_parser(commands)
     controls = commands.add_parser("controls", help="localisation controls on RSNA's boxes, without images")
     controls.add_argument("folder", type=Path)
     calibrate = commands.add_parser("calibrate", help="set a bundle's heatmap scale, margin and outlier model anew")
@@ -58,9 +53,27 @@ def _parser() -> argparse.ArgumentParser:
     beside.add_argument("--bundle", type=Path, required=True)
     beside.add_argument("--repeats", type=int, default=15)
     beside.add_argument("--device", default="auto")
-    for command in (evaluate, calibrate, scale, controls, bundle, benchmark, speed, beside):
+    for command in (*measures, calibrate, scale, controls, bundle, benchmark, speed, beside):
         command.add_argument("--json", type=Path, help="write the figures to this file")
     return parser
+
+
+def _measures_parser(commands: Any) -> tuple[argparse.ArgumentParser, ...]:
+    evaluate = commands.add_parser("evaluate", help="every figure of a bundle on held-out patients")
+    evaluate.add_argument("--bundle", type=Path, required=True)
+    evaluate.add_argument("--data", required=True, help="reader:folder, e.g. nih:../shared/data/nih_cxr14_subset")
+    evaluate.add_argument("--folds", type=int, nargs="+", default=sorted(TEST_FOLDS))
+    evaluate.add_argument("--second", type=Path, help="folder of `second`, or a bundle: do changes carry over to it")
+    evaluate.add_argument("--optimum", action="store_true", help="the best change an image too, forty passes each")
+    evaluate.add_argument("--draws", type=int, default=2000, help="resamples of the patients for each interval")
+    evaluate.add_argument("--markdown", type=Path, help="write the tables to this file too")
+    second = commands.add_parser("second", help="a classifier of another backbone, for `evaluate --second`")
+    second.add_argument("--data", required=True, help="with labelled training and validation patients")
+    second.add_argument("--out", type=Path, required=True, help="of the run; started again, it goes on")
+    second.add_argument("--architecture", help="a module of explain_core/classifiers; default: resnet20")
+    second.add_argument("--size", type=int, help="rows and columns of its input; default: 112")
+    second.add_argument("--epochs", type=int)
+    return evaluate, second
 
 
 def _benchmark_parser(commands: Any) -> argparse.ArgumentParser:
@@ -260,8 +273,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         return controls(arguments.folder)
     if arguments.command in {"calibrate", "scale"}:
         return _calibrate(arguments)
-    from training.report import markdown  # noqa: PLC0415
-
+    if arguments.command == "second":
+        return _second(arguments)
     if arguments.command == "bundle":
         from training.bundle import RECIPES, bundle  # noqa: PLC0415
 
@@ -269,18 +282,41 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
             arguments.out, arguments.work, arguments.data, parts=arguments.parts, recipe=RECIPES[arguments.preset],
             name=arguments.name, version=arguments.version,
         )  # fmt: skip
-    from training.calibration import section_of  # noqa: PLC0415
+    return _evaluate(arguments)
+
+
+def _second(arguments: argparse.Namespace) -> dict[str, Any]:
+    from training.runs import second_classifier  # noqa: PLC0415 - start quickly
+
+    given = {name: getattr(arguments, name) for name in ("architecture", "epochs")}
+    settings = replace(
+        second_classifier.SETTINGS, **{name: value for name, value in given.items() if value is not None}
+    )
+    size = arguments.size or second_classifier.SIZE
+    made = second_classifier.train(arguments.data, arguments.out, settings=settings, size=size)
+    print(json.dumps(made, indent=1))
+    return made
+
+
+def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+    from training.calibration import section_of  # noqa: PLC0415 - start quickly
     from training.evaluate import evaluate  # noqa: PLC0415
+    from training.report import markdown  # noqa: PLC0415
 
     figures = evaluate(
-        arguments.bundle, arguments.data, folds=frozenset(arguments.folds), augmentations=arguments.augmentations
-    )
+        arguments.bundle, arguments.data, folds=frozenset(arguments.folds), second=arguments.second,
+        optimum=arguments.optimum, draws=arguments.draws, say=lambda text: print(text, file=sys.stderr, flush=True),
+    )  # fmt: skip
     if arguments.markdown:
-        heading = f"# Model: {figures['bundle']['name']} {figures['bundle']['version']}\n\n"
-        command = f"Made by `python -m training evaluate --bundle {arguments.bundle} --data {arguments.data}"
-        command += f" --markdown {arguments.markdown}`.\n\nBundle digest `{figures['bundle']['digest']}`.\n\n"
-        section = section_of((arguments.bundle / "model_card.md").read_text())
-        arguments.markdown.write_text(f"{heading}{command}{markdown(figures)}\n{section}".rstrip() + "\n")
+        command = f"python -m training {shlex.join(sys.argv[1:])}"
+        lines = [
+            f"# Model: {figures['bundle']['name']} {figures['bundle']['version']}",
+            f"Made by `{command}`.",
+            f"Bundle digest `{figures['bundle']['digest']}`.",
+            markdown(figures),
+            section_of((arguments.bundle / "model_card.md").read_text()),
+        ]
+        arguments.markdown.write_text("\n\n".join(lines).rstrip() + "\n")
     print(markdown(figures))
     return figures
 

@@ -1,4 +1,3 @@
-import json
 import os
 import re
 import shutil
@@ -16,7 +15,6 @@ from explain_core.bundle_files import SUMS, digest_of, verify
 from explain_core.errors import BundleError
 from explain_core.explainer import open_bundle
 from explain_core.radiograph import Radiograph
-from training.__main__ import main
 from training.datasets import load_pixels
 
 
@@ -277,25 +275,3 @@ def test_two_processes_make_the_same_bytes(bundle):
         for seed in ("1", "2")
     }
     assert len(digests) == 1
-
-
-def test_evaluate_prints_every_figure(bundle, nih_folder, tmp_path, monkeypatch, capsys):
-    out, table = tmp_path / "figures.json", tmp_path / "model.md"
-    monkeypatch.setattr(
-        "sys.argv",
-        ["training", "evaluate", "--bundle", str(bundle), "--data", f"nih:{nih_folder}", "--json", str(out),
-         "--markdown", str(table), "--augmentations", "2"],
-    )  # fmt: skip
-    main()
-    figures = json.loads(out.read_text())
-    assert set(figures["classification"]) == {"all", "AP", "PA"}
-    everything = figures["counterfactuals"]["all"]
-    assert everything["images"] == 16
-    assert {"similar_auc", "adversarial_auc"} & set(everything) or everything["kept_rate"] >= 0
-    rows = figures["localisation"]["parts"]["all"]["rows"]
-    assert {"location_prior", "centre", "random", "gaussian_blur", "perfect_mask"} < set(rows)
-    # the boxes are all alike, so the training boxes' mean is a perfect prior
-    assert rows["location_prior"]["iou"] == pytest.approx(rows["perfect_mask"]["iou"])
-    assert "gain of the averaged map over the location prior" in table.read_text()
-    assert "| noise on the model's grid |" in table.read_text()
-    assert "| figure | target | all | AP | PA |" in capsys.readouterr().out

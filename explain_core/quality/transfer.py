@@ -1,0 +1,62 @@
+"""Whether a change that reverses one classifier's decision reverses that of another, and what chance would do."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from explain_core.blur import weighted_blur
+
+Floats = NDArray[np.float64]
+Decisions = NDArray[np.integer]
+
+
+def smooth_noise(changes: Tensor, sigma: float, seed: int = 0) -> Tensor:
+    """Random smooth changes of the same energy: Gaussian noise under a Gaussian of `sigma` pixels.
+
+    Args:
+        changes: x_a - x, shape (N, 1, S, S).
+        sigma: of the blur, in pixels.
+        seed: of the noise, the same for every image.
+
+    Returns:
+        of the same shape, each with the root mean square of its change.
+    """
+    noise = torch.randn((1, *changes.shape[1:]), generator=torch.Generator().manual_seed(seed)).to(changes)
+    smooth = weighted_blur(noise, sigma)
+    wanted = changes.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+    return smooth / smooth.square().mean().sqrt().clamp(min=1e-12) * wanted
+
+
+def of_others(changes: Tensor, decisions: Tensor) -> Tensor:
+    """Each change replaced by that of another image of the same decision in the batch; by itself where it is alone.
+
+    Args:
+        changes: shape (N, 1, S, S).
+        decisions: shape (N,).
+    """
+    place = torch.arange(len(changes))
+    for decision in decisions.unique().tolist():
+        same = (decisions == decision).nonzero()[:, 0].cpu()
+        place[same] = same.roll(max(1, len(same) // 2))  # neighbours may be of one patient
+    return changes[place.to(changes.device)]
+
+
+def carried_over(first: Decisions, before: Decisions, after: Decisions) -> dict[str, Floats]:
+    """Per-image columns, 1, 0 or NaN where an image does not count, shape (N,) each.
+
+    Args:
+        first: decisions of the classifier that is explained, on x.
+        before: of the second classifier, on x.
+        after: of the second classifier, on what x was changed to.
+
+    Returns:
+        "positive", "negative": whether the second decision is reversed, of images that both classifiers decide so;
+        "positive_all", "negative_all": whether it is another than on x, of images that the first one decides so.
+    """
+    changed, agree = (after != before).astype(np.float64), before == first
+    found = {}
+    for name, decision in (("positive", 1), ("negative", 0)):
+        found[name] = np.where((first == decision) & agree, changed, np.nan)
+        found[f"{name}_all"] = np.where(first == decision, changed, np.nan)
+    return found
