@@ -65,12 +65,10 @@ def small_bundle(default, folder):
     shutil.copytree(default, copy)
     description = tomllib.loads((copy / "bundle.toml").read_text())
     description["input"]["size"] = SIZE
-    description["generators"] |= {"filters": [4, 8]}
-    table = description["generators"]
+    table = {"kind": "single", "head_layers": 2, "output": "identity", "dropout": 0.0, "decisions": 2}
+    description["generators"] = table | {"filters": [4, 8]}
     torch.manual_seed(0)
-    generators = SimilarAdversarial(
-        [4, 8], kind=table["kind"], head_layers=table["head_layers"], output=table["output"], decisions=2
-    )
+    generators = SimilarAdversarial([4, 8], **table)
     for head in (generators.similar, *generators.adversarial):
         torch.nn.init.normal_(head[-1].weight, std=0.05)
     save_file(

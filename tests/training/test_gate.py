@@ -61,7 +61,7 @@ def test_the_default_rules_ask_for_everything_the_gate_is_there_for():
         (gate_figures(values={"flip_rate_positive": 0.7}), {"Adversarial images change positive decisions"}),
         (gate_figures(values={"kept_rate": 0.97}), {"Similar images keep the decision"}),
         (gate_figures(values={"psnr_similar": 39.9}), {"Similar images look the same"}),
-        (gate_figures({"iou_90": -0.05}), {"Heatmaps find the boxes not clearly worse"}),
+        (gate_figures({"iou_90": -0.05}), {"Localisation not worse"}),
         (gate_figures(leaks=(2, 0)), {"No patient in two splits"}),
         (gate_figures(leaks=(0, 3)), {"No identical image in two splits"}),
         (gate_figures(counts={"positive": 29}), {"Enough positive test images"}),

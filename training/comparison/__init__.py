@@ -58,7 +58,7 @@ def compare(
     progress: Progress = silent,
     cache: Path | None = None,
     device: str = "auto",
-    augmentations: int = 10,
+    augmentations: int | None = None,
 ) -> Figures:
     """Measure both bundles on the test cohort.
 
@@ -76,7 +76,8 @@ def compare(
         cache: folder for what was measured; a second call with the same bundles and images goes on from there. None
             keeps nothing, and the cases' pictures are in the result.
         device: "auto", "cpu" or "cuda[:n]".
-        augmentations: copies averaged for a heatmap, as the node has them.
+        augmentations: copies averaged for a heatmap, where the node's settings name another number than the bundles;
+            None is each bundle's own. Heatmaps are judged as they are delivered, smoothed as the bundle says.
 
     Returns:
         The figures, for JSON: "data", "leaks", "groups" (counts), "models", "differences" (challenger minus champion),
@@ -102,7 +103,7 @@ def compare(
     columns = {role: _columns(found[role], test, e.bundle.threshold) for role, e in explainers.items()}
     models = {role: _model(found[role], test, explainers[role], resamples) for role in ROLES}
     figures: Figures = {
-        "made": {"draws": draws, "seed": seed, "augmentations": augmentations, "resampled": "patients", "level": 0.95},
+        "made": {"draws": draws, "seed": seed, "resampled": "patients", "level": 0.95},
         "label": explainers["challenger"].bundle.label,
         "data": data.described(test, training),
         "leaks": data.leaks(test, training),
@@ -173,6 +174,7 @@ def _model(found: Mapping[str, Floats], test: Cohort, explainer: BundleExplainer
         "threshold": bundle.threshold,
         "margin": bundle.margin,
         "temperature": bundle.temperature,
+        "augmentations": explainer.augmentations,
         "heatmaps": {
             name: {"floor": one.scale.floor, "full_scale": one.scale.full_scale}
             for name, one in bundle.heatmaps.items()

@@ -70,29 +70,30 @@ def controls(boxed: Boxed, size: int, seed: int) -> dict[str, Floats]:
 def of_model(
     explainer: BundleExplainer, test: Cohort, boxed: Boxed, name: str, cache: Path | None, meter: Meter
 ) -> tuple[dict[str, Floats], float]:
-    """Scores of the plain, the averaged and the blurred map, and the width of the blur in pixels."""
+    """Scores of the delivered map, of one pass, and of one pass blurred as smooth; and that blur's width in pixels."""
     drawn = hashlib.sha256(boxed.places.tobytes()).hexdigest()[:8]
     key = f"{name}-{drawn}-{explainer.augmentations}-{explainer.seed}"
-    plain, averaged = maps(explainer, test.images[torch.from_numpy(boxed.places)], key, cache, meter)
-    sigma = matched_sigma(plain[:MATCHED], averaged[:MATCHED])
-    rows = {"plain": plain, "averaged": averaged, "blurred": [blurred(heatmap, sigma) for heatmap in plain]}
+    one_pass, delivered = maps(explainer, test.images[torch.from_numpy(boxed.places)], key, cache, meter)
+    sigma = matched_sigma(one_pass[:MATCHED], delivered[:MATCHED])
+    smooth = [blurred(heatmap, sigma) for heatmap in one_pass]
+    rows = {"delivered": delivered, "one_pass": one_pass, "equal_blur": smooth}
     return {key: _scored(row, boxed) for key, row in rows.items()}, sigma
 
 
 def columns(own: Mapping[str, Floats], other: Mapping[str, Floats], boxed: Boxed, count: int) -> dict[str, Column]:
-    """The figures of the averaged map as columns of the test cohort of `count` images; `other` are the controls."""
+    """The figures of the delivered map as columns of the test cohort of `count` images; `other` are the controls."""
 
     def spread(values: Floats) -> Column:
         everyone = np.full(count, np.nan)
         everyone[boxed.places] = values
         return mean_of(everyone)
 
-    averaged = own["averaged"]
-    found = {f"iou_{p}": spread(averaged[:, index]) for index, p in enumerate(PERCENTILES)}
-    found |= {"pointing": spread(averaged[:, -1])}
-    found |= {"gain_over_blur": spread(averaged[:, AT_90] - own["blurred"][:, AT_90])}
+    delivered = own["delivered"]
+    found = {f"iou_{p}": spread(delivered[:, index]) for index, p in enumerate(PERCENTILES)}
+    found |= {"pointing": spread(delivered[:, -1])}
+    found |= {"gain_over_blur": spread(delivered[:, AT_90] - own["equal_blur"][:, AT_90])}
     if "location_prior" in other:
-        found |= {"gain_over_prior": spread(averaged[:, AT_90] - other["location_prior"][:, AT_90])}
+        found |= {"gain_over_prior": spread(delivered[:, AT_90] - other["location_prior"][:, AT_90])}
     return found
 
 

@@ -86,23 +86,23 @@ def _of_batch(explainer: BundleExplainer, images: Tensor) -> list[Floats]:
 def maps(
     explainer: BundleExplainer, images: Tensor, name: str, cache: Path | None, meter: Meter
 ) -> tuple[list[Map], list[Map]]:
-    """Plain maps, equation (3), and averaged maps, equation (11), of uint8 images; shape (S, S) each."""
-    plain: list[Map] = []
-    averaged: list[Map] = []
+    """Maps of one pass, equation (3), and maps as the bundle delivers them, of uint8 images; shape (S, S) each."""
+    one_pass: list[Map] = []
+    delivered: list[Map] = []
     for number, start in enumerate(range(0, len(images), MAPS_A_FILE)):
         part = images[start : start + MAPS_A_FILE]
         path = None if cache is None else cache / f"maps-{name}" / f"{number:04d}.npz"
-        found = kept(path, ("plain", "averaged"), len(part))
+        found = kept(path, ("one_pass", "delivered"), len(part))
         if found is None:
             pairs = list(_maps_of(explainer, part, meter))
-            found = {"plain": np.stack([p for p, _ in pairs]), "averaged": np.stack([a for _, a in pairs])}
+            found = {"one_pass": np.stack([p for p, _ in pairs]), "delivered": np.stack([d for _, d in pairs])}
             if path is not None:
                 save(path, found)
         else:
-            meter.add(MAP_COST * len(part), maps=len(plain) + len(part))
-        plain += list(found["plain"].astype(np.float32))
-        averaged += list(found["averaged"].astype(np.float32))
-    return plain, averaged
+            meter.add(MAP_COST * len(part), maps=len(one_pass) + len(part))
+        one_pass += list(found["one_pass"].astype(np.float32))
+        delivered += list(found["delivered"].astype(np.float32))
+    return one_pass, delivered
 
 
 @torch.inference_mode()
@@ -111,6 +111,6 @@ def _maps_of(explainer: BundleExplainer, images: Tensor, meter: Meter) -> Iterat
         x = (image[None].float() / 255).to(explainer.device)
         decision = explainer.decisions(explainer.probabilities(x))
         x_s, x_a = explainer.counterfactuals(x, decision)
-        averaged = explainer.heatmap(x, decision)[0]
+        delivered = explainer.shown(x, decision)[0]
         meter.add(MAP_COST)
-        yield (x_s - x_a).abs()[0, 0].cpu().numpy(), averaged[0, 0].cpu().numpy()
+        yield (x_s - x_a).abs()[0, 0].cpu().numpy(), delivered[0, 0].cpu().numpy()

@@ -61,10 +61,10 @@ MEASURES: Mapping[str, Measure] = {
     "ssim_similar": Measure(text="SSIM of the similar image"),
     "psnr_adversarial": Measure(text="PSNR of the adversarial image", unit=" dB"),
     "ssim_adversarial": Measure(text="SSIM of the adversarial image"),
-    **{f"iou_{p}": Measure(text=f"overlap of heatmap and boxes (IoU@{p})") for p in (80, 85, 90, 95, 98)},
-    "pointing": Measure(text="heatmap peaks inside a box"),
-    "gain_over_prior": Measure(text="IoU@90 beyond the location prior"),
-    "gain_over_blur": Measure(text="IoU@90 of the averaged map beyond a blurred one"),
+    **{f"iou_{p}": Measure(text=f"overlap of the delivered heatmap and boxes (IoU@{p})") for p in (80, 85, 90, 95, 98)},
+    "pointing": Measure(text="delivered heatmap peaks inside a box"),
+    "gain_over_prior": Measure(text="IoU@90 of the delivered heatmap beyond the location prior"),
+    "gain_over_blur": Measure(text="IoU@90 of the delivered heatmap beyond one pass as smooth"),
 }
 COUNTS: Mapping[str, str] = {
     "images": "test images",

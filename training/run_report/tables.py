@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.gate import ALL, MEASURES, Measure
-from training.report import METHODS
+from training.report import MAPS as NAMES
 
 Figures = Mapping[str, Any]
 BETTER, WORSE = "▲", "▼"
@@ -17,9 +17,9 @@ COUNTERFACTUALS = (
 )  # fmt: skip
 LOCALISATION = ("iou_90", "pointing", "gain_over_prior", "gain_over_blur")
 MAPS = {
-    "averaged": METHODS["similar_adversarial_augmented"],
-    "plain": METHODS["similar_adversarial"],
-    "blurred": METHODS["gaussian_blur"],
+    "delivered": NAMES["delivered"],
+    "one_pass": NAMES["one_pass"],
+    "equal_blur": "control: one pass blurred as smooth as the delivered map",
 }
 CONTROLS = ("location_prior", "centre", "random", "perfect_mask")
 
@@ -174,7 +174,7 @@ def localisation(figures: Figures) -> Table | None:
         rows = get(figures, "models", role, "localisation", "rows") or {}
         lines += [(f"{role}: {text}", _map_cells(rows[name])) for name, text in MAPS.items() if name in rows]
     controls = found["controls"]
-    lines += [(METHODS[name], _map_cells(controls[name])) for name in CONTROLS if name in controls]
+    lines += [(NAMES[name], _map_cells(controls[name])) for name in CONTROLS if name in controls]
     widths = ", ".join(
         f"{get(figures, 'models', role, 'localisation', 'blur_sigma_pixels'):g} pixels ({role})"
         for role in ("challenger", "champion")
