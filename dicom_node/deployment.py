@@ -33,6 +33,7 @@ from explain_core import plugins
 from explain_core.bundle_files import SUMS, digest_of, need_scales, scaled_methods
 from explain_core.errors import BundleError
 from explain_core.explanation import Explainer
+from explain_core.memory import keep_memory
 from explain_core.registry import Registry, Version
 
 ROLES: Final[tuple[Role, ...]] = ("champion", "challenger")
@@ -60,6 +61,7 @@ def open_explainer(settings: Settings, folder: Path, methods: Sequence[str]) -> 
     """
     from explain_core.explainer import open_bundle  # noqa: PLC0415 - the other roles must never load torch
 
+    keep_memory()
     model = settings.model
     for index, own in enumerate(model.method_folders):
         try:

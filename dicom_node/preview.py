@@ -26,9 +26,10 @@ from explain_core.explanation import HeatmapScale
 OVERLAY_GROUP = 0x6000
 OVERLAY_GROUPS = range(OVERLAY_GROUP, 0x6020, 2)
 
-_YELLOW, _BLUE, _RED, _AMBER = (255, 210, 0), (110, 220, 255), (255, 70, 70), (255, 190, 60)
+_BLUE, _ORANGE, _AMBER = (110, 220, 255), (250, 122, 26), (255, 190, 60)
 _BACKGROUND, _LEGIBLE = (16, 18, 22), (236, 236, 236)
 _VEIL = 0.35
+_THINNEST = 700
 _LONGEST = 1400
 _COLUMN = 640
 _FEWEST = 30
@@ -113,7 +114,7 @@ def _stored(ds: Dataset) -> Picture:
             plane = np.asarray(ds.overlay_array(group)) > 0
             is_region = ds[group, 0x0040].value == "R"
             if plane.shape == picture.shape[:2]:
-                _paint(picture, plane, _BLUE if is_region else _YELLOW, _VEIL if is_region else 1)
+                _paint(picture, plane, _ORANGE if is_region else _BLUE, _VEIL if is_region else 1)
     return np.asarray(picture, dtype=np.uint8)
 
 
@@ -126,27 +127,27 @@ def _segmentation(ds: Dataset, source: Dataset | None) -> Picture:
     if ground is None:
         return _rgb(mask.astype(np.float32))
     picture = _rgb(ground)
-    _paint(picture, mask, _RED, _VEIL)
+    _paint(picture, mask, _ORANGE, _VEIL)
     return picture
 
 
 def _parametric_map(ds: Dataset, source: Dataset | None) -> Picture:
-    """The values in the palette of the results, over the source or over black; full scale is the end of its window."""
+    """The values in the palette of the results, over the source or over black; its window is the scale."""
     values = pixel_array(ds).reshape(-1, int(ds.Rows), int(ds.Columns))[0].astype(np.float32)
-    full = _end_of_window(ds) or float(values.max()) or 1.0
+    floor, full = _window(ds) or (0.0, float(values.max()) or 1.0)
     ground = _ground(source, values.shape)
     luminance = np.zeros_like(values) if ground is None else ground
-    return display.fuse(luminance, values, HeatmapScale(full_scale=full, salient=full, unit=""))
+    return display.fuse(luminance, values, HeatmapScale(floor=floor, full_scale=full, unit=""))
 
 
-def _end_of_window(ds: Dataset) -> float:
-    """The value at the upper end of the first window of the functional groups; 0 without one."""
+def _window(ds: Dataset) -> tuple[float, float] | None:
+    """The values at the ends of the first window of the functional groups; None without one that has a scale."""
     for groups in (*ds.get("SharedFunctionalGroupsSequence", ()), *ds.get("PerFrameFunctionalGroupsSequence", ())):
         for window in groups.get("FrameVOILUTSequence", ()):
             match numbers(window, "WindowCenter"), numbers(window, "WindowWidth"):
-                case (center, *_), (width, *_):
-                    return center + width / 2
-    return 0.0
+                case (center, *_), (width, *_) if center + width / 2 > 0:
+                    return max(0.0, center - width / 2), center + width / 2
+    return None
 
 
 # --- presentation states ---
@@ -175,7 +176,7 @@ def _places(values: list[float], units: str, size: tuple[int, int]) -> Points:
 
 
 def _draw_line(image: Image.Image, points: Points) -> None:
-    display.draw_outlines(image, (points,), colour=_YELLOW, width=max(1, image.height // 400))
+    display.draw_outlines(image, (points,), colour=_BLUE, width=max(1, round(max(image.size) / _THINNEST)))
 
 
 def _draw_text(image: Image.Image, item: Dataset) -> None:

@@ -16,11 +16,9 @@ Outline: TypeAlias = NDArray[np.float64]
 """A closed line, shape (points, 2): x (columns) and y (rows) in pixels from the top left corner of the image;
 the first point is repeated at the end."""
 
-# Dark violet over red to yellow: equal steps of colour difference, lightness rising all the way.
-_DARK = ("380473", "56057d", "750780", "92117c", "ae1f72", "c73065", "de4354")
-_BRIGHT = ("f05a3e", "fd741e", "fd9425", "fdb235", "fecf3e", "fce923")
-PALETTE_ANCHORS = (*_DARK, *_BRIGHT)
-OPACITY = 0.75
+# Red to orange: warm throughout, lightness rising all the way; yellow over grey would be olive.
+PALETTE_ANCHORS = ("b8200e", "d63a0e", "ec5610", "fa7a1a", "ff9f2c")
+OPACITY = 0.6
 MAX_GRID = 512
 MIN_REGION = 0.0005
 
@@ -38,7 +36,9 @@ _TO_LAB = np.array(
         [0.0259040371, 0.7827717662, -0.8086757660],
     ]
 )
+_FINER = 4
 _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # right, down, left, up; y points down
+_OUTWARD = np.array([(0, -1), (1, 0), (0, 1), (-1, 0)])  # from the region, which lies at the right of each step
 
 
 def oklab(colours: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -55,8 +55,10 @@ def oklab(colours: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 def _palette(size: int = 256) -> NDArray[np.uint8]:
     anchors = np.array([list(bytes.fromhex(anchor)) for anchor in PALETTE_ANCHORS], dtype=np.uint8)
-    places = np.linspace(0, 1, len(anchors))
-    lab = np.stack([np.interp(np.linspace(0, 1, size), places, axis) for axis in oklab(anchors).T], axis=1)
+    lab = oklab(anchors)
+    places = np.concatenate([[0], np.linalg.norm(np.diff(lab, axis=0), axis=1).cumsum()])
+    steps = np.linspace(0, places[-1], size)  # of equal colour difference
+    lab = np.stack([np.interp(steps, places, axis) for axis in lab.T], axis=1)
     linear = np.clip((lab @ np.linalg.inv(_TO_LAB).T) ** 3 @ np.linalg.inv(_TO_LMS).T, 0, 1)
     encoded = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)  # noqa: PLR2004
     return np.asarray(np.rint(encoded * 255), dtype=np.uint8)
@@ -96,21 +98,32 @@ def fuse(luminance: NDArray[np.float32], values: NDArray[np.float32], scale: Hea
 
 
 def colour_bar(rows: int, columns: int, scale: HeatmapScale) -> NDArray[np.uint8]:
-    """The scale as a reader meets it in the image: over middle grey, 0 at the bottom, full scale at the top.
+    """The scale as a reader meets it in the image: over middle grey, the floor at the left, full scale at the right.
 
     Returns:
         uint8 sRGB, shape (rows, columns, 3).
     """
-    ramp = np.linspace(scale.full_scale, 0, rows, dtype=np.float32)
-    values = np.repeat(ramp[:, np.newaxis], columns, axis=1)
+    values = np.linspace(scale.floor, scale.full_scale, columns, dtype=np.float32)[np.newaxis].repeat(rows, axis=0)
     return fuse(np.full(values.shape, 0.5, np.float32), values, scale)
 
 
-def salient(attribution: Attribution) -> NDArray[np.bool_]:
-    """Where the heatmap reaches the declared salient value; same shape."""
-    values = attribution.values
-    mask: NDArray[np.bool_] = (values >= attribution.scale.salient) & (values > 0) & attribution.covered
-    return mask
+def half_of_evidence(attribution: Attribution) -> NDArray[np.bool_]:
+    """The region that is outlined: the smallest set of pixels that carries half of the evidence of an image.
+
+    The evidence of a pixel is its value above the floor. Pixels that tie with the last one are in, so the border is a
+    contour of the heatmap.
+
+    Returns:
+        bool, shape (rows, columns) of the heatmap; nothing where no value is above the floor.
+    """
+    above = (
+        np.maximum(np.nan_to_num(attribution.painted) - np.float64(attribution.scale.floor), 0) * attribution.covered
+    )
+    ranked = np.sort(above[above > 0])[::-1]
+    if not len(ranked):
+        return np.zeros(above.shape, dtype=np.bool_)
+    carried = ranked.cumsum()
+    return np.asarray(above >= ranked[np.searchsorted(carried, carried[-1] / 2)])
 
 
 def resize(plane: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -137,7 +150,7 @@ def outlines(mask: NDArray[np.bool_], *, most: int | None = None, holes: bool = 
     order = sorted(range(len(loops)), key=lambda index: -areas[index])  # holes have negative areas
     kept = [index for index in order if areas[index] >= least or (holes and areas[index] <= -least)][:most]
     limit = np.array([mask.shape[1], mask.shape[0]], dtype=np.float64)
-    return tuple(np.minimum(_simplify(loops[index], 0.4) * step, limit) for index in kept)
+    return tuple(np.minimum(_simplify(loops[index], 0.4 if step == 1 else 0.15) * step, limit) for index in kept)
 
 
 def inside(outline: Outline, shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -150,27 +163,31 @@ def inside(outline: Outline, shape: tuple[int, int]) -> NDArray[np.bool_]:
 def draw_outlines(
     image: Image.Image, lines: tuple[Outline, ...], *, colour: int | tuple[int, int, int], width: int
 ) -> None:
-    """Draw closed lines `width` pixels wide into `image` (in place), whose grid theirs is."""
-    draw = ImageDraw.Draw(image)
+    """Draw closed lines `width` pixels wide, with smooth edges, into `image` (in place), whose grid theirs is."""
     for line in lines:
-        draw.line([(x - 0.5, y - 0.5) for x, y in line], fill=colour, width=width, joint="curve")
+        low = np.floor(line.min(axis=0)).astype(int) - width - 1
+        high = np.ceil(line.max(axis=0)).astype(int) + width + 1
+        mask = Image.new("L", tuple((_FINER * (high - low)).tolist()))
+        points = [(x - 0.5, y - 0.5) for x, y in _FINER * (line - low)]
+        ImageDraw.Draw(mask).line(points, fill=255, width=_FINER * width, joint="curve")
+        image.paste(colour, tuple(low.tolist()), mask.reduce(_FINER))
 
 
-def _coarse(mask: NDArray[np.bool_], step: int) -> NDArray[np.bool_]:
-    """`mask` in cells of `step` x `step` pixels, set where at least half of the cell is."""
+def _coarse(mask: NDArray[np.bool_], step: int) -> NDArray[np.float64]:
+    """The share of `mask` in each cell of `step` x `step` pixels; a cell belongs to it from a half on."""
     if step == 1:
-        return mask
+        return mask.astype(np.float64)
     rows, columns = (-(-side // step) for side in mask.shape)
     padded = np.zeros((rows * step, columns * step), np.uint8)
     padded[: mask.shape[0], : mask.shape[1]] = mask
-    cells = padded.reshape(rows, step, columns, step).sum(axis=(1, 3))
-    coarse: NDArray[np.bool_] = cells * 2 >= step * step
-    return coarse
+    share: NDArray[np.float64] = padded.reshape(rows, step, columns, step).mean(axis=(1, 3))
+    return share
 
 
-def _trace(mask: NDArray[np.bool_]) -> list[Outline]:
-    """Every border of `mask` as a closed line through the middles of cell edges, the region on its right."""
-    padded = np.pad(mask, 1).astype(np.int8)
+def _trace(share: NDArray[np.float64]) -> list[Outline]:
+    """Every border of the cells from a half on as a closed line, a point for each cell's edge, the region at right."""
+    shares = np.pad(share, 1)
+    padded = (shares >= 0.5).astype(np.int8)  # noqa: PLR2004 - a half
     down = np.diff(padded, axis=0)[:, 1:-1]  # row y: what changes from cell y-1 to y
     across = np.diff(padded, axis=1)[1:-1]
     ahead: dict[tuple[int, int], list[int]] = {}
@@ -185,13 +202,13 @@ def _trace(mask: NDArray[np.bool_]) -> list[Outline]:
     loops = []
     while ahead:
         start, (first, *_) = next(iter(ahead.items()))
-        loops.append(_follow(ahead, start, first))
+        loops.append(_refined(*_follow(ahead, start, first), shares))
     return loops
 
 
-def _follow(ahead: dict[tuple[int, int], list[int]], start: tuple[int, int], first: int) -> Outline:
-    """Walk one border from `start` until it closes, taking its steps out of `ahead`."""
-    corner, direction, middles = start, first, []
+def _follow(ahead: dict[tuple[int, int], list[int]], start: tuple[int, int], first: int) -> tuple[Outline, list[int]]:
+    """Walk one border from `start` until it closes, taking its steps out of `ahead`: their middles and directions."""
+    corner, direction, middles, directions = start, first, [], [first]
     while True:
         ahead[corner].remove(direction)
         if not ahead[corner]:
@@ -201,8 +218,18 @@ def _follow(ahead: dict[tuple[int, int], list[int]], start: tuple[int, int], fir
         corner = (corner[0] + dx, corner[1] + dy)
         right = (direction + 1) % 4  # where two regions touch at a corner, stay with the same one
         if corner == start and (corner not in ahead or right == first):
-            return np.array([*middles, middles[0]])
+            return np.array([*middles, middles[0]]), [*directions, first]
         direction = right if right in ahead[corner] else ahead[corner][0]
+        directions.append(direction)
+
+
+def _refined(middles: Outline, directions: list[int], shares: NDArray[np.float64]) -> Outline:
+    """Points moved across their edges to where the share, which is padded by 1, would be a half between two cells."""
+    outward = _OUTWARD[directions]
+    x, y = np.floor(middles - outward / 2).astype(int).T + 1
+    within, beyond = shares[y, x], shares[y + outward[:, 1], x + outward[:, 0]]
+    across = (within - 0.5) / (within - beyond) - 0.5
+    return np.asarray(middles + outward * across[:, np.newaxis])
 
 
 def _area(loop: Outline) -> float:

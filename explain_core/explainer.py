@@ -123,6 +123,7 @@ class BundleExplainer:
                 values=preprocessing.restore(_plane(values)),
                 covered=preprocessing.restore(_plane(coverage)) > 0,
                 scale=self.bundle.heatmaps[name].scale,
+                evident=positive,
             ),
             similar=None if images is None else self._counterfactual("similar", preprocessing, images[0]),
             adversarial=None if images is None else self._counterfactual("adversarial", preprocessing, images[1]),

@@ -80,29 +80,24 @@ class OutOfDistribution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatmapScale:
-    """The declared scale on which heatmaps of one model and method are shown and thresholded.
+    """The declared scale on which heatmaps of one model and method are shown.
 
     Attributes:
-        floor: heatmap value below which nothing is painted.
-        salient: heatmap value at and above which a pixel belongs to the salient region.
-        full_scale: heatmap value shown at the top of the colour bar.
+        floor: heatmap value up to which nothing is painted and nothing counts as evidence.
+        full_scale: heatmap value shown as the strongest evidence.
         unit: what a value means, e.g. "|x_s - x_a|, fraction of full luminance".
 
     Raises:
-        ValueError: not 0 <= floor <= salient <= full_scale, or a full scale of 0.
+        ValueError: not 0 <= floor <= full_scale, or a full scale of 0.
     """
 
     full_scale: float
-    salient: float
     unit: str
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.floor <= self.salient <= self.full_scale or self.full_scale == 0:
-            raise ValueError(
-                "a heatmap scale has 0 <= floor <= salient <= full_scale, "
-                f"got {self.floor}, {self.salient} and {self.full_scale}"
-            )
+        if not 0 <= self.floor <= self.full_scale or self.full_scale == 0:
+            raise ValueError(f"a heatmap scale has 0 <= floor <= full_scale, got {self.floor} and {self.full_scale}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,11 +133,18 @@ class Attribution:
             the blur that the model declares for the method.
         covered: bool, same shape; False where no augmented copy saw the pixel (value 0 there).
         scale: the model's declared scale for these values.
+        evident: False under a negative decision: the values say what would have to be added, and nothing that is there.
     """
 
     values: NDArray[np.float32]
     covered: NDArray[np.bool_]
     scale: HeatmapScale
+    evident: bool = True
+
+    @property
+    def painted(self) -> NDArray[np.float32]:
+        """The values as they may be painted and outlined: all 0 where they are no evidence."""
+        return self.values if self.evident else np.zeros_like(self.values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from explain_core.radiograph import Radiograph
 from explain_core.statistics import image_statistics
 
 TOY_MODEL = ModelIdentity(name="toy", version="0.0.1", digest="70f" + 61 * "0")
-TOY_SCALE = HeatmapScale(floor=0.02, salient=0.08, full_scale=0.25, unit="|x_s - x_a|, fraction of full luminance")
+TOY_SCALE = HeatmapScale(floor=0.02, full_scale=0.25, unit="|x_s - x_a|, fraction of full luminance")
 TOY_METHODS = ("similar_adversarial", "toy_surroundings")
 GRID = 64
 DELETION_STEPS = 8

@@ -14,8 +14,8 @@ from torch.nn.utils import skip_init
 
 from explain_core.classifier import Classifier
 from explain_core.classifiers._logits_only import LogitsOnly
-from explain_core.errors import GradientsNeeded
-from explain_core.method import Method
+from explain_core.errors import ExplainError, FeaturesNeeded, GradientsNeeded
+from explain_core.method import Method, stated
 
 TOLERANCE = 1e-4  # of the largest value: the same sums in another order, in float32
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -161,7 +161,9 @@ def _check_without_gradients(
 ) -> None:
     name = type(method).__name__
     blind = WithoutGradients(classifier)
-    if method.needs_gradients:
+    if stated(method, "needs"):
+        _refuses(name, lambda: method(blind, images, classes), FeaturesNeeded)
+    elif method.needs_gradients:
         _refuses(name, lambda: method(blind, images, classes))
     else:
         _require(_close(method(blind, images, classes), maps), f"{name}: must not depend on gradients")
@@ -186,13 +188,14 @@ def _check_layers(name: str, classifier: Classifier, images: Tensor) -> None:
     _require(maps, f"{name}: layers must give (N, C, h, w), not {seen}")
 
 
-def _refuses(name: str, call: Callable[[], Any]) -> None:
+def _refuses(name: str, call: Callable[[], Any], refusal: type[ExplainError] = GradientsNeeded) -> None:
     try:
         call()
-    except GradientsNeeded as refusal:
-        _require(len(str(refusal).splitlines()) == 1, f"{name}: a refusal must be one line")
+    except refusal as error:
+        _require(len(str(error).splitlines()) == 1, f"{name}: a refusal must be one line")
     else:
-        raise AssertionError(f"{name}: must raise GradientsNeeded for a classifier without gradients")
+        lacks = "gradients" if refusal is GradientsNeeded else "what it needs"
+        raise AssertionError(f"{name}: must raise {refusal.__name__} for a classifier without {lacks}")
 
 
 @contextmanager

@@ -101,7 +101,7 @@ class Recipe:
     generators: GeneratorSettings
 
 
-_GENERATORS = from_preset(GeneratorSettings(steps=600, report_every=50), "features_gated")
+_GENERATORS = from_preset(GeneratorSettings(steps=500, report_every=50), "features_gated")
 RECIPES = {
     "cpu": Recipe(size=224, classifier=EvidenceSettings(), generators=_GENERATORS),
     "gpu": Recipe(

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.errors import TrainingError
@@ -22,17 +24,21 @@ def fingerprint(*parts: Any) -> str:
             arrays = dict(part.state_dict())
         for name, value in arrays.items():
             digest.update(f"{type(part).__name__}{name}\0".encode())
-            digest.update(_bytes(value))
+            for piece in _pieces(value):
+                digest.update(piece)
     return digest.hexdigest()
 
 
-def _bytes(value: Any) -> bytes:
+def _pieces(value: Any) -> Iterator[bytes | NDArray[np.uint8]]:
+    """The bytes that stand for a value; those of an array are not copied."""
     if isinstance(value, Tensor):
         value = value.detach().cpu().contiguous().numpy()
     if isinstance(value, np.ndarray):
-        return str(value.shape).encode() + np.ascontiguousarray(value).tobytes()
+        yield str(value.shape).encode()
+        yield np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+        return
     plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-    return json.dumps(plain, sort_keys=True, default=str).encode()
+    yield json.dumps(plain, sort_keys=True, default=str).encode()
 
 
 def save(path: Path, state: dict[str, Any], mark: str) -> None:

@@ -27,7 +27,7 @@ from training.progress import Progress, silent
 from training.runs.generators import GeneratorSettings
 
 USE = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
-UNMEASURED = {"full_scale": 1.0, "salient": 0.5, "unit": "not measured yet"}
+UNMEASURED = {"full_scale": 1.0, "unit": "not measured yet"}
 FILES = frozenset({*REQUIRED, OUTLIER, REFERENCE, WEIGHTS, SUMS})
 
 
@@ -82,8 +82,7 @@ def make(
         the figures of the calibration, which the provisional model card states too.
 
     Raises:
-        TrainingError: `out` holds other files, a cohort is empty or on another grid, or a weight is too large for
-            float16.
+        TrainingError: `out` holds other files, a cohort is empty or on another grid, or a weight is not finite.
         BundleError: the weights do not fit the architectures.
         Cancelled: by `progress`; a later call begins anew.
     """
@@ -137,16 +136,19 @@ def finish(out: Path, card: str) -> str:
 
 
 def half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights in float16.
+    """Weights in float16, those beyond its range (a batch norm's variance can be) in float32.
 
     Raises:
-        TrainingError: one is not finite there.
+        TrainingError: one is not finite.
     """
-    stored = {name: (value.half() if value.is_floating_point() else value) for name, value in state.items()}
-    for name, value in stored.items():
+    stored = {}
+    for name, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise TrainingError(f"the weight {name} is not finite in float16; train with a lower learning rate")
-    return {name: value.cpu().contiguous() for name, value in stored.items()}
+            raise TrainingError(f"the weight {name} is not finite; train with a lower learning rate")
+        small = value.half() if value.is_floating_point() else value
+        fits = not small.is_floating_point() or bool(torch.isfinite(small).all())
+        stored[name] = (small if fits else value.float()).cpu().contiguous()
+    return stored
 
 
 def _strange(out: Path) -> list[str]:

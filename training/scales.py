@@ -1,9 +1,9 @@
 """The scale on which the maps of a method are shown: a table [heatmap.METHOD] of bundle.toml for each method.
 
 Maps are taken as the node shows them: averaged over as many copies as the bundle says, then smoothed by a Gaussian. The
-floor is the 99th percentile of the largest value of a map over the validation images called negative, so that 99 in 100
-of them show nothing. Over the images called positive, the 1st percentile of the same is salient and the 95th is full
-scale.
+floor is the 85th percentile of all pixels of the validation images called positive, so that most of a film stays clear;
+the 95th percentile of their maps' largest values is full scale. Of an image called negative nothing is painted whatever
+its map says: there it is what would have to be added, and no evidence.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ CALIBRATED = ("similar_adversarial", "evidence")
 """Methods that a new bundle serves, where its classifier and generators allow it."""
 BLUR = 0.035
 """Standard deviation of the Gaussian on new maps, a fraction of the input's width: 8 pixels of 224."""
-FLOOR_PERCENTILE, SALIENT_PERCENTILE, FULL_SCALE_PERCENTILE = 99, 1, 95
+FLOOR_PERCENTILE, FULL_SCALE_PERCENTILE = 85, 95
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.float32]
@@ -40,7 +40,7 @@ class Scale:
 
     Attributes:
         table: [heatmap.METHOD] of bundle.toml.
-        shown: what it does to the validation images called positive and negative.
+        shown: what it does to the validation images called positive.
     """
 
     table: Figures
@@ -94,12 +94,8 @@ def measure_scales(
             maps.append(_map(explainer, image, name, blur))
             progress((number + done / len(images)) / len(blurs), method=name)
         planes = np.stack(maps)
-        table = heatmap_table(planes.max(axis=(1, 2)), positive) | {"blur": blur, "unit": unit(explainer, name)}
-        shown = {
-            "positive": shares_shown(planes[positive], table),
-            "negative": shares_shown(planes[~positive], table),
-        }
-        scales[name] = Scale(table=table, shown=shown)
+        table = heatmap_table(planes, positive) | {"blur": blur, "unit": unit(explainer, name)}
+        scales[name] = Scale(table=table, shown=shares_shown(planes[positive], table))
     return probabilities, scales
 
 
@@ -125,31 +121,29 @@ def unit(explainer: BundleExplainer, method: str) -> str:
     return f"{means}; mean of registered copies" if explainer.augmentations else means
 
 
-def heatmap_table(maxima: NDArray[np.floating], positive: NDArray[np.bool_]) -> Figures:
-    """Floor, salient value and full scale of the largest value of each image's map.
+def heatmap_table(maps: NDArray[np.floating], positive: NDArray[np.bool_]) -> Figures:
+    """Floor and full scale of maps, shape (N, H, W).
 
     Args:
-        maxima: shape (N,).
-        positive: which images are called positive; where there are none, or no negatives, all images stand for them.
+        maps: as they are shown.
+        positive: which images are called positive, shape (N,); where there are none, all images stand for them.
     """
-    quiet = maxima[~positive] if not positive.all() else maxima
-    loud = maxima[positive] if positive.any() else maxima
-    floor = short(np.percentile(quiet, FLOOR_PERCENTILE))
-    salient = max(floor, short(np.percentile(loud, SALIENT_PERCENTILE)))
-    full_scale = max(salient, short(np.percentile(loud, FULL_SCALE_PERCENTILE)), 1e-6)
-    return {"floor": floor, "salient": salient, "full_scale": full_scale}
+    loud = maps[positive] if positive.any() else maps
+    floor = short(np.percentile(loud, FLOOR_PERCENTILE))
+    full_scale = max(floor, short(np.percentile(loud.max(axis=(1, 2)), FULL_SCALE_PERCENTILE)), 1e-6)
+    return {"floor": floor, "full_scale": full_scale}
 
 
 def shares_shown(maps: Image, table: Mapping[str, Any]) -> Figures:
-    """How many maps, shape (N, S, S), show any paint or a salient region, and their mean painted share of the area."""
+    """How many maps, shape (N, S, S), show any paint, more than specks, and their mean painted share of the area."""
     if not len(maps):
         return {"images": 0}
     painted = maps > table["floor"]
-    salient = [bool(display.outlines(plane >= table["salient"], most=1)) for plane in maps]
+    regions = [bool(display.outlines(part, most=1)) for part in painted]
     return {
         "images": len(maps),
         "painted": float(painted.any(axis=(1, 2)).mean()),
-        "salient_region": float(np.mean(salient)),
+        "more_than_specks": float(np.mean(regions)),
         "painted_area": float(painted.mean()),
     }
 
@@ -161,22 +155,18 @@ def short(value: np.floating) -> float:
 
 def markdown(method: str, scale: Scale) -> str:
     """The figures of one method as text and a table, under a heading of their own."""
-    table = scale.table
+    table, shown = scale.table, scale.shown
     lines = [
         heading(method),
         "",
-        f"Maps are smoothed by a Gaussian of {table['blur']:.1%} of the width. Floor {table['floor']:g}, salient from",
-        f"{table['salient']:g}, full scale {table['full_scale']:g} ({table['unit']}).",
-        "",
-        "| images called | number | with any paint | with a salient region | painted area |",
-        "|---|---|---|---|---|",
+        f"Maps are smoothed by a Gaussian of {table['blur']:.1%} of the width. Floor {table['floor']:g}, full scale",
+        f"{table['full_scale']:g} ({table['unit']}).",
     ]
-    for name, part in scale.shown.items():
-        if part["images"]:
-            lines.append(
-                f"| {name} | {part['images']} | {part['painted']:.1%} | {part['salient_region']:.1%} "
-                f"| {part['painted_area']:.2%} |"
-            )
+    if shown["images"]:
+        lines += [
+            f"Of {shown['images']} images called positive {shown['painted']:.1%} show paint,",
+            f"{shown['more_than_specks']:.1%} more than specks; {shown['painted_area']:.1%} of their area is painted.",
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -4,6 +4,7 @@ from pydicom import Dataset
 from pydicom.sr.coding import Code
 
 from dicom_node.errors import Reason
+from explain_core.zones import OUTSIDE
 
 SCHEME = "99XAI"
 
@@ -32,6 +33,16 @@ CHEST_RADIOGRAPHY = Code("399208008", "SCT", "Plain chest X-ray")
 IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 LUNG = Code("39607008", "SCT", "Lung")
 CHEST = Code("816094009", "SCT", "Chest")
+LATERALITY = Code("272741003", "SCT", "Laterality")
+SIDES = {"right": Code("24028007", "SCT", "Right"), "left": Code("7771000", "SCT", "Left")}
+"""PS3.16 CID 244."""
+ZONES = {
+    "upper": Code("281392002", "SCT", "Upper zone of lung"),
+    "middle": Code("281393007", "SCT", "Middle zone of lung"),
+    "lower": Code("281394001", "SCT", "Lower zone of lung"),
+    OUTSIDE: Code("outside-lungs", SCHEME, "Outside the lungs"),
+}
+"""PS3.16 CID 6171, and what is in none of them."""
 OPACITY = Code("112001", "DCM", "Opacity")
 PRESENT = Code("52101004", "SCT", "Present")
 ABSENT = Code("2667000", "SCT", "Absent")
@@ -53,7 +64,8 @@ DISTANCE_LIMIT = Code("distance-limit", SCHEME, "Limit of this distance")
 FAR = Code("far", SCHEME, "Image is far from the training data")
 DELETION = Code("deletion", SCHEME, "Deletion score of the heatmap")
 NOT_ANALYSED = Code("not-analysed", SCHEME, "Not analysed because")
-SALIENT_AREA = Code("salient-area", SCHEME, "Salient part of the image area")
+OUTLINED_AREA = Code("outlined-area", SCHEME, "Part of the image area with half of the evidence")
+EVIDENCE_SITE = Code("evidence-site", SCHEME, "Evidence lies in")
 HEATMAP_MAXIMUM = Code("heatmap-maximum", SCHEME, "Maximum of the heatmap")
 HEATMAP_SCALE = Code("heatmap-scale", SCHEME, "Scale of the heatmap")
 COVERAGE = Code("coverage", SCHEME, "Part of the image that was examined")

@@ -17,7 +17,7 @@ from pydicom import Dataset
 from dicom_node.errors import Reason
 from dicom_node.header import code
 from dicom_node.model import Task
-from explain_core.display import salient
+from explain_core.display import half_of_evidence
 from explain_core.explanation import Assessment, Explanation, ModelIdentity
 from explain_core.radiograph import Radiograph
 
@@ -203,8 +203,8 @@ class ResultContext(Answer):
 
     @property
     def outcome(self) -> tuple[str, ...]:
-        """Method and parameters, target, decision, probabilities to 0.1 % and salient area to 1 %."""
-        explanation = self.explanation
+        """Method and parameters, target, decision, probabilities to 0.1 %, outlined area to 1 %, strength."""
+        explanation, attribution = self.explanation, self.explanation.attribution
         images = [image for image in (explanation.similar, explanation.adversarial) if image is not None]
         provenance = explanation.provenance
         return (
@@ -216,7 +216,8 @@ class ResultContext(Answer):
             f"{explanation.prediction.probability:.3f}",
             *(f"{image.probability:.3f}" for image in images),
             str(explanation.decision_changed),
-            f"{salient(explanation.attribution).mean():.2f}",
+            f"{half_of_evidence(attribution).mean():.2f}",
+            f"{attribution.values.max():.2g}",
         )
 
 

@@ -1,14 +1,13 @@
-"""What a picture says of a decision and of itself: sentences, most important first."""
+"""What a picture and a page say of a decision: sentences, the most important first."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dicom_node.results._notes import NOT_AN_OUTLINE, distance_of, emptiness, warnings_of
-from explain_core import display
-from explain_core.explanation import Explanation, HeatmapScale, ModelIdentity, OutOfDistribution, Prediction
+from explain_core.explanation import Explanation, HeatmapScale, ModelIdentity, Prediction
 
 DIGEST_DIGITS = 8
-_RIM = 0.01
+UNLIKE = "Unlike the training images"
+RESEARCH_USE = "Research use only. Not for diagnosis."
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +23,20 @@ class Sentence:
     warning: bool = False
 
 
+def glance(prediction: Prediction, where: str = "") -> Sentence:
+    """The decision in one short line, e.g. "Opacity: likely 87 % (threshold 42 %), right lower zone".
+
+    Args:
+        prediction: the decision; near the threshold it is called uncertain, and the line a warning.
+        where: what follows it.
+    """
+    word = "uncertain" if prediction.near_threshold else "likely" if prediction.positive else "unlikely"
+    probability, threshold = prediction.probability, prediction.threshold
+    digits = 1 if round(100 * probability) == round(100 * threshold) else 0
+    said = f"{prediction.label}: {word} {percent(probability, digits)} (threshold {percent(threshold, digits)})"
+    return Sentence(f"{said}, {where}" if where else said, warning=prediction.near_threshold)
+
+
 def decision(prediction: Prediction) -> str:
     """Finding, probability, decision and threshold."""
     called = "called present" if prediction.positive else "not called"
@@ -35,18 +48,9 @@ def identity(model: ModelIdentity) -> str:
     return f"Model {model.name} {model.version} ({model.digest[:DIGEST_DIGITS]})"
 
 
-def sentences(explanation: Explanation) -> tuple[Sentence, ...]:
-    """The decision, what it is worth, what the colours mean, and who says so."""
-    provenance = explanation.provenance
-    return (
-        Sentence(decision(explanation.prediction)),
-        *_cautions(explanation.prediction, explanation.out_of_distribution),
-        *_evidence(explanation),
-        *quality(explanation),
-        Sentence(NOT_AN_OUTLINE),
-        Sentence(scale(explanation.attribution.scale)),
-        Sentence(f"{identity(provenance.model)}, method {provenance.method}"),
-    )
+def signature(model: ModelIdentity) -> Sentence:
+    """Who says so, and what it is good for."""
+    return Sentence(f"{model.name} {model.version}. {RESEARCH_USE}")
 
 
 def quality(explanation: Explanation) -> Iterator[Sentence]:
@@ -70,26 +74,16 @@ def quality(explanation: Explanation) -> Iterator[Sentence]:
 def scale(declared: HeatmapScale) -> str:
     """The colours in words."""
     return (
-        f"Colour: {declared.unit}; none below {declared.floor:.3g}, "
-        f"outlined from {declared.salient:.3g}, full scale {declared.full_scale:.3g}"
+        f"Colour: {declared.unit}; none up to {declared.floor:.3g}, full scale {declared.full_scale:.3g}. "
+        "Outlined is where half of what is above lies"
     )
 
 
-def _cautions(prediction: Prediction, distance: OutOfDistribution | None) -> Iterator[Sentence]:
-    for warning in warnings_of(prediction, distance, measure=False):
-        yield Sentence(warning, warning=True)
-    if distance is not None and not distance.far:
-        yield Sentence(distance_of(distance))
-
-
-def _evidence(explanation: Explanation) -> Iterator[Sentence]:
-    """Why the picture shows nothing, if so, and what was not looked at."""
-    attribution = explanation.attribution
-    empty = emptiness(explanation)
-    if empty is not None:
-        yield Sentence(empty, warning=explanation.prediction.positive)
-    elif not display.outlines(display.salient(attribution)):
-        yield Sentence("No outline: only specks of the image reach the value that is outlined")
-    unseen = 1 - float(attribution.covered.mean())
-    if unseen > _RIM:
-        yield Sentence(f"{unseen:.0%} of the image was not examined")
+def percent(share: float, digits: int = 0) -> str:
+    """A share in percent; what is not quite 0 or 1 is not shown as such."""
+    least = 10.0**-digits / 2
+    if 0 < 100 * share < least:
+        return f"< {2 * least:g} %"
+    if least > 100 * (1 - share) > 0:
+        return f"> {100 - 2 * least:g} %"
+    return f"{100 * share:.{digits}f} %"

@@ -3,10 +3,13 @@
 Of each image one group has the decision and the figures of the first method; each further method has its own group.
 
 Each group has coordinates, because a viewer (OHIF 3.13) shows nothing at all when one has none; what concerns the
-whole image has the image's border.
+whole image has the image's border. The same viewer writes the figures and the finding site of each group at its right,
+whatever stands there: so figures belong to the image alone, and of a region it is said, as a code, in which zone of the
+lungs it lies.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import highdicom.sr as hd
 import numpy as np
@@ -18,9 +21,10 @@ from dicom_node.results import _codes as codes
 from dicom_node.results._context import AssessedImage, ResultContext, SourceReference, StudyContext, uid
 from dicom_node.results._header import plain
 from dicom_node.results._notes import which
-from dicom_node.results._regions import contours
+from dicom_node.results._regions import contours, places_of
 from explain_core import display
 from explain_core.explanation import Explanation, OutOfDistribution, Prediction, Provenance
+from explain_core.zones import Place
 
 MOST_REGIONS = 20
 
@@ -28,7 +32,7 @@ Group = hd.PlanarROIMeasurementsAndQualitativeEvaluations
 
 
 def groups(study: StudyContext) -> Iterator[Group]:
-    """Of every decided image the whole, then its largest salient regions."""
+    """Of every decided image the whole, then the largest parts of the region with half of the evidence."""
     many = len(study.explained) + len(study.assessed) > 1
     number = 0
     for images in study.explained:
@@ -59,13 +63,10 @@ def _explained(study: StudyContext, image: ResultContext, prefix: str, *, decisi
         figures = [*_decision(prediction), *figures, *_distance(explanation.out_of_distribution)]
     name = _called(prediction) if decision else "heatmap"
     yield make.group(name, _border(rows, columns), codes.finding(plain(prediction.label)), figures)
-    mask = display.salient(attribution)
     for number, outline in enumerate(contours(explanation, most=MOST_REGIONS, holes=False), start=1):
-        part = display.inside(outline, mask.shape) & mask
-        maximum = _number(codes.HEATMAP_MAXIMUM, float(attribution.values[part].max(initial=0)), codes.UNITY, 6)
-        area = _number(codes.SALIENT_AREA, 100 * float(part.mean()), codes.PERCENT, 2)
-        where = (codes.VISUAL_EXPLANATION, codes.CHEST)
-        yield make.group(f"Salient region {number}", outline, where, [maximum, area])
+        found = places_of(image, display.inside(outline, (rows, columns)))
+        sites = [_evaluation(evidence_site(one)) for one in found]
+        yield make.region(f"Evidence {number}", outline, sites)
 
 
 def _assessed(study: StudyContext, image: AssessedImage, prefix: str) -> Group:
@@ -93,7 +94,15 @@ class _Maker:
     def group(
         self, name: str, outline: display.Outline, finding: tuple[Code, Code], measurements: list[hd.Measurement]
     ) -> Group:
-        """One region with its measurements (TID 1410)."""
+        """What was measured of an image (TID 1410)."""
+        kind, site = finding
+        return self._made(name, outline, kind, finding_sites=[hd.FindingSite(site)], measurements=measurements)
+
+    def region(self, name: str, outline: display.Outline, sites: list[hd.QualitativeEvaluation]) -> Group:
+        """A region with the zones in which it lies, and without anything that a viewer would write beside it."""
+        return self._made(name, outline, codes.VISUAL_EXPLANATION, qualitative_evaluations=sites)
+
+    def _made(self, name: str, outline: display.Outline, kind: Code, **content: Any) -> Group:
         source, name = self._source, f"{self._prefix}{name}"
         return Group(
             tracking_identifier=hd.TrackingIdentifier(
@@ -107,12 +116,32 @@ class _Maker:
                     referenced_sop_instance_uid=source.sop_instance_uid,
                 ),
             ),
-            finding_type=finding[0],
+            finding_type=kind,
             method=self._method,
-            finding_sites=[hd.FindingSite(finding[1])],
             algorithm_id=self._algorithm,
-            measurements=measurements,
+            **content,
         )
+
+
+def evidence_site(place: Place) -> hd.CodeContentItem:
+    """A zone of the lungs in which evidence lies, with the patient's side where the source states sides."""
+    item = hd.CodeContentItem(
+        name=codes.EVIDENCE_SITE, value=codes.ZONES[place.zone], relationship_type=hd.RelationshipTypeValues.CONTAINS
+    )
+    if place.sided and place.side:
+        side = hd.CodeContentItem(
+            name=codes.LATERALITY,
+            value=codes.SIDES[place.side],
+            relationship_type=hd.RelationshipTypeValues.HAS_CONCEPT_MOD,
+        )
+        item.ContentSequence = hd.ContentSequence([side])
+    return item
+
+
+def _evaluation(site: hd.CodeContentItem) -> hd.QualitativeEvaluation:
+    evaluation = hd.QualitativeEvaluation(name=site.name, value=site.value)
+    evaluation[0] = site  # with its side, which the constructor does not know
+    return evaluation
 
 
 def _called(prediction: Prediction) -> str:
@@ -159,7 +188,7 @@ def _of_explanation(explanation: Explanation) -> Iterator[hd.Measurement]:
     for name, value in (
         (codes.SIMILAR_PROBABILITY, None if similar is None else similar.probability),
         (codes.ADVERSARIAL_PROBABILITY, None if adversarial is None else adversarial.probability),
-        (codes.SALIENT_AREA, float(display.salient(attribution).mean())),
+        (codes.OUTLINED_AREA, float(display.half_of_evidence(attribution).mean())),
         (codes.COVERAGE, float(attribution.covered.mean())),
     ):
         if value is not None:

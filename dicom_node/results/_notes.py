@@ -6,9 +6,9 @@ from pydicom import Dataset
 
 from dicom_node.header import code, integer, numbers, orientation
 from dicom_node.results._header import plain
-from explain_core import display
 from explain_core.explanation import Explanation, OutOfDistribution, Prediction
 
+NO_EVIDENCE = "No evidence above the scale's floor"
 NOT_AN_OUTLINE = "Marked is what changes the decision, not the outline of a finding"
 
 
@@ -60,10 +60,9 @@ def distance_of(distance: OutOfDistribution) -> str:
 
 
 def emptiness(explanation: Explanation) -> str | None:
-    """That the heatmap shows no reason, where it shows none; the graver, the more the decision asks for one."""
+    """That the heatmap shows no evidence, where it shows none, and what is missing then if the decision is positive."""
     attribution = explanation.attribution
-    if display.salient(attribution).any():
+    if (attribution.painted > attribution.scale.floor).any():
         return None
-    highest = float(attribution.values.max())
-    value = "floor" if highest < attribution.scale.floor or highest <= 0 else "salient value"
-    return f"Heatmap empty: nothing reaches its {value}; the method does not show what this decision rests on"
+    graver = ": the method does not show what this decision rests on" if explanation.prediction.positive else ""
+    return f"{NO_EVIDENCE}{graver}"

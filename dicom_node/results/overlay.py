@@ -1,8 +1,8 @@
 """The radiograph again, in grey at the source's depth, with two overlay planes that a viewer can switch off.
 
 The pixel grid is the source's. Plane 6000 holds the outlines with a word on what they are, as graphics; plane 6002 the
-salient region itself, as a region of interest; without one there is no such plane. Only the disclaimer and
-which image of the study it is are burned in, because the planes can be hidden.
+region that carries half of the evidence, as a region of interest; without one there is no such plane. Only the
+disclaimer and which image of the study it is are burned in, because the planes can be hidden.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from dicom_node.results._context import ResultContext, StudyContext
 from dicom_node.results._header import DISCLAIMER, plain
 from dicom_node.results._image import derivation, pixel_spacing, secondary_capture
 from dicom_node.results._notes import which
-from dicom_node.results._regions import contours, headline
+from dicom_node.results._regions import MARKED, contours, headline
 from dicom_node.results._text import READABLE, font, line_height, wrap
 from explain_core import display
 from explain_core.explanation import Explanation
@@ -52,7 +52,7 @@ def burned(luminance: NDArray[np.float32], shown: str = "") -> NDArray[np.float3
 
 
 def outline_plane(explanation: Explanation) -> NDArray[np.bool_]:
-    """Outlines of the salient regions, and what they are beside the largest one; without any, only that there is none.
+    """Outlines of half of the evidence, and what they are beside the largest one; without any, only that there is none.
 
     Returns:
         bool, shape (rows, columns) of the source.
@@ -132,7 +132,7 @@ class Overlay:
         return tuple(self.of(image) for image in study.images)
 
     def of(self, context: ResultContext) -> Dataset:
-        """The windowed radiograph on its own grid and at its own depth, with the salient regions as overlays."""
+        """The windowed radiograph on its own grid and at its own depth, with half of the evidence as overlays."""
         bits = min(max(integer(context.header, "BitsStored", _WORD), _BYTE), _WORD)
         shown = burned(context.radiograph.pixels, which(context.header)).astype(np.float64) * ((1 << bits) - 1)
         pixels = np.rint(shown).astype(np.uint8 if bits == _BYTE else np.uint16)
@@ -143,17 +143,18 @@ class Overlay:
         pixel_spacing(ds, context.header, 1)
         derivation(
             ds,
-            "Windowed source image with the outline of the salient region and the region itself as overlays. "
+            "Windowed source image with the region that carries half of the evidence, and its outline, as overlays. "
             f"{DISCLAIMER}.",
             codes.VISUAL_EXPLANATION,
         )
         explanation = context.explanation
-        scale, region = explanation.attribution.scale, display.salient(explanation.attribution)
+        scale = explanation.attribution.scale
+        region = display.half_of_evidence(explanation.attribution)
         outline = outline_plane(explanation)
-        add_plane(ds, OUTLINE_GROUP, outline, "G", "Salient region outline", headline(explanation))
+        add_plane(ds, OUTLINE_GROUP, outline, "G", f"{MARKED}: outline", headline(explanation))
         if region.any():  # a viewer may darken what is outside a region of interest: of an empty one, the whole image
-            description = f"Heatmap >= {scale.salient:.3g}: {scale.unit}"
-            add_plane(ds, REGION_GROUP, region, "R", "Salient region", description)
+            description = f"{MARKED} above {scale.floor:.3g}: {scale.unit}"
+            add_plane(ds, REGION_GROUP, region, "R", MARKED, description)
             add_statistics(ds, REGION_GROUP, pixels[region])
         return ds
 

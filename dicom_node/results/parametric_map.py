@@ -20,6 +20,8 @@ from dicom_node.results._functional_groups import Plane, begin, finish, measures
 from dicom_node.results._header import DISCLAIMER, plain
 from explain_core.explanation import Attribution
 
+_NARROWEST = 1000
+"""The window is at least this part of full scale wide, for a floor that is full scale."""
 QUANTITIES: Mapping[str, Code] = MappingProxyType({"grad_cam": codes.GRADIENT_WEIGHTED_CLASS_ACTIVATION})
 """What the values of a method are (PS3.16 CID 217); of every other method they are Saliency."""
 
@@ -97,11 +99,11 @@ def _mapping(attribution: Attribution, method: str) -> hd.pm.RealWorldValueMappi
 
 
 def _window(attribution: Attribution) -> hd.VOILUTTransformation:
-    """From 0 to the declared full scale; a linear function cannot be narrower than 1 (PS3.3 C.11.2.1.2.1)."""
-    full = attribution.scale.full_scale
+    """From the declared floor to full scale; a linear function cannot be narrower than 1 (PS3.3 C.11.2.1.2.1)."""
+    floor, full = attribution.scale.floor, attribution.scale.full_scale
     return hd.VOILUTTransformation(
-        window_center=float(f"{full / 2:.8g}"),
-        window_width=float(f"{full:.8g}"),
+        window_center=float(f"{(floor + full) / 2:.8g}"),
+        window_width=float(f"{max(full - floor, full / _NARROWEST):.8g}"),
         voi_lut_function=hd.VOILUTFunctionValues.LINEAR_EXACT,
     )
 

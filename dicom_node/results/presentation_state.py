@@ -16,13 +16,13 @@ from pydicom.uid import UID, GrayscaleSoftcopyPresentationStateStorage
 from pydicom.valuerep import format_number_as_ds
 
 from dicom_node.header import numbers
+from dicom_node.results._bands import LEAST_SHARE
 from dicom_node.results._context import ResultContext, StudyContext
 from dicom_node.results._grey import transformations
-from dicom_node.results._header import DISCLAIMER, inherit_anatomy, plain, reference, start
-from dicom_node.results._legend import decision
-from dicom_node.results._notes import NOT_AN_OUTLINE, warnings_of, which
+from dicom_node.results._header import inherit_anatomy, plain, reference, start
+from dicom_node.results._legend import UNLIKE, signature
 from dicom_node.results._planar import adopt
-from dicom_node.results._regions import contours, headline
+from dicom_node.results._regions import contours, first_line, headline
 from dicom_node.results._text import READABLE, font, line_height, wrap
 from explain_core import display
 
@@ -30,8 +30,8 @@ OUTLINE_LAYER = "EXPLANATION"
 TEXT_LAYER = "TEXT"
 
 _LAYERS = {
-    OUTLINE_LAYER: ("Outlines of the salient regions", (53930, 26324, 25880)),
-    TEXT_LAYER: ("Decision, warnings and disclaimer", (53432, 36993, 51003)),
+    OUTLINE_LAYER: ("Outline of half of the evidence", (53930, 26324, 25880)),
+    TEXT_LAYER: ("Decision, place, model and disclaimer", (53432, 36993, 51003)),
 }
 """Description and colour, light blue and amber, as 16-bit CIELab (PS3.3 C.10.7.1.1)."""
 _SMALLEST = 6
@@ -120,7 +120,7 @@ def _annotations(context: ResultContext) -> list[Dataset]:
     outlines.GraphicObjectSequence = [_polyline(line) for line in lines]
     text.TextObjectSequence = [
         *_mark(context, lines),
-        _legend(context, NOT_AN_OUTLINE if lines else headline(context.explanation)),
+        _legend(context),
     ]
     annotations = [outlines, text] if lines else [text]
     for item in annotations:
@@ -156,36 +156,34 @@ def _mark(context: ResultContext, lines: tuple[display.Outline, ...]) -> Iterato
     yield item
 
 
-def _legend(context: ResultContext, last: str) -> Dataset:
-    """What else is to be said, and `last`, in few and full lines at that edge of the image where less is salient."""
+def _legend(context: ResultContext) -> Dataset:
+    """What is to be said in few lines, at that edge of the image where less of the evidence lies."""
     rows, columns = context.radiograph.pixels.shape
     height = max(_SMALLEST, -(-rows // READABLE))
-    said = ". ".join(plain(one, 256) for one in (*_sentences(context), last))
+    said = [plain(one, 256) for one in _lines(context)]
     while True:
         margin = height // 4
-        lines = wrap(said, font(height), columns - 2 * margin)
+        lines = [line for one in said for line in wrap(one, font(height), columns - 2 * margin)]
         total = len(lines) * line_height(height) + 2 * margin
-        if total <= rows // 2 or height <= _SMALLEST:
+        if (len(lines) == len(said) and total <= rows // 4) or height <= max(_SMALLEST, rows // LEAST_SHARE):
             break
         height -= 1
     total = min(total, rows)
-    mask = display.salient(context.explanation.attribution)
+    mask = display.half_of_evidence(context.explanation.attribution)
     top = margin if mask[:total].sum() < mask[-total:].sum() else rows - total + margin
     wide = max(font(height).getlength(line) for line in lines)
     bottom = min(top + len(lines) * line_height(height), rows)
     return _text("\r\n".join(lines), (margin, top, min(margin + wide, columns), bottom))
 
 
-def _sentences(context: ResultContext) -> Iterator[str]:
-    """Few and short ones, because they cover the image: the report has the others, and these at length."""
+def _lines(context: ResultContext) -> Iterator[str]:
+    """Few and short ones, because they cover the image: the report has the others."""
     explanation = context.explanation
-    yield DISCLAIMER
-    yield decision(explanation.prediction)
-    for warning in warnings_of(explanation.prediction, explanation.out_of_distribution):
-        yield warning.partition(":")[0]
-    shown = which(context.header)
-    if shown:
-        yield f"Image: {shown}"
+    distance = explanation.out_of_distribution
+    yield first_line(context).text
+    if distance is not None and distance.far:
+        yield UNLIKE
+    yield signature(explanation.provenance.model).text
 
 
 def _text(text: str, box: tuple[float, float, float, float]) -> Dataset:

@@ -20,8 +20,10 @@ from dicom_node.results._image import capture
 from dicom_node.results._legend import Sentence, decision, identity, quality, scale
 from dicom_node.results._notes import NOT_AN_OUTLINE, distance_of, emptiness, limits_of, warnings_of, which
 from dicom_node.results._patient import patient_lines
+from dicom_node.results._regions import places_of
 from dicom_node.results._text import BACKGROUND, READABLE, Line, font_names, line_height, lines_of, write
 from explain_core.explanation import OutOfDistribution, Prediction
+from explain_core.zones import in_words
 
 COLUMNS = 1024
 MOST_ROWS = 1024
@@ -125,9 +127,10 @@ def _explained(number: int, images: Sequence[ResultContext]) -> Iterator[Sentenc
     yield from _decided(number, images[0].header, first.prediction, first.out_of_distribution)
     for image in images:
         explanation = image.explanation
-        empty = emptiness(explanation)
-        if empty is not None:
-            named = f"{image.method}: " if len(images) > 1 else ""
+        empty, named = emptiness(explanation), f"{image.method}: " if len(images) > 1 else ""
+        if empty is None:
+            yield Sentence(f"{named}Evidence lies in: {in_words(places_of(image))}.")
+        else:
             yield Sentence(f"{named}{empty}.", warning=explanation.prediction.positive)
         yield from quality(explanation)
         yield Sentence(f"Method {image.method}. {scale(explanation.attribution.scale)}.")

@@ -1,6 +1,6 @@
-"""The salient region as a binary Segmentation: one segment on the source's own pixel grid.
+"""The region that carries half of the evidence as a binary Segmentation: one segment on the source's own pixel grid.
 
-The mask is where the heatmap reaches the declared salient value, pixel by pixel. A viewer (OHIF 3.13) draws it on a
+The mask is what the other objects outline, pixel by pixel. A viewer (OHIF 3.13) draws it on a
 plain radiograph only if it states pixel measures and a plane orientation, so a source without a plane gets the
 identity orientation, without Frame of Reference or position: that says nothing about the patient.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import highdicom as hd
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.uid import SegmentationStorage
 
@@ -27,9 +28,10 @@ from dicom_node.results._functional_groups import (
     spacing_of,
 )
 from dicom_node.results._header import DISCLAIMER, plain
-from explain_core.display import salient
+from dicom_node.results._regions import MARKED, places_of
+from explain_core import zones
+from explain_core.display import half_of_evidence
 
-_LABEL = "Salient region"
 _LARGEST_TEXT = 1024
 
 
@@ -43,15 +45,15 @@ class Segmentation:
     fallback: str | None = "overlay"
 
     def refuses(self, image: ResultContext) -> str | None:
-        """An image without a salient region: an empty segment says less than the report does."""
-        return None if salient(image.explanation.attribution).any() else "there is no salient region in the heatmap"
+        """An image without evidence: an empty segment says less than the report does."""
+        return None if _mask(image).any() else "there is no evidence above the scale's floor"
 
     def build(self, study: StudyContext) -> tuple[Dataset, ...]:
         """One for each image."""
         return tuple(self.of(image) for image in study.images)
 
     def of(self, image: ResultContext) -> Dataset:
-        """The salient region of one image (PS3.3 A.51)."""
+        """The region of one image (PS3.3 A.51)."""
         ds = begin(image, self.name, self.series, SegmentationStorage)
         if (side := code(ds, "Laterality")) in {"L", "R"}:
             ds.ImageLaterality = side
@@ -62,7 +64,7 @@ class Segmentation:
         segment = self._segment(image, ds.SOPInstanceUID)
         made = hd.seg.Segmentation(
             source_images=[source_of(image, plane)],
-            pixel_array=salient(image.explanation.attribution).astype(np.uint8),
+            pixel_array=_mask(image).astype(np.uint8),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=[segment],
             series_instance_uid=ds.SeriesInstanceUID,
@@ -74,10 +76,10 @@ class Segmentation:
             software_versions=image.options.software_version,
             device_serial_number=ds.DeviceSerialNumber,
             pixel_measures=measures(spacing),
-            content_label="SALIENT_REGION",
+            content_label="EVIDENCE",
         )
         segment.SegmentDescription = _described(image, origin, plane)
-        ds.ContentDescription = "Salient region; see Segment Description for its pixel spacing"
+        ds.ContentDescription = f"{MARKED}; pixel spacing: see Segment Description"
         if plane is None:
             orientation = hd.PlaneOrientationSequence("PATIENT", ASSUMED_ORIENTATION)
             made.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence = orientation
@@ -87,21 +89,26 @@ class Segmentation:
         provenance = image.explanation.provenance
         return hd.seg.SegmentDescription(
             segment_number=1,
-            segment_label=_LABEL,
+            segment_label=MARKED,
             segmented_property_category=codes.SPATIAL_CONCEPT,
             segmented_property_type=codes.VISUAL_EXPLANATION,
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm(provenance, image.options.manufacturer),
             tracking_uid=uid("segment", sop_instance_uid),
-            tracking_id=_LABEL,
+            tracking_id=MARKED,
         )
+
+
+def _mask(image: ResultContext) -> NDArray[np.bool_]:
+    return half_of_evidence(image.explanation.attribution)
 
 
 def _described(image: ResultContext, origin: str, plane: Plane | None) -> str:
     """What the segment is, and what of its geometry is assumed."""
     prediction, scale = image.explanation.prediction, image.explanation.attribution.scale
     said = [
-        f"Where the heatmap of the decision on {plain(prediction.label, 64)} is {scale.salient:.6g} or more",
+        f"Half of what the heatmap of the decision on {plain(prediction.label, 64)} has above {scale.floor:.6g}",
+        f"It lies in: {zones.in_words(places_of(image))}",
         plain(scale.unit, 128),
         "Not the outline of a lesion",
         DISCLAIMER,

@@ -4,10 +4,11 @@
       language, device observer (model and its Device UID), procedure
       Imaging Measurements (when an image was decided)
         Measurement Group, TID 1410: the whole image as a rectangle; probability, threshold, counterfactuals, quality
-        Measurement Group, TID 1410: one per salient region, as a closed polyline
+        Measurement Group, TID 1410: one per part of the region with half of the evidence, as a closed polyline
         ... the same of each further method, without the decision, and of the next image
-      Qualitative Evaluations: outcome of the algorithms; of each image the decision, what it is worth and what the
-        source does not state; why images were not analysed, coded and in words; method, citation, disclaimer
+      Qualitative Evaluations: outcome of the algorithms; of each image the decision, what it is worth, where the
+        evidence lies and what the source does not state; why images were not analysed, coded and in words; method,
+        citation, disclaimer
 
 There is no Image Library: it asks for attributes that CR often lacks.
 """
@@ -23,10 +24,12 @@ from pydicom.uid import UID, ComprehensiveSRStorage
 from dicom_node.results import _codes as codes
 from dicom_node.results._context import Answer, AssessedImage, ResultContext, SourceReference, StudyContext
 from dicom_node.results._header import DISCLAIMER, by_study, plain, start
-from dicom_node.results._measurements import groups
+from dicom_node.results._measurements import evidence_site, groups
 from dicom_node.results._notes import NOT_AN_OUTLINE, emptiness, limits_of, warnings_of
 from dicom_node.results._observer import device_observer
+from dicom_node.results._regions import places_of
 from explain_core.explanation import OutOfDistribution, Prediction
+from explain_core.zones import in_words
 
 _CONTAINS = hd.RelationshipTypeValues.CONTAINS
 _INFERRED = hd.RelationshipTypeValues.INFERRED_FROM
@@ -138,9 +141,15 @@ def _of_explained(images: Sequence[ResultContext]) -> Iterator[hd.ContentItem]:
         ):
             if holds is not None:
                 yield _code(name, codes.YES if holds else codes.NO, of)
-        empty = emptiness(explanation)
-        named = f"{plain(image.method)}: " if empty is not None and len(images) > 1 else ""
-        about_maps[f"{named}{NOT_AN_OUTLINE if empty is None else empty}"] = None
+        named = f"{plain(image.method)}: " if len(images) > 1 else ""
+        empty, found = emptiness(explanation), places_of(image)
+        for one in found:
+            site = evidence_site(one)
+            site.ContentSequence = hd.ContentSequence([*site.get("ContentSequence", ()), *map(_inferred_from, of)])
+            yield site
+        if empty is None:
+            about_maps[f"{named}Evidence lies in: {in_words(found)}"] = None
+        about_maps[NOT_AN_OUTLINE if empty is None else f"{named}{empty}"] = None
     for sentence in (*warnings_of(prediction, distance), *about_maps, *limits_of(first.header)):
         yield _text(codes.COMMENT, f"{sentence}.", of)
 
@@ -168,7 +177,7 @@ def _methods(study: StudyContext) -> Iterator[hd.ContentItem]:
     several = len({image.method for image in study.images}) > 1
     for image in study.images:
         provenance, scale = image.explanation.provenance, image.explanation.attribution.scale
-        limits = f"painted from {scale.floor:.6g}, salient from {scale.salient:.6g}, full scale {scale.full_scale:.6g}"
+        limits = f"painted above {scale.floor:.6g}, full scale {scale.full_scale:.6g}, outlined half of what is above"
         named = f"{provenance.method}: " if several else ""
         said[codes.METHOD, provenance.method] = None
         said[codes.METHOD_CITATION, f"{named}{provenance.reference}"] = None

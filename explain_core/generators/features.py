@@ -19,11 +19,10 @@ from explain_core.errors import FeaturesNeeded
 
 KIND = "features"
 _KERNEL = 5
-GATE_SLOPE, GATE_LEVEL = 2.0, -2.0
 
 
 def gate(evidence: Tensor) -> Tensor:
-    """Where the classifier has evidence, for one output: sigmoid(2 (z + 2)), scaled to a largest value of 1 an image.
+    """Where the classifier has evidence, for one output: sigmoid(z), scaled to a largest value of 1 an image.
 
     Args:
         evidence: logits z, shape (N, 1, h, w).
@@ -31,8 +30,8 @@ def gate(evidence: Tensor) -> Tensor:
     Returns:
         in (0, 1], same shape.
     """
-    open_ = torch.sigmoid(GATE_SLOPE * (evidence - GATE_LEVEL))
-    return open_ / open_.amax(dim=(-2, -1), keepdim=True)
+    logs = functional.logsigmoid(evidence)  # of logits far below 0 the sigmoids themselves would be 0
+    return (logs - logs.amax(dim=(-2, -1), keepdim=True)).exp()
 
 
 class FeatureGenerators(nn.Module):

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from explain_core import display
@@ -9,7 +11,7 @@ from explain_core.explanation import Attribution, HeatmapScale
 from explain_core.radiograph import Radiograph
 from explain_core.testing import ToyExplainer
 
-SCALE = HeatmapScale(full_scale=0.2, salient=0.05, unit="test")
+SCALE = HeatmapScale(full_scale=0.2, unit="test")
 
 
 def explained(image, explainer=None):
@@ -25,7 +27,8 @@ def plane(value, shape=(40, 30)):
 def test_palette_is_perceptually_uniform():
     lab = display.oklab(display.PALETTE)
     assert display.PALETTE.shape == (256, 3)
-    assert np.diff(lab[:, 0]).min() > 0, "lightness rises at every step"
+    assert np.diff(lab[:, 0]).min() >= 0, "lightness rises"
+    assert np.diff(lab[::8, 0]).min() > 0.003
     steps = np.linalg.norm(np.diff(lab[::15], axis=0), axis=1)
     assert steps.max() / steps.min() < 1.15
 
@@ -45,7 +48,7 @@ def test_no_evidence_shows_the_grey_image_and_nothing_else():
     assert fused[..., 0] == pytest.approx(np.rint(grey * 255))
 
 
-FLOORED = HeatmapScale(floor=0.04, salient=0.05, full_scale=0.2, unit="test")
+FLOORED = HeatmapScale(floor=0.04, full_scale=0.2, unit="test")
 
 
 @pytest.mark.parametrize("value", [0, 0.02, 0.039999, 0.04])
@@ -65,16 +68,17 @@ def test_paint_rises_from_the_floor_to_full_scale():
 
 
 def test_a_floor_at_full_scale_paints_nothing_at_it_and_everything_above():
-    shut = HeatmapScale(floor=0.2, salient=0.2, full_scale=0.2, unit="test")
+    shut = HeatmapScale(floor=0.2, full_scale=0.2, unit="test")
     values = np.array([[0.1, 0.2, 0.21]], np.float32)
     assert display.evidence(values, shut).tolist() == [[0, 0, 1]]
 
 
-def test_the_colour_bar_is_grey_up_to_the_floor():
-    bar = display.colour_bar(101, 3, FLOORED)
-    coloured = np.ptp(bar.astype(int), axis=2).max(axis=1) > 0
-    assert not coloured[-21:].any(), "the floor is a fifth of full scale"
-    assert coloured[:-23].all()
+def test_the_colour_bar_runs_from_the_floor_to_full_scale():
+    bar = display.colour_bar(3, 101, FLOORED)
+    assert bar.shape == (3, 101, 3)
+    assert np.ptp(bar[0, 0]) == 0, "no colour at the floor"
+    for column, value in ((50, 0.12), (100, 0.2)):
+        assert (bar[0, column] == display.fuse(plane(0.5), plane(value), FLOORED)[0, 0]).all()
 
 
 def test_weak_evidence_is_not_stretched():
@@ -111,25 +115,57 @@ def test_fuse_refuses_another_grid():
         display.fuse(plane(0), plane(0, (30, 40)), SCALE)
 
 
-def test_colour_bar_runs_from_full_scale_down_to_nothing():
-    bar = display.colour_bar(101, 7, SCALE)
-    assert bar.shape == (101, 7, 3)
-    assert np.ptp(bar[-1]) == 0
-    assert (bar[0, 0] == display.fuse(plane(0.5), plane(SCALE.full_scale), SCALE)[0, 0]).all()
-    assert (bar[50, 0] == display.fuse(plane(0.5), plane(SCALE.full_scale / 2), SCALE)[0, 0]).all()
+def attribution(values, covered=None, scale=FLOORED):
+    values = np.asarray(values, np.float32)
+    return Attribution(values=values, covered=np.ones(values.shape, bool) if covered is None else covered, scale=scale)
 
 
-def test_salient_needs_the_declared_value_and_coverage():
-    values = np.array([[0.049, 0.05, 0.2, 0.2]], np.float32)
-    covered = np.array([[True, True, True, False]])
-    found = display.salient(Attribution(values=values, covered=covered, scale=SCALE))
-    assert found.tolist() == [[False, True, True, False]]
+def smallest_half(values, floor):
+    """The slow way: pixels by descending value until they carry half, then those that tie with the last."""
+    above = {place: max(float(value) - floor, 0) for place, value in np.ndenumerate(values)}
+    total, carried, taken, last = sum(above.values()), 0.0, set(), 0.0
+    for place in sorted(above, key=lambda one: -above[one]):
+        if total == 0 or (carried >= total / 2 and above[place] < last):
+            break
+        taken.add(place)
+        carried, last = carried + above[place], above[place]
+    return taken
 
 
-def test_nothing_is_salient_where_there_is_no_evidence_at_all():
-    always = HeatmapScale(full_scale=1, salient=0, unit="test")
-    empty = Attribution(values=plane(0), covered=plane(1).astype(bool), scale=always)
-    assert not display.salient(empty).any()
+@given(st.lists(st.integers(0, 12), min_size=12, max_size=12))
+def test_half_of_the_evidence_is_the_smallest_such_set(numbers):
+    values = np.array(numbers, np.float64).reshape(3, 4) / 64  # exact sums
+    scale = HeatmapScale(floor=2 / 64, full_scale=1.0, unit="test")
+    found = display.half_of_evidence(attribution(values, scale=scale))
+    assert set(map(tuple, np.argwhere(found).tolist())) == smallest_half(values, 2 / 64)
+
+
+def test_half_of_the_evidence_is_none_up_to_the_floor_and_where_nothing_was_examined():
+    assert not display.half_of_evidence(attribution(plane(0.04))).any()
+    assert not display.half_of_evidence(attribution(plane(0), scale=SCALE)).any()
+    covered = plane(1).astype(bool)
+    covered[:20] = False
+    assert (display.half_of_evidence(attribution(plane(0.1), covered)) == covered).all(), "ties stay together"
+    broken = plane(0.03)
+    broken[3, 3], broken[5, 5] = np.nan, 0.1
+    assert np.argwhere(display.half_of_evidence(attribution(broken))).tolist() == [[5, 5]]
+
+
+def test_outlines_of_a_large_smooth_region_are_smooth():
+    y, x = np.mgrid[:2500, :2000]
+    (line,) = display.outlines((y - 1201) ** 2 + (x - 997) ** 2 < 600**2)
+    assert np.abs(np.hypot(line[:, 0] - 997.5, line[:, 1] - 1201.5) - 600).max() < 1.6, "a third of a cell"
+
+
+def test_outlines_are_drawn_with_smooth_edges_where_they_are():
+    image = Image.new("L", (60, 40))
+    display.draw_outlines(image, (np.array([[10.0, 5], [50, 5], [50, 30], [10, 30], [10, 5]]),), colour=255, width=2)
+    drawn = np.asarray(image)
+    assert drawn[15, [9, 10, 49, 50]].min() >= 190
+    assert drawn[15, [7, 12, 47, 52]].max() == 0
+    tilted = Image.new("L", (60, 40))
+    display.draw_outlines(tilted, (np.array([[10.0, 5], [50, 12], [10, 5]]),), colour=255, width=2)
+    assert len(np.unique(np.asarray(tilted))) > 5
 
 
 def test_resize_keeps_the_mean_when_it_shrinks():

@@ -45,7 +45,7 @@ def test_heads_start_equal_and_the_identity_variant_starts_at_the_image():
 class Fixed(SimilarAdversarial):
     """Generators whose images are known."""
 
-    def forward(self, x, decisions):
+    def forward(self, x, decisions, seen=None):  # noqa: ARG002
         return x + 0.7, x - 0.1 - 0.1 * decisions.view(-1, 1, 1, 1)
 
 

@@ -15,7 +15,7 @@ REGION_GROUP = 0x6002
 
 
 def region_of(ds, shape, least=None):
-    """Which pixels of the source, of `shape` (rows, columns), the object calls salient: a bool array of that shape.
+    """Which pixels of the source, of `shape` (rows, columns), the object marks: a bool array of that shape.
 
     Of a Secondary Capture its ROI overlay plane if it has one, of a presentation state its closed polylines (those
     within others are holes), of a report the regions of the groups after the whole image's, of a segmentation any

@@ -20,7 +20,7 @@ from explain_core.testing import ToyExplainer
 
 GRID = 224
 KINDS = ("overlay", "structured_report", "presentation_state", "segmentation", "parametric_map")
-SCALE = HeatmapScale(floor=0.1, salient=0.5, full_scale=1.0, unit="marker")
+SCALE = HeatmapScale(floor=0.1, full_scale=1.0, unit="marker")
 GEOMETRY = {
     "FrameOfReferenceUID": "1.2.3.4.77",
     "PositionReferenceIndicator": "",
@@ -108,7 +108,7 @@ def test_a_marker_is_found_where_it_is_in_every_object(geometry):
         assert set(found) == set(KINDS)
         pixel = max(rows, columns) / GRID
         for kind, ds in found.items():
-            y, x = np.nonzero(region_of(ds, (rows, columns), least=SCALE.salient))
+            y, x = np.nonzero(region_of(ds, (rows, columns), least=0.5))
             off = np.hypot(y.mean() + 0.5 - centre[0], x.mean() + 0.5 - centre[1])
             assert off <= pixel, f"{kind}: {off:.2f} source pixels off, one network pixel is {pixel:.2f}"
             edges = np.array([y.min(), y.max() + 1, x.min(), x.max() + 1])

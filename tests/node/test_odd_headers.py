@@ -112,6 +112,6 @@ def test_every_object_of_any_odd_header_is_valid(film):
     assert [(kind, wrong) for (kind, _), wrong in zip(found, errors, strict=True) if wrong] == []
     assert set(dict(found)) >= set(plugins.available("dicom_node.results")) - {
         "parametric_map",  # without plane geometry
-        "segmentation",  # where nothing is salient
+        "segmentation",  # where there is no evidence
         "key_object",  # where nothing is called
     }

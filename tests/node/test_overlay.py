@@ -21,7 +21,7 @@ def planes(ds):
 
 
 def marked(context, where):
-    """`context` with a heatmap that is salient where `where` is true, and 0 elsewhere."""
+    """`context` with a heatmap whose evidence is where `where` is true, and 0 elsewhere."""
     attribution = context.explanation.attribution
     values = where.astype(np.float32) * attribution.scale.full_scale
     return replace(context, explanation=replace(context.explanation, attribution=replace(attribution, values=values)))
@@ -102,11 +102,14 @@ def test_first_plane_is_the_outline_and_second_the_region():
     context = context_of(film())
     ds = reread(built(PLUGIN, context))
     _, region = planes(ds)
-    assert np.array_equal(region, display.salient(context.explanation.attribution))
+    assert np.array_equal(region, display.half_of_evidence(context.explanation.attribution))
     assert [ds[group, 0x0040].value for group in (OUTLINE, REGION)] == ["G", "R"]
-    assert [ds[group, 0x1500].value for group in (OUTLINE, REGION)] == ["Salient region outline", "Salient region"]
-    assert ds[OUTLINE, 0x0022].value == "Salient region", "the probability is of the image, not of the region"
-    assert ds[REGION, 0x0022].value.startswith("Heatmap >= 0.08")
+    assert [ds[group, 0x1500].value for group in (OUTLINE, REGION)] == [
+        "Half of the evidence: outline",
+        "Half of the evidence",
+    ]
+    assert ds[OUTLINE, 0x0022].value == "Half of the evidence", "the probability is of the image, not of the region"
+    assert ds[REGION, 0x0022].value.startswith("Half of the evidence above 0.02: |x_s - x_a|")
 
 
 def test_outline_follows_the_border():
@@ -136,14 +139,14 @@ def test_without_a_region_there_is_no_plane_of_it_and_the_text_says_so(tmp_path)
     ds = reread(built(PLUGIN, nothing(context)))
     assert (REGION, 0x3000) not in ds
     assert not region_of(ds, (240, 200)).any()
-    assert ds[OUTLINE, 0x0022].value == "No salient region: heatmap below its floor"
+    assert ds[OUTLINE, 0x0022].value == "No evidence above the scale's floor"
     text = ds.overlay_array(OUTLINE) > 0
     assert text.any()
     assert not text[80:].any()
     assert errors_of(ds, tmp_path) == []
-    faint = replace(context.explanation.attribution, values=np.full((240, 200), 0.05, np.float32))
+    faint = replace(context.explanation.attribution, values=np.full((240, 200), 0.02, np.float32))
     shown = built(PLUGIN, replace(context, explanation=replace(context.explanation, attribution=faint)))
-    assert shown[OUTLINE, 0x0022].value == "No salient region"
+    assert (REGION, 0x3000) not in shown, "a value at the floor is none"
 
 
 def test_text_in_the_plane_is_within_it():

@@ -96,7 +96,7 @@ def test_values_are_raw_and_mean_themselves():
 
 def test_a_viewer_shows_it_on_the_declared_scale():
     (window,) = built(PLUGIN, film(**PLANE)).SharedFunctionalGroupsSequence[0].FrameVOILUTSequence
-    assert (window.WindowCenter, window.WindowWidth, window.VOILUTFunction) == (0.125, 0.25, "LINEAR_EXACT")
+    assert (window.WindowCenter, window.WindowWidth, window.VOILUTFunction) == (0.135, 0.23, "LINEAR_EXACT")
 
 
 @pytest.mark.parametrize(

@@ -423,7 +423,7 @@ def test_no_evidence_is_answered_without_a_region():
     results = [explain(synthetic(stored, WindowCenter="2048", WindowWidth="4096"), options=options)
                for stored in (smooth, np.rint(phantom(600, 500) * 4095))]  # fmt: skip
     assert [len(result.of("segmentation")) for result in results] == [0, 1]
-    assert ["Salient region 1" in texts(result.of("structured_report")[0]) for result in results] == [False, True]
+    assert ["Evidence 1" in texts(result.of("structured_report")[0]) for result in results] == [False, True]
 
 
 def test_instance_helper_names_what_it_reads():

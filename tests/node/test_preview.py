@@ -15,7 +15,7 @@ from dicom_node.results.presentation_state import PLUGIN as PRESENTATION_STATE
 from dicom_node.results.secondary_capture import PLUGIN as SECONDARY_CAPTURE
 from dicom_node.results.segmentation import PLUGIN as SEGMENTATION
 from dicom_node.results.structured_report import PLUGIN as STRUCTURED_REPORT
-from explain_core.display import PALETTE, salient
+from explain_core.display import OPACITY, PALETTE, half_of_evidence
 
 PLANE = {
     "FrameOfReferenceUID": "1.2.3.4.77",
@@ -94,9 +94,9 @@ def test_overlay_planes_are_drawn_in_two_colours(tmp_path):
     ds = built(OVERLAY, marked(context_of(source), square()))
     picture = shown(ds, tmp_path)
     outline = reread(ds).overlay_array(0x6000) > 0
-    assert (picture[outline] == (255, 210, 0)).all()
+    assert (picture[outline] == (110, 220, 255)).all()
     inside = picture[105:145, 65:105].reshape(-1, 3)
-    veil = 0.65 * grey_of(source)[105:145, 65:105].reshape(-1, 3) + 0.35 * np.array((110, 220, 255))
+    veil = 0.65 * grey_of(source)[105:145, 65:105].reshape(-1, 3) + 0.35 * np.array((250, 122, 26))
     assert np.abs(inside - veil).max() <= 2
     elsewhere = ~outline & ~square()
     elsewhere[200:] = False  # the disclaimer
@@ -145,7 +145,7 @@ def test_segmentation_of_another_image_is_shown_alone(tmp_path):
 
 def test_parametric_map_has_the_palette_on_the_declared_scale(tmp_path):
     source = film(**PLANE)
-    half = square() * np.float32(0.125)
+    half = square() * np.float32(0.135)  # midway from the floor to full scale
     context = context_of(source)
     attribution = replace(context.explanation.attribution, values=half)
     context = replace(context, explanation=replace(context.explanation, attribution=attribution))
@@ -155,7 +155,7 @@ def test_parametric_map_has_the_palette_on_the_declared_scale(tmp_path):
         if kind == "parametric_map"
     ]
     picture = shown(ds, tmp_path)
-    middle = PALETTE[round(0.5 * 255)] * 0.75 * 0.5  # half of full scale: half as opaque, on black
+    middle = PALETTE[round(0.5 * 255)] * OPACITY * 0.5  # half of full scale: half as opaque, on black
     assert np.abs(picture[120, 80] - middle).max() <= 2
     assert not picture[~square()].any()
     over = shown(ds, tmp_path, source)
@@ -257,7 +257,7 @@ def test_panel_says_what_the_tree_says():
 def test_real_files_in_their_own_geometry(name, tmp_path):
     source = dcmread(real(name))
     context = context_of(source)
-    where = salient(context.explanation.attribution)
+    where = half_of_evidence(context.explanation.attribution)
     picture = shown(built(PRESENTATION_STATE, context), tmp_path, source)
     assert picture.shape[:2] == where.shape
     state = shown(built(SEGMENTATION, context), tmp_path, source) if where.any() else picture

@@ -83,19 +83,21 @@ def test_the_distance_is_no_assurance():
     assert not distance.warning
 
 
-@pytest.mark.parametrize(("value", "name"), [(0.0, "floor"), (0.05, "salient value"), (0.25, None)])
+@pytest.mark.parametrize(("value", "empty"), [(0.0, True), (0.02, True), (0.021, False)])
 @pytest.mark.parametrize("threshold", [0.5, 0.95])
-def test_an_empty_heatmap_is_told(value, name, threshold):
+def test_an_empty_heatmap_is_told(value, empty, threshold):
     context = context_of(film(), explainer=ToyExplainer(threshold=threshold))
     explanation = context.explanation
     values = np.full_like(explanation.attribution.values, value)
     explanation = replace(explanation, attribution=replace(explanation.attribution, values=values))
-    told = [one for one in body(study_context(replace(context, explanation=explanation))) if "empty" in one.text]
-    if name is None:
-        assert told == []
-    else:
-        text = f"Heatmap empty: nothing reaches its {name}; the method does not show what this decision rests on."
-        assert told == [Sentence(text, warning=threshold == 0.5)]
+    said = body(study_context(replace(context, explanation=explanation)))
+    told = [one for one in said if "vidence" in one.text]
+    if not empty:
+        assert told[0].text.startswith("Evidence lies in: ")
+        return
+    text = "No evidence above the scale's floor"
+    rest = ": the method does not show what this decision rests on." if threshold == 0.5 else "."
+    assert told == [Sentence(f"{text}{rest}", warning=threshold == 0.5)]
 
 
 @pytest.mark.parametrize(

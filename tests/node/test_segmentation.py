@@ -1,4 +1,4 @@
-"""The binary Segmentation: the salient region exactly, on the source's grid, with honest geometry."""
+"""The binary Segmentation: half of the evidence exactly, on the source's grid, with honest geometry."""
 
 import io
 
@@ -24,16 +24,16 @@ from dicom_node import header
 from dicom_node.results import _codes as codes
 from dicom_node.results._header import DISCLAIMER
 from dicom_node.results.segmentation import PLUGIN
-from explain_core.display import salient
+from explain_core.display import half_of_evidence
 from explain_core.testing import TOY_MODEL
 
 
 def region(context):
-    return salient(context.explanation.attribution)
+    return half_of_evidence(context.explanation.attribution)
 
 
 def spotted(context, *pixels):
-    """The context with a heatmap that is salient in these pixels alone."""
+    """The context with a heatmap that has evidence in these pixels alone."""
     values = np.zeros_like(context.explanation.attribution.values)
     for row, column in pixels:
         values[row, column] = 1
@@ -74,7 +74,7 @@ def test_every_pixel_is_where_it_was(shape):
     assert len(ds.PixelData) == -(-rows * columns // 16) * 2
 
 
-def test_what_no_copy_saw_is_not_salient():
+def test_what_no_copy_saw_is_no_evidence():
     context = context_of(film())
     covered = np.ones_like(region(context))
     covered[: covered.shape[0] // 2] = False
@@ -86,7 +86,7 @@ def test_what_no_copy_saw_is_not_salient():
 
 def test_no_region_no_segmentation():
     context = spotted(context_of(film()))
-    assert "no salient region" in PLUGIN.refuses(context)
+    assert "no evidence above" in PLUGIN.refuses(context)
     assert PLUGIN.refuses(spotted(context, (3, 3))) is None
     assert PLUGIN.build(study_context(context, images=())) == ()
 
@@ -143,7 +143,7 @@ def test_it_says_what_it_is_and_who_made_it():
     (segment,) = ds.SegmentSequence
     assert (ds.SegmentationType, segment.SegmentLabel, segment.SegmentAlgorithmType) == (
         "BINARY",
-        "Salient region",
+        "Half of the evidence",
         "AUTOMATIC",
     )
     assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == codes.VISUAL_EXPLANATION.value

@@ -139,7 +139,7 @@ def test_every_measurement_group_has_coordinates_on_the_source(smooth):
     context = context_of(source)
     whole, *regions = groups(reread(built(REPORT, context)))
     assert list(scoord(whole).GraphicData) == [0, 0, 200, 0, 200, 240, 0, 240, 0, 0]
-    expected = display.outlines(display.salient(context.explanation.attribution), most=5)
+    expected = display.outlines(display.half_of_evidence(context.explanation.attribution), most=5)
     assert len(regions) == len(expected) == (0 if smooth else len(expected))
     assert bool(regions) is not smooth
     for group in (whole, *regions):
@@ -149,6 +149,57 @@ def test_every_measurement_group_has_coordinates_on_the_source(smooth):
         assert image_item.ReferencedSOPInstanceUID == source.SOPInstanceUID
     for group, outline in zip(regions, expected, strict=True):
         assert np.allclose(np.reshape(scoord(group).GraphicData, (-1, 2)), outline, atol=1e-3)
+
+
+def sites(ds):
+    """Zone and side of every item that says where evidence lies."""
+    return [
+        (item.ConceptCodeSequence[0].CodeMeaning, *(side.ConceptCodeSequence[0].CodeMeaning for side in _sides(item)))
+        for item in items(ds)
+        if item.ValueType == "CODE" and item.ConceptNameCodeSequence[0].CodeValue == codes.EVIDENCE_SITE.value
+    ]
+
+
+def _sides(item):
+    return [one for one in item.get("ContentSequence", ()) if one.RelationshipType == "HAS CONCEPT MOD"]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "expected", "sentence"),
+    [
+        (["L", "F"], ("Middle zone of lung", "Left"), "Evidence lies in: left middle zone."),
+        (["R", "F"], ("Middle zone of lung", "Right"), "Evidence lies in: right middle zone."),
+        (None, ("Middle zone of lung",), "Evidence lies in: middle zone at image right."),
+    ],
+)
+def test_where_the_evidence_lies_is_said_in_codes_and_words(orientation, expected, sentence, tmp_path):
+    ds = reread(built(REPORT, context_of(film(PatientOrientation=orientation))))
+    assert set(sites(ds)) == {expected}
+    assert len(sites(ds)) == len(groups(ds)[1:]) + 1, "of each region, and of the image"
+    assert sentence in said(ds, codes.COMMENT)
+    assert errors_of(ds, tmp_path) == []
+    for item in items(ds):
+        if item.ValueType == "CODE" and item.ConceptNameCodeSequence[0].CodeValue == codes.EVIDENCE_SITE.value:
+            value = item.ConceptCodeSequence[0]
+            assert (value.CodeValue, value.CodingSchemeDesignator) == ("281393007", "SCT")
+
+
+def test_nothing_that_a_viewer_writes_beside_it_belongs_to_a_region():
+    """OHIF writes the figures and finding sites of a group at the right of its line, over whatever is there."""
+    whole, *regions = groups(built(REPORT, context_of(film())))
+    assert regions
+    assert [item for item in whole.ContentSequence if item.ValueType == "NUM"]
+    for group in regions:
+        names = {item.ConceptNameCodeSequence[0].CodeValue for item in group.ContentSequence}
+        assert not [item for item in group.ContentSequence if item.ValueType == "NUM"]
+        assert "363698007" not in names, "Finding Site"
+
+
+def test_report_without_evidence_says_so():
+    smooth = np.linspace(0.1, 0.6, 240)[:, np.newaxis].repeat(200, axis=1)
+    ds = built(REPORT, context_of(film(np.rint(smooth * 4095))))
+    assert sites(ds) == []
+    assert "No evidence above the scale's floor." in said(ds, codes.COMMENT)
 
 
 def test_report_lists_its_evidence():
@@ -267,7 +318,7 @@ def test_report_says_what_a_region_is_not_or_that_there_is_none():
     for ds, marked in ((film(), True), (empty, False)):
         comments = " ".join(said(built(REPORT, context_of(ds)), codes.COMMENT))
         assert ("not the outline of a finding" in comments) is marked
-        assert ("Heatmap empty" in comments) is not marked
+        assert ("No evidence above the scale's floor." in comments) is not marked
 
 
 def test_image_far_from_the_training_data_says_so_with_its_score():

@@ -11,11 +11,11 @@ from radiographs import ACCEPTED, real, reread
 
 from dicom_node import header
 from dicom_node.results import ResultOptions
+from dicom_node.results._bands import LEAST_SHARE
 from dicom_node.results._header import DISCLAIMER
-from dicom_node.results._text import READABLE, WARNING, font, line_height, lines_of
-from dicom_node.results.synthetic_images import BANNER, PLUGIN, frames, layout, render
+from dicom_node.results._text import WARNING
+from dicom_node.results.synthetic_images import COPY, PLUGIN, SYNTHETIC, frames, placed, render
 from explain_core import display
-from explain_core.explanation import HeatmapScale
 
 ROLES = ("original", "similar", "adversarial", "difference")
 SQUARE = (1.0, 1.0)
@@ -42,10 +42,13 @@ def with_images(context, seen, similar, adversarial):
 def pictures(context):
     """The four pictures without margins, and the place of all."""
     found = frames(context.explanation)
-    place = layout(found, SQUARE)
-    left, top, right, bottom = place.picture
-    scale = context.explanation.attribution.scale
-    return [render(frame, place, scale)[top:bottom, left:right] for frame in found]
+    place = placed(found, SQUARE)
+    return [inner(render(frame, place), place) for frame in found]
+
+
+def inner(image, place):
+    box = place.picture
+    return image[box.top : box.top + box.rows, box.left : box.left + box.columns]
 
 
 def flat(value, shape=(64, 53)):
@@ -72,8 +75,9 @@ def test_one_series_in_a_fixed_order():
     assert {one.SeriesDescription for one in made} == {"SYNTHETIC - NOT FOR DIAGNOSIS - similar adversarial"}
     assert {one.SeriesNumber for one in made} == {9907}
     for position, one in enumerate(made):
-        assert f"{position % 4 + 1} of 4, {('original', 'similar', 'adversarial', '|similar - ad')[position % 4]}" in (
-            one.ImageComments
+        assert (
+            f"{position % 4 + 1} of 4, {('original', 'similar', 'adversarial', 'difference of 2 and 3')[position % 4]}"
+            in (one.ImageComments)
         )
     sources = [one.SourceImageSequence[0].ReferencedSOPInstanceUID for one in made]
     assert sources == ["1.2.3.4.1"] * 4 + ["1.2.3.4.9"] * 4
@@ -99,34 +103,32 @@ def test_attributes_tell_synthetic_from_original():
     assert all(DISCLAIMER in one.DerivationDescription and DISCLAIMER in one.ImageComments for one in made)
 
 
-def test_texts_say_role_probability_decision_and_resolution():
-    context = context_of(film())
-    found = frames(context.explanation)
+def test_few_words_say_what_each_image_is():
+    found = frames(context_of(film()).explanation)
     assert tuple(frame.role for frame in found) == ROLES
-    said = [" / ".join(sentence.text for sentence in frame.text) for frame in found]
-    probability = context.explanation.prediction.probability
-    assert f"1 of 4, original: Lung opacity {probability:.1%} (threshold 50.0%)" in said[0]
-    assert f"{context.explanation.similar.probability:.1%} (threshold 50.0%), decision kept" in said[1]
-    assert f"{context.explanation.adversarial.probability:.1%} (threshold 50.0%), decision changed" in said[2]
-    assert "Colour: |x_s - x_a| of this pair, from 0.02 on; not the heatmap, which is averaged" in said[3]
-    assert all("Model resolution 53 x 64 pixels, enlarged" in text and DISCLAIMER in text for text in said)
-    assert [frame.banner.text == BANNER for frame in found] == [False, True, True, True]
-    assert [frame.banner.warning for frame in found] == [False, True, True, True]
+    assert [[one.text for one in (*frame.said.above, *frame.said.below)] for frame in found] == [
+        [banner, line, "toy 0.0.1. Research use only. Not for diagnosis."]
+        for banner, line in (
+            (COPY, "1 of 4, original: Lung opacity 73 % (threshold 50 %)"),
+            (SYNTHETIC, "2 of 4, similar: Lung opacity 73 % (threshold 50 %), decision kept"),
+            (SYNTHETIC, "3 of 4, adversarial: Lung opacity 30 % (threshold 50 %), decision changed"),
+            (SYNTHETIC, "4 of 4, difference of 2 and 3: similar 73 %, adversarial 30 %"),
+        )
+    ]
+    assert [frame.said.above[0].warning for frame in found] == [False, True, True, True]
+    assert [frame.said.scale is None for frame in found] == [True, True, True, False]
 
 
-def test_every_banner_says_which_image_it_is_of():
+def test_comments_say_what_the_picture_has_no_room_for():
     context = context_of(film(ViewPosition="AP", SeriesNumber="2", InstanceNumber="3"))
-    made = four(context)
-    assert all("Image: AP, series 2, number 3. " in one.ImageComments for one in made)
-    unnamed = dataclasses.replace(
-        context, header=context_of(film(ViewPosition=None, SeriesNumber=None, InstanceNumber=None)).header
-    )
-    for one, other in zip(made, four(unnamed), strict=True):
-        assert "Image:" not in other.ImageComments
-        assert not np.array_equal(one.pixel_array, other.pixel_array)
-    for frame in frames(context.explanation, "AP, series 2, number 3"):
-        assert frame.banner.text.endswith(". Image: AP, series 2, number 3")
-        assert frame.banner.warning == frame.synthetic
+    made = [one.ImageComments for one in four(context)]
+    assert all("Image: AP, series 2, number 3. " in one for one in made)
+    assert all("Model resolution 53 x 64 pixels, enlarged" in one and DISCLAIMER in one for one in made)
+    assert "Made by toy 0.0.1 to keep the decision" in made[1]
+    assert "Made by toy 0.0.1 to change the decision" in made[2]
+    assert "of this pair from 0.02 on, full scale 0.25; not the heatmap, which is averaged" in made[3]
+    unnamed = context_of(film(ViewPosition=None, SeriesNumber=None, InstanceNumber=None))
+    assert not any("Image:" in one.ImageComments for one in four(unnamed))
 
 
 def test_texts_say_when_the_generators_failed():
@@ -134,49 +136,43 @@ def test_texts_say_when_the_generators_failed():
     explanation = context.explanation
     similar = dataclasses.replace(explanation.similar, probability=0.1)
     said = frames(with_explanation(context, similar=similar).explanation)
-    assert "decision NOT kept" in said[1].text[0].text
-    assert "decision NOT changed" in said[2].text[0].text
+    assert "decision NOT kept" in said[1].said.below[0].text
+    assert "decision NOT changed" in said[2].said.below[0].text
 
 
 @pytest.mark.parametrize("shape", [(64, 53), (64, 64), (64, 21), (21, 64), (320, 290)])
 @pytest.mark.parametrize("label", ["Lung opacity", "A finding with a name as long as a label can be " * 3])
-def test_text_is_readable_and_fits(shape, label):
+def test_text_is_readable_and_the_picture_in_one_place(shape, label):
     context = with_prediction(with_images(context_of(film()), *(flat(level, shape) for level in (0.5, 0.5, 0.4))))
-    context = with_prediction(context, label=label)
-    scale = context.explanation.attribution.scale
-    attribution = dataclasses.replace(
-        context.explanation.attribution, scale=dataclasses.replace(scale, unit="a unit of many words " * 4)
-    )
-    found = frames(with_explanation(context, attribution=attribution).explanation)
-    place = layout(found, SQUARE)
-    left, top, right, bottom = place.picture
-    assert place.height * READABLE >= place.rows
-    _, low, _, high = font(place.height).getbbox("Ag")
-    assert high - low >= max(place.rows / 32, 1024 // 40)
-    assert max(right - left, bottom - top) == 1024
-    assert (right - left) / (bottom - top) == pytest.approx(shape[1] / shape[0], rel=0.01)
+    found = frames(with_prediction(context, label=label).explanation)
+    place = placed(found, SQUARE)
+    box = place.picture
+    assert place.text * LEAST_SHARE >= 1024
+    assert max(box.rows, box.columns) == 1024
+    assert box.columns / box.rows == pytest.approx(shape[1] / shape[0], rel=0.01)
     for frame in found:
-        text = lines_of(frame.text, place.height, place.bar[2] - place.bar[0])
-        end = top + len(text) * line_height(place.height)
-        assert end <= place.bar[1] - 2 * place.height, "text ends above the bar and its numbers"
-        assert render(frame, place, scale).shape == (place.rows, place.columns, 3)
+        said = place.saying(frame.said)
+        assert (said.picture, said.rows, said.columns) == (box, place.rows, place.columns)
+        assert len(said.above) <= len(place.above)
+        assert (said.scale.rows > 0) + len(said.below) <= 1 + len(place.below)
+        if label == "Lung opacity":
+            assert len(said.above) + len(said.below) + (said.scale.rows > 0) <= 4
+        assert render(frame, place).shape == (place.rows, place.columns, 3)
 
 
 def test_pixels_that_are_not_square_are_shown_in_their_shape():
     ds = four(context_of(film(PixelSpacing=["0.1", "0.2"])))[0]
     square = four(context_of(film()))[0]
-    place = layout(frames(context_of(film()).explanation), (0.1, 0.2))
-    left, top, right, bottom = place.picture
-    assert (right - left) / (bottom - top) == pytest.approx(2 * 53 / 64, rel=0.01)
+    place = placed(frames(context_of(film()).explanation), (0.1, 0.2))
+    assert place.picture.columns / place.picture.rows == pytest.approx(2 * 53 / 64, rel=0.01)
     assert (ds.Rows, ds.Columns) == (place.rows, place.columns) != (square.Rows, square.Columns)
 
 
 def test_the_banner_is_drawn_in_the_colour_of_warnings():
     found = frames(context_of(film()).explanation)
-    place = layout(found, SQUARE)
-    scale = context_of(film()).explanation.attribution.scale
+    place = placed(found, SQUARE)
     amber = [
-        (np.abs(render(frame, place, scale)[: place.picture[1]].astype(int) - WARNING).max(axis=2) < 20).sum()
+        (np.abs(render(frame, place)[: place.picture.top].astype(int) - WARNING).max(axis=2) < 20).sum()
         for frame in found
     ]
     assert amber[0] == 0
@@ -212,30 +208,25 @@ def test_pictures_are_the_explanations_images():
         assert np.abs(shown - wanted).max() <= 3, "the pattern is in fewer than half of the pixels of a column"
 
 
-def test_difference_has_the_colours_of_the_scale():
-    scale = HeatmapScale(floor=0.02, salient=0.08, full_scale=0.25, unit="u")
+def test_difference_is_laid_over_the_film_like_a_heatmap():
     similar = flat(0.5)
     adversarial = similar.copy()
     adversarial[:, 10:20] -= 0.01  # below the floor
     adversarial[:, 20:30] += 0.135  # halfway; the sign does not count
     adversarial[:, 30:40] -= 0.4  # beyond full scale
-    context = with_images(context_of(film()), similar, similar, adversarial)
+    context = with_images(context_of(film()), flat(0.2), similar, adversarial)
     picture = frames(context.explanation)[3].picture
-    assert context.explanation.attribution.scale.full_scale == scale.full_scale
-    assert (picture[:, :20] == 0).all()
-    assert np.abs(picture[:, 20:30].astype(int) - display.PALETTE[128]).max() <= 3
-    assert (picture[:, 30:40] == display.PALETTE[-1]).all()
+    assert (picture[:, :20] == 51).all()
+    half, full = display.OPACITY / 2, display.OPACITY
+    assert np.abs(picture[:, 20:30] - ((1 - half) * 51 + half * display.PALETTE[128])).max() <= 3
+    assert np.abs(picture[:, 30:40] - ((1 - full) * 51 + full * display.PALETTE[-1])).max() <= 1
 
 
-def test_only_the_difference_has_the_bar():
-    context = context_of(film())
-    found = frames(context.explanation)
-    place = layout(found, SQUARE)
-    x, y, end, low = place.bar
-    bars = [render(frame, place, context.explanation.attribution.scale)[y:low, x:end] for frame in found]
-    assert [bool(np.ptp(bar.astype(int), axis=2).max() > 50) for bar in bars] == [False, False, False, True]
-    assert (bars[3][:, 0] == 0).all()
-    assert (bars[3][:, -1] == display.PALETTE[-1]).all()
+def test_only_the_difference_has_the_scale():
+    found = frames(context_of(film()).explanation)
+    place = placed(found, SQUARE)
+    below = [render(frame, place)[place.scale.top :].astype(int) for frame in found]
+    assert [bool(np.ptp(band, axis=2).max() > 60) for band in below] == [False, False, False, True]
 
 
 def test_a_method_without_generators_makes_none():

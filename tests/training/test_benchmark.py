@@ -71,7 +71,7 @@ def onnx_bundle(tmp_path):
         "decisions = 1\n"
         "[input]\nsize = 32\npercentiles = [0.5, 99.5]\n"
         "[augmentation]\ndegrees = 5.0\n"
-        '[heatmap.similar_adversarial]\nfull_scale = 0.1\nsalient = 0.05\nunit = "none"\n'
+        '[heatmap]\nfull_scale = 0.1\nunit = "none"\n'
     )
     write_sums(folder)
     return folder

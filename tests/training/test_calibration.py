@@ -19,26 +19,19 @@ from training.__main__ import main
 from training.errors import TrainingError
 
 
-def test_the_floor_is_above_the_negatives_and_the_scale_spans_the_positives():
-    maxima = np.concatenate([np.linspace(0.01, 0.05, 100), np.linspace(0.04, 0.20, 100)])
-    table = scales.heatmap_table(maxima, np.repeat([False, True], 100))
-    assert table["floor"] == pytest.approx(0.0496, abs=1e-4)
-    assert (maxima[:100] > table["floor"]).mean() == pytest.approx(0.01)
-    assert table["salient"] == table["floor"], "the positives' 1st percentile, 0.0416, lies below the floor"
-    assert table["full_scale"] == pytest.approx(0.192)
-
-
-def test_a_salient_value_above_the_floor_is_the_positives_own():
-    maxima = np.concatenate([np.full(50, 0.05), np.linspace(0.1, 0.2, 101)])
-    table = scales.heatmap_table(maxima, np.repeat([False, True], [50, 101]))
-    assert (table["floor"], table["salient"], table["full_scale"]) == (0.05, 0.101, 0.195)
+def test_the_floor_leaves_most_of_a_film_clear_and_the_scale_spans_the_largest_values():
+    values = np.linspace(0, 1, 100 * 64, dtype=np.float32).reshape(100, 8, 8)  # called positive
+    table = scales.heatmap_table(np.concatenate([values, 5 + values]), np.repeat([True, False], 100))
+    assert table["floor"] == pytest.approx(0.85, abs=2e-3)
+    assert (values > table["floor"]).mean() == pytest.approx(0.15, abs=5e-3)
+    assert table["full_scale"] == pytest.approx(np.percentile(values.max(axis=(1, 2)), 95), abs=2e-3)
 
 
 @pytest.mark.parametrize("positive", [True, False])
 def test_one_decision_for_all_still_makes_a_scale(positive):
-    table = scales.heatmap_table(np.linspace(0, 0.1, 20), np.full(20, positive))
+    table = scales.heatmap_table(np.linspace(0, 0.1, 20 * 16).reshape(20, 4, 4), np.full(20, positive))
     HeatmapScale(**table, unit="")
-    calm = scales.heatmap_table(np.zeros(4), np.full(4, positive))
+    calm = scales.heatmap_table(np.zeros((4, 4, 4)), np.full(4, positive))
     assert calm["floor"] == 0
     HeatmapScale(**calm, unit="")
 
@@ -47,10 +40,10 @@ def test_shares_shown_count_paint_regions_and_area():
     maps = np.zeros((4, 100, 100), np.float32)
     maps[0, :10, :10] = 0.06
     maps[1, :10, :20] = 0.2
-    maps[2, 0, 0] = 0.2  # a speck: painted, but no region
-    found = scales.shares_shown(maps, {"floor": 0.05, "salient": 0.1})
-    assert found == {"images": 4, "painted": 0.75, "salient_region": 0.25, "painted_area": pytest.approx(301 / 40000)}
-    assert scales.shares_shown(maps[:0], {"floor": 0, "salient": 0}) == {"images": 0}
+    maps[2, 0, 0] = 0.2  # a speck: painted, but no more
+    found = scales.shares_shown(maps, {"floor": 0.05})
+    assert found == {"images": 4, "painted": 0.75, "more_than_specks": 0.5, "painted_area": pytest.approx(301 / 40000)}
+    assert scales.shares_shown(maps[:0], {"floor": 0}) == {"images": 0}
 
 
 def test_probability_changes_are_those_of_moved_images(bundle):
@@ -73,8 +66,8 @@ def test_the_card_says_it_once_however_often_it_is_written(bundle):
         "images": {"training": 1, "validation": 2},
         "heatmaps": {
             "similar_adversarial": {
-                "table": {"floor": 0.123, "salient": 0.2, "full_scale": 0.3, "blur": 0.035, "unit": "luminance"},
-                "shown": {"positive": {"images": 0}, "negative": {"images": 0}},
+                "table": {"floor": 0.123, "full_scale": 0.3, "blur": 0.035, "unit": "luminance"},
+                "shown": {"images": 0},
             }
         },
         "margin": 0.1,
@@ -100,7 +93,7 @@ def test_a_bundle_is_calibrated_in_place_and_its_weights_stay(bundle, nih_folder
     shutil.copytree(bundle, folder)
     table = tomllib.loads((folder / "bundle.toml").read_text())
     del table["outlier"], table["margin"]
-    table["heatmap"]["similar_adversarial"] |= {"full_scale": 0.9, "salient": 0.8, "unit": "old"}
+    table["heatmap"]["similar_adversarial"] |= {"full_scale": 0.9, "unit": "old"}
     (folder / "bundle.toml").write_text(toml_text(table))
     (folder / "outlier.safetensors").unlink()
     (folder / "reference.json").unlink()

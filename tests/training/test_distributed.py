@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from training import cohort, datasets
 from training.errors import TrainingError
 from training.progress import Cancelled
 from training.runs import cohort_classifier
-from training.runs.image_classifier import ImageClassifierSettings
+from training.runs.image_classifier import ImageClassifierSettings, fingerprint_of
 
 TOLERANCE = 1e-4  # relative; 3e-6 was measured, step by step
 
@@ -150,6 +151,22 @@ def test_processes_that_a_signal_ended_first_are_a_stop_and_no_failure(phantoms,
 
     with pytest.raises(Cancelled, match="told to stop"):
         cohort_classifier.launch(tmp_path, 1, told)
+
+
+def test_truths_and_sources_travel_with_the_images(phantoms, tmp_path):
+    assert {truth is None for truth in phantoms[0].truths} == {True, False}
+    training = replace(phantoms[0], sources=tuple(f"reader {index % 3}" for index in range(len(phantoms[0]))))
+    bare = replace(phantoms[1], truths=(None,) * len(phantoms[1]))
+    cohort_classifier.write_request(tmp_path, settings(), training, bare)
+    for name, sent in (("training", training), ("validation", bare)):
+        found = cohort_classifier._cohort(tmp_path / f"{name}.npz", name, sent.classes, exclusive=sent.exclusive)
+        assert torch.equal(found.images, sent.images)
+        assert found.targets.tolist() == sent.targets.tolist()
+        assert found.sources == sent.sources
+        for truth, expected in zip(found.truths, sent.truths, strict=True):
+            assert (truth is None) == (expected is None)
+            assert truth is None or (truth.dtype == np.bool_ and np.array_equal(truth, expected))
+        assert fingerprint_of(found) == fingerprint_of(sent)
 
 
 def test_a_folder_without_a_request_is_one_line(tmp_path, monkeypatch):

@@ -3,16 +3,17 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from explain_core.classifiers.efficientnet_lite0 import EfficientNetLite0
+from explain_core.classifiers.evidence_lite0 import EvidenceLite0
 from explain_core.classifiers.resnet20 import ResNet20
-from explain_core.geometry import InputSpec
+from explain_core.geometry import AffineRange, InputSpec
 from training import cohort, datasets
 from training.errors import TrainingError
 from training.progress import Cancelled
-from training.runs import image_classifier, weights
+from training.runs import evidence_targets, image_classifier, weights
 from training.runs.image_classifier import ImageClassifierSettings
 from training.runs.processes import Batch, SharedDropout
 
@@ -36,6 +37,16 @@ def rows(folder):
 def same(one, other):
     assert one.keys() == other.keys()
     return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def with_statistics_of(network, images):
+    """The weights of a network whose batch statistics are those of the images."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        network.train()(images.float() / 255)
+    return network.state_dict()
 
 
 class StopAfter:
@@ -107,16 +118,17 @@ def test_the_average_is_what_is_kept(phantoms, tmp_path):
 
 def test_a_run_starts_from_the_leading_outputs_of_a_bundle(bundle, tmp_path):
     wide = weights.read_weights(bundle)
-    network = EfficientNetLite0(1)
+    network = EvidenceLite0(1)
     weights.start_from(network, bundle)
     made = network.state_dict()
-    assert torch.equal(made["output.weight"], wide["output.weight"][:1].float())
-    assert torch.equal(made["output.bias"], wide["output.bias"][:1].float())
-    assert torch.equal(made["head.0.weight"], wide["head.0.weight"].float())
+    assert len(wide["output.bias"]) == 9
+    for name in ("output.weight", "output.level", "output.bias"):
+        assert torch.equal(made[name], wide[name][:1].float())
+    assert torch.equal(made["joined.0.weight"], wide["joined.0.weight"].float())
     with pytest.raises(TrainingError, match=r"do not fit: stem\.0\.weight has shape"):
         weights.start_from(ResNet20(1), bundle)
-    with pytest.raises(TrainingError, match=r"do not fit: output\.weight has shape \(1, 1280\), needed \(3, 1280\)"):
-        weights.start_from(EfficientNetLite0(3), made)
+    with pytest.raises(TrainingError, match=r"output\.weight has shape \(1, 96, 1, 1\), needed \(3, 96, 1, 1\)"):
+        weights.start_from(EvidenceLite0(3), made)
     with pytest.raises(TrainingError, match="no weights to start from"):
         weights.start_from(network, tmp_path)
 
@@ -143,9 +155,10 @@ def test_parts_of_a_batch_are_what_one_process_draws():
     images = torch.randint(0, 255, (7, 1, 16, 16), dtype=torch.uint8)
     batches = [Batch(7, rank, 3) for rank in range(3)]
     assert [batch.share for batch in batches] == pytest.approx([3 / 7, 2 / 7, 2 / 7])
-    whole = image_classifier.augment(images, plain, torch.Generator().manual_seed(5))
+    whole, moves = image_classifier.augment(images, plain, torch.Generator().manual_seed(5))
     made = [image_classifier.augment(images, plain, batch.generator.manual_seed(5), batch.part) for batch in batches]
-    torch.testing.assert_close(torch.cat(made), whole)
+    torch.testing.assert_close(torch.cat([part for part, _ in made]), whole)
+    assert torch.equal(torch.cat([moved for _, moved in made]), moves)
     alone = Batch(7, 0, 1)
     dropped = []
     for batch in (alone, *batches):
@@ -175,3 +188,87 @@ def test_settings_of_an_earlier_run_are_read_back(phantoms, tmp_path):
     other = replace(phantoms[0], targets=1 - phantoms[0].targets)
     with pytest.raises(TrainingError, match="trained on other images"):
         image_classifier.settings_of(tmp_path, other)
+
+
+# maps of evidence
+
+
+def boxed(count, seed, size=64, *, boxes=True):
+    """Dim noise; every second image has a bright square somewhere, and a box there."""
+    generator = np.random.default_rng(seed)
+    images = generator.integers(20, 90, (count, 1, size, size), np.uint8)
+    truths = []
+    for index in range(count):
+        truth = np.zeros((size, size), np.bool_)
+        if index % 2:
+            top, left = generator.integers(4, size - 20, 2)
+            truth[top : top + 16, left : left + 16] = True
+            images[index, 0][truth] += 150
+        truths.append(truth if index % 2 and boxes else None)
+    return cohort.Cohort(
+        images=torch.from_numpy(images), targets=np.arange(count) % 2, truths=tuple(truths),
+        boxes=np.arange(count) % 2, views=("",) * count, patients=("",) * count, splits=("train",) * count,
+        classes=("normal", "opacity"), sources=("expert",) * count,
+    )  # fmt: skip
+
+
+def rise(network, images):
+    """How much higher the map's logits are in boxes than elsewhere in the same images, on average."""
+    with torch.no_grad():
+        maps = network.evidence(images.images.float() / 255)[:, 0].float()
+    found = []
+    for cells, truth in zip(maps, images.truths, strict=True):
+        if truth is not None:
+            covered = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(truth).float()[None], cells.shape[-1])[0]
+            found.append(float(cells[covered > 0.3].mean() - cells[covered == 0].mean()))
+    return sum(found) / len(found)
+
+
+def test_boxes_raise_the_maps_inside_them(tmp_path):
+    torch.manual_seed(0)
+    start = with_statistics_of(EvidenceLite0(1), boxed(32, 0).images)
+    still = AffineRange(degrees=0, height_shift=0.1, width_shift=0.1, zoom=0)
+    plain = settings(
+        architecture="evidence_lite0", epochs=6, batch=16, learning_rate=3e-3, affine=still, attack=0.0,
+        frozen_statistics=True,
+    )  # fmt: skip
+    rises = {}
+    for name, weight, boxes in (("taught", 3.0, True), ("weightless", 0.0, True), ("without boxes", 3.0, False)):
+        (tmp_path / name).mkdir()
+        network = image_classifier.train(
+            replace(plain, map_weight=weight), boxed(32, 0, boxes=boxes), boxed(8, 1), tmp_path / name, initial=start
+        )
+        rises[name] = rise(network, boxed(16, 2))
+    assert rises["taught"] > rises["weightless"] + 0.3
+    assert rises["weightless"] == rises["without boxes"], "where there are no boxes the maps' loss is none"
+
+
+def test_a_classifier_without_a_map_and_exclusive_classes_train_as_before(tmp_path):
+    """Boxes teach no map where there is none, nor where the first output is the absence of a finding."""
+    made = {}
+    for architecture, exclusive in (("resnet20", False), ("evidence_lite0", True)):
+        for name, boxes in (("boxes", True), ("none", False)):
+            out = tmp_path / f"{architecture}-{name}"
+            out.mkdir()
+            parts = [replace(boxed(8, seed, 32, boxes=boxes), exclusive=exclusive) for seed in (0, 1)]
+            plain = settings(architecture=architecture, epochs=1, batch=8, attack=0.0)
+            made[name] = image_classifier.train(plain, *parts, out).state_dict()
+        assert same(made["boxes"], made["none"])
+
+
+def test_maps_are_known_where_lesions_are_marked_or_there_are_none():
+    images = replace(
+        boxed(6, 0, boxes=True), sources=("expert", "expert", "textmined", "textmined", "", "expert"),
+        truths=(None, np.ones((64, 64), np.bool_), None, None, None, None),
+    )  # fmt: skip
+    assert evidence_targets.maps_known(images).tolist() == pytest.approx([1, 1, 0.3, 0, 0.3, 0])
+
+
+def test_noise_has_a_strength_of_its_own_for_each_image():
+    images = torch.full((64, 1, 32, 32), 128, dtype=torch.uint8)
+    still = AffineRange(degrees=0, height_shift=0, width_shift=0, zoom=0, horizontal_flip=0)
+    made, _ = image_classifier.augment(images, settings(noise=0.2, affine=still), torch.Generator().manual_seed(0))
+    strengths = made.std((1, 2, 3))
+    assert float(strengths.min()) < 0.02
+    assert 0.15 < float(strengths.max()) < 0.22
+    assert 0.08 < float(strengths.mean()) < 0.12

@@ -136,11 +136,19 @@ def test_the_same_call_again_makes_the_same_bundle_and_finish_gives_its_digest(m
         making.make(out, **parts)
 
 
+def test_what_float16_cannot_hold_is_kept_in_float32():
+    state = {"small": torch.tensor([1 / 3]), "large": torch.tensor([1e9]), "count": torch.tensor(7)}
+    stored = making.half(state)
+    assert stored["small"].dtype == torch.float16
+    assert torch.equal(stored["large"], state["large"])
+    assert torch.equal(stored["count"], state["count"])
+
+
 def test_parts_that_make_no_bundle_are_refused(parts, tmp_path):
-    huge = ResNet20(1)
-    huge.output.weight.data *= 1e9
-    with pytest.raises(TrainingError, match=r"output\.weight is not finite in float16"):
-        making.make(tmp_path, **parts | {"classifier": huge})
+    lost = ResNet20(1)
+    lost.output.weight.data *= float("inf")
+    with pytest.raises(TrainingError, match=r"output\.weight is not finite"):
+        making.make(tmp_path, **parts | {"classifier": lost})
     with pytest.raises(TrainingError, match="validation images of that size"):
         making.make(tmp_path, **parts | {"spec": InputSpec(size=64)})
     with pytest.raises(TrainingError, match="training and validation images"):

@@ -59,7 +59,7 @@ def test_a_lost_book_of_splits_is_not_begun_anew(tmp_path):
 def test_two_names_for_the_same_patients_are_refused(tmp_path):
     file = tmp_path / "job.toml"
     file.write_text('[data]\nsources = ["nih:a", "rsna:b"]\n')
-    with pytest.raises(JobError, match=r"job\.toml:2: data\.sources: .*rsna's images are of nih's patients"):
+    with pytest.raises(JobError, match=r"job\.toml:2: data\.sources: .*have the same patients: take one of them"):
         load(file)
 
 

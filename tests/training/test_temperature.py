@@ -71,3 +71,41 @@ def test_a_classifier_that_is_no_module_is_tempered_too():
     assert not calm.differentiable
     with pytest.raises(GradientsNeeded):
         _ = calm.cam_layer
+
+
+def best_sum(probabilities, targets):
+    """The largest sensitivity + specificity - 1 over every threshold that could tell images apart."""
+    best = -1.0
+    for threshold in [*probabilities, 2.0]:
+        found = {0: [], 1: []}
+        for probability, target in zip(probabilities, targets, strict=True):
+            found[int(target)].append(probability >= threshold)
+        best = max(best, sum(found[1]) / len(found[1]) - sum(found[0]) / len(found[0]))
+    return best
+
+
+def reached(probabilities, targets, threshold):
+    called = probabilities >= threshold
+    return called[targets == 1].mean() - called[targets == 0].mean()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_threshold_reaches_the_best_sum_of_a_slow_loop(seed):
+    generator = np.random.default_rng(seed)
+    targets = generator.integers(0, 2, 60)
+    probabilities = np.clip(generator.normal(0.3 + 0.2 * targets, 0.2), 0.02, 0.98).round(2 if seed % 2 else 6)
+    found = temperature.youden(probabilities, targets)
+    assert reached(probabilities, targets, found) == pytest.approx(best_sum(probabilities, targets))
+    assert best_sum(probabilities, targets) > reached(probabilities, targets, 0.5)
+
+
+def test_the_threshold_lies_half_way_and_of_equal_sums_it_is_the_highest():
+    targets = np.array([0, 0, 1, 1])
+    assert temperature.youden(np.array([0.1, 0.2, 0.4, 0.9]), targets) == 0.3
+    assert temperature.youden(torch.tensor([0.9, 0.4, 0.2, 0.1]), torch.tensor([1, 0, 1, 0])) == 0.65
+    assert temperature.youden(np.array([0.0, 0.001, 0.002, 0.003]), targets) == 0.01, "never all, never none"
+    assert temperature.youden(np.array([0.997, 0.998, 0.9991, 0.9999]), targets) == 0.99
+    near = np.array([0.500011, 0.500012, 0.9, 0.1])
+    assert ((near >= temperature.youden(near, np.array([0, 1, 1, 0]))) == [False, True, True, False]).all()
+    with pytest.raises(TrainingError, match="images of both classes"):
+        temperature.youden(np.array([0.1, 0.9]), np.array([1, 1]))

@@ -176,7 +176,7 @@ def _model(found: Mapping[str, Floats], test: Cohort, explainer: BundleExplainer
         "temperature": bundle.temperature,
         "augmentations": explainer.augmentations,
         "heatmaps": {
-            name: {"floor": one.scale.floor, "salient": one.scale.salient, "full_scale": one.scale.full_scale}
+            name: {"floor": one.scale.floor, "full_scale": one.scale.full_scale}
             for name, one in bundle.heatmaps.items()
         },
         "generators": dict(bundle.description["generators"]),

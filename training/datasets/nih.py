@@ -7,6 +7,7 @@ boxes_nih.csv boxes of eight findings.
 """
 
 from collections import defaultdict
+from collections.abc import Container
 from pathlib import Path
 
 from training.datasets import Box, Collector, Dataset, Kind, Sample, split_of_fold
@@ -34,7 +35,7 @@ FINDINGS = (
     "Pneumonia",
     "Pneumothorax",
 )
-OPACITY = "Lung Opacity"
+OPACITY, NO_FINDING = "Lung Opacity", "No Finding"
 _ALIASES = {"Infiltrate": "Infiltration"}  # the box file's own word for the label
 _TARGETS = {"": None, "0": 0, "0.0": 0, "1": 1, "1.0": 1}
 _LABEL_COLUMNS = ("file", "nih_image", "patient_id", "view", "nih_labels", "y_opacity", "y_source", "patient_fold")
@@ -56,8 +57,8 @@ def read(folder: Path) -> Dataset:
             collector.note(Kind.DUPLICATE_ROW, row.where, row.text("nih_image"))
         else:
             rows[row.text("nih_image")] = row
-    opacities = _boxes(folder / "boxes_rsna.csv", rows, (OPACITY,), collector)
-    others = _boxes(folder / "boxes_nih.csv", rows, FINDINGS, collector)
+    opacities = boxes_of(folder / "boxes_rsna.csv", rows, (OPACITY,), collector)
+    others = boxes_of(folder / "boxes_nih.csv", rows, FINDINGS, collector)
     headers = collector.headers(folder / "images" / row.text("file") for row in rows.values())
     samples = []
     for name, row in rows.items():
@@ -77,9 +78,7 @@ def _sample(
 ) -> Sample:
     if row.text("y_opacity") not in _TARGETS:
         collector.note(Kind.LABEL_UNKNOWN, row.where, f"y_opacity={row.text('y_opacity')}")
-    findings = frozenset(row.text("nih_labels").split("|"))
-    for finding in sorted(findings - {*FINDINGS, "No Finding", ""}):
-        collector.note(Kind.LABEL_UNKNOWN, row.where, f"nih_labels has {finding}")
+    findings = findings_of(row, "nih_labels", collector)
     fold = row.integer("patient_fold")
     return Sample(
         path=path,
@@ -89,7 +88,7 @@ def _sample(
         view=row.text("view"),
         target=_TARGETS.get(row.text("y_opacity")),
         target_source=row.text("y_source"),
-        findings=findings & frozenset(FINDINGS),
+        findings=findings,
         boxes=tuple(opacities.get(OPACITY, ())),
         finding_boxes={finding: tuple(boxes) for finding, boxes in others.items()},
         shape=shape,
@@ -98,13 +97,29 @@ def _sample(
     )
 
 
-def _boxes(path: Path, images: dict[str, Row], known: tuple[str, ...], collector: Collector) -> Boxes:
-    """Boxes by image and finding; a file that is absent holds none."""
+def findings_of(row: Row, column: str, collector: Collector) -> frozenset[str]:
+    """The findings of a cell that joins them by |; any that is not known is recorded."""
+    findings = frozenset(row.text(column).split("|"))
+    for finding in sorted(findings - {*FINDINGS, NO_FINDING, ""}):
+        collector.note(Kind.LABEL_UNKNOWN, row.where, f"{column} has {finding}")
+    return findings & frozenset(FINDINGS)
+
+
+def boxes_of(
+    path: Path,
+    images: Container[str],
+    known: tuple[str, ...],
+    collector: Collector,
+    columns: tuple[str, str, str, str, str, str] = ("image", "finding", "x", "y", "w", "h"),
+) -> Boxes:
+    """Boxes by image and finding of a table in pixels of the original images; a file that is absent holds none."""
     boxes: Boxes = defaultdict(lambda: defaultdict(list))
     seen = set()
-    for row in table(path, ("image", "finding", "x", "y", "w", "h")) if path.is_file() else ():
-        image, finding = row.text("image"), _ALIASES.get(row.text("finding"), row.text("finding"))
-        corners = (row.number("x"), row.number("y"), row.number("w"), row.number("h"))
+    for row in table(path, columns) if path.is_file() else ():
+        image, named = row.text(columns[0]), row.text(columns[1])
+        finding = _ALIASES.get(named, named)
+        x, y, width, height = columns[2:]
+        corners = (row.number(x), row.number(y), row.number(width), row.number(height))
         if (image, finding, corners) in seen:
             collector.note(Kind.DUPLICATE_ROW, row.where, f"{finding} of {image}")
             continue

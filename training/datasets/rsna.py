@@ -35,7 +35,7 @@ LABELS = "stage_2_train_labels.csv"
 CLASS_INFO = "stage_2_detailed_class_info.csv"
 SPLIT = "paper_split.csv"
 IMAGES = "stage_2_train_images"
-_CLASSES = {"Normal": 0, "Lung Opacity": 1, "No Lung Opacity / Not Normal": None}
+TARGETS: dict[str, int | None] = {"Normal": 0, "Lung Opacity": 1, "No Lung Opacity / Not Normal": None}
 _SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 
 
@@ -89,7 +89,7 @@ def annotations(folder: Path, collector: Collector, *, split: str = "") -> list[
     Raises:
         DatasetError: a table is missing or malformed.
     """
-    rows = _labels(folder / LABELS, collector)
+    rows = labels_of(folder / LABELS, collector)
     targets = _targets(rows, folder / CLASS_INFO, collector)
     splits = _splits(folder, split, rows, collector)
     chosen = [patient for patient in rows if patient in targets and patient in splits]
@@ -101,13 +101,13 @@ def annotations(folder: Path, collector: Collector, *, split: str = "") -> list[
             patient_id=patient,
             target=targets[patient],
             split=splits[patient],
-            boxes=_boxes(rows[patient], collector) if targets[patient] == 1 else (),
+            boxes=boxes_of(rows[patient], collector) if targets[patient] == 1 else (),
         )
         for patient in chosen
     ]
 
 
-def _labels(path: Path, collector: Collector) -> dict[str, list[Row]]:
+def labels_of(path: Path, collector: Collector) -> dict[str, list[Row]]:
     """The rows of each patient, without repeated ones."""
     rows: dict[str, list[Row]] = {}
     seen = set()
@@ -124,7 +124,7 @@ def _labels(path: Path, collector: Collector) -> dict[str, list[Row]]:
 
 def _targets(rows: dict[str, list[Row]], class_info: Path, collector: Collector) -> dict[str, int | None]:
     """0, 1 or None (not known) of each patient, without those that are neither normal nor an opacity."""
-    detailed = _detailed(class_info, collector) if class_info.is_file() else None
+    detailed = classes_of(class_info, collector) if class_info.is_file() else None
     targets: dict[str, int | None] = {}
     for patient, entries in rows.items():
         where, said = entries[0].where, {row.text("Target") for row in entries}
@@ -133,20 +133,20 @@ def _targets(rows: dict[str, list[Row]], class_info: Path, collector: Collector)
         if target is None or name == "":
             collector.note(Kind.LABEL_UNKNOWN, where, f"Target or class of patient {patient}")
             targets[patient] = None
-        elif name is not None and target != (_CLASSES[name] or 0):
+        elif name is not None and target != (TARGETS[name] or 0):
             collector.note(Kind.LABEL_CONTRADICTED, where, f"Target {target}, but {class_info.name} says {name}")
             targets[patient] = None
-        elif name is None or _CLASSES[name] is not None:
+        elif name is None or TARGETS[name] is not None:
             targets[patient] = target
     return targets
 
 
-def _detailed(path: Path, collector: Collector) -> dict[str, str]:
+def classes_of(path: Path, collector: Collector) -> dict[str, str]:
     """The class of each patient, "" for one with two classes; the file repeats a class for every box."""
     classes: dict[str, str] = {}
     for row in table(path, ("patientId", "class")):
         patient, name = row.text("patientId"), row.text("class")
-        if name not in _CLASSES:
+        if name not in TARGETS:
             collector.note(Kind.LABEL_UNKNOWN, row.where, f"class={name}")
         elif classes.setdefault(patient, name) != name:
             collector.note(Kind.LABEL_CONTRADICTED, row.where, f"{name}, an earlier row says {classes[patient]}")
@@ -178,7 +178,8 @@ def _splits(folder: Path, given: str, patients: Iterable[str], collector: Collec
     return splits
 
 
-def _boxes(rows: list[Row], collector: Collector) -> tuple[Box, ...]:
+def boxes_of(rows: list[Row], collector: Collector) -> tuple[Box, ...]:
+    """The boxes of one patient's rows."""
     boxes = []
     for row in rows:
         corners = (row.number("x"), row.number("y"), row.number("width"), row.number("height"))

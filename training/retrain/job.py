@@ -21,6 +21,9 @@ _KEY = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=")
 _SOURCE = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)=)?(?P<spec>(?P<reader>[a-z][a-z0-9_]*)(?:[:?].*)?)", re.DOTALL)
 
 
+_OF_NIH = ("nih", "nih14", "rsna", "rsna_lungs")
+
+
 class JobError(TrainingError):
     """job.toml is wrong; one line, `file:line: key: what to do`."""
 
@@ -44,8 +47,9 @@ def _sources(texts: tuple[str, ...]) -> tuple[str, ...]:
             raise ValueError(
                 f"two sources are called {name}; patients are told apart by it, so write NAME=reader:folder"
             )
-    if {"nih", "rsna"} <= {source_reader(text) for text in texts}:
-        raise ValueError("rsna's images are of nih's patients under other names: take one of the two")
+    same = [reader for reader in map(source_reader, texts) if reader in _OF_NIH]
+    if len(set(same)) > 1:
+        raise ValueError(f"{' and '.join(dict.fromkeys(same))} have the same patients: take one of them")
     return texts
 
 

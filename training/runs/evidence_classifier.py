@@ -132,10 +132,11 @@ def cached(
 @torch.no_grad()
 def scores(network: nn.Module, lessons: Lessons) -> tuple[Tensor, Tensor]:
     """Logits, shape (N, O), and the first output's maps of logits, shape (N, 1, h, w), of images in eval mode."""
-    ready = for_inference(network, next(network.parameters()).device)
-    looks = [ready.look(chunk.to(ready.fine.weight.device).float() / 255) for chunk in lessons.images.split(_CHUNK)]
-    maps = torch.cat([one.evidence[:, :1].float().cpu() for one in looks if one.evidence is not None])
-    return torch.cat([one.logits.float().cpu() for one in looks]), maps
+    device = next(network.parameters()).device
+    ready = for_inference(network, device)
+    maps = [ready.evidence(chunk.to(device).float() / 255) for chunk in lessons.images.split(_CHUNK)]
+    logits = torch.cat([ready.decide(one).float().cpu() for one in maps])
+    return logits, torch.cat([one[:, :1].float().cpu() for one in maps])
 
 
 def validate(network: nn.Module, lessons: Lessons) -> dict[str, float]:
@@ -260,6 +261,7 @@ class _Run:
             rows, best = state["rows"], state["best"]
         for epoch in range(len(rows), epochs):
             began, seed = time.monotonic(), self.settings.seed * 1000 + epoch
+            torch.manual_seed(seed)  # of the dropout, so that an epoch is the same whatever ran before it
             losses = []
             for batch in batches(torch.Generator().manual_seed(seed)):
                 losses.append(self.step(name, batch, optimiser))
@@ -352,7 +354,7 @@ class _Run:
             truths = part.truths.float()
             loss = loss + settings.map_weight * map_loss(found, truths, part.map_trust, part.visible, settings.positive)
         if not bool(torch.isfinite(loss)):
-            raise TrainingError("the loss is not finite; lower the learning rate")
+            raise TrainingError(f"the loss of the stage {stage!r} is not finite; lower its learning rate")
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)

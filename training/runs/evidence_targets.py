@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from explain_core.geometry import InputSpec, Preprocessing
 from training import datasets
+from training.cohort import Cohort
 from training.datasets import Box, Sample
 from training.datasets.nih import OPACITY
 
@@ -141,6 +142,15 @@ def of_parts(samples: Sequence[Sample], spec: InputSpec) -> Lessons:
         visible=torch.from_numpy(visible),
         shapes=tuple(sample.shape for sample in samples),
     )
+
+
+def maps_known(images: Cohort) -> Tensor:
+    """How far the map of each image is known, 0 to 1, shape (N,): where lesions are marked, or there are none."""
+    expert = np.array([source == "expert" for source in images.sources])
+    marked = np.array([truth is not None for truth in images.truths])
+    return torch.from_numpy(
+        np.where(marked, EXPERT, np.where(images.targets == 0, np.where(expert, EXPERT, _NO_BOXES["textmined"]), 0.0))
+    ).float()
 
 
 def image_loss(logits: Tensor, labels: Tensor, trust: Tensor, smoothing: float) -> Tensor:

@@ -5,7 +5,6 @@ The run resumes from its checkpoint and keeps its last state; the learning rate 
 patients are never opened here.
 """
 
-import argparse
 import json
 import math
 import time
@@ -22,12 +21,11 @@ from torch import Tensor, nn
 
 from explain_core.blur import gaussian_blur
 from explain_core.classifier import Classifier, DecisionRule, look
-from explain_core.classifiers.efficientnet_lite0 import EfficientNetLite0
-from explain_core.engine import choose_device, for_inference
+from explain_core.engine import choose_device
 from explain_core.generators.features import KIND
 from explain_core.generators.kinds import Generators, build, seen_by
 from explain_core.generators.similar_adversarial import Kind, Output
-from explain_core.geometry import AffineRange, InputSpec, draw_affine, warp
+from explain_core.geometry import AffineRange, draw_affine, warp
 from explain_core.losses import (
     LossWeights,
     decision,
@@ -38,11 +36,9 @@ from explain_core.losses import (
 )
 from explain_core.quality.localisation import Mask, iou_at_percentiles
 from explain_core.quality.similarity import psnr
-from training import checkpoints, datasets, presets
-from training.datasets.nih import FINDINGS
+from training import checkpoints, presets
 from training.errors import TrainingError
 from training.progress import Progress, silent
-from training.splits import TEST_FOLDS, VALIDATION_FOLDS
 
 STILL = AffineRange(degrees=0.0, height_shift=0.0, width_shift=0.0, zoom=0.0, horizontal_flip=0.0)
 BLUR = 0.035
@@ -199,9 +195,7 @@ def loss_terms(
     weights = settings.weights
     judged = max(1, round(settings.similar_share * len(x)))
     shown = perturbed(torch.cat([x_s[:judged], x_a]), settings, generator)
-    with torch.autocast(
-        device, torch.bfloat16, enabled=device == "cuda"
-    ):  # this backward pass is slower on a CPU in it
+    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):  # on a CPU its backward pass is slower
         logits_s, logits_a = classifier(shown).float().split([judged, len(x)])
     return {
         "similarity (6)": similarity(x, x_s, x_a, weights),
@@ -403,63 +397,3 @@ def sum_finite(terms: dict[str, Tensor], step: int) -> Tensor:
             "weight, and look at the classifier's logits"
         )
     return total
-
-
-def load_classifier(path: Path) -> EfficientNetLite0:
-    """The classifier of an earlier run of training.runs.classifier."""
-    model = EfficientNetLite0(1 + len(FINDINGS))
-    model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-    return model
-
-
-def main() -> None:
-    """Entry point: `python -m training.runs.generators --help`."""
-    defaults = GeneratorSettings()
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--nih", default="nih:../shared/data/nih_cxr14_subset")
-    parser.add_argument("--classifier", type=Path, required=True, help="classifier.pt of an earlier run")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--preset", choices=presets.available(), default="single_2_w_tv")
-    parser.add_argument("--steps", type=int, default=defaults.steps)
-    parser.add_argument("--batch", type=int, default=defaults.batch)
-    parser.add_argument("--seed", type=int, default=defaults.seed)
-    parser.add_argument("--filters", type=int, nargs="+", default=list(defaults.filters))
-    parser.add_argument("--device", default=defaults.device)
-    parser.add_argument("--unconditioned", action="store_true", help="one adversarial head for both decisions")
-    parser.add_argument("--objective", choices=("bce", "margin"), default=defaults.objective)
-    parser.add_argument("--target", type=int, default=defaults.target, help="the classifier's output to explain")
-    parser.add_argument("--start", type=Path, help="checkpoint.pt whose weights to start from")
-    parser.add_argument("--output", choices=("identity", "plain"), default=defaults.output)
-    parser.add_argument("--threshold", type=float, default=defaults.rule.threshold)
-    parser.add_argument("--decision-noise", type=float, default=defaults.decision_noise)
-    for name in asdict(defaults.weights):
-        parser.add_argument(f"--weight-{name.replace('_', '-')}", type=float, help="instead of the preset's")
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    settings = from_preset(defaults, arguments.preset)
-    given = {name: getattr(arguments, f"weight_{name}") for name in asdict(defaults.weights)}
-    settings = replace(
-        settings,
-        seed=arguments.seed,
-        filters=tuple(arguments.filters),
-        output=arguments.output,
-        decisions=1 if arguments.unconditioned else 2,
-        device=arguments.device,
-        weights=replace(settings.weights, **{name: value for name, value in given.items() if value is not None}),
-        objective=arguments.objective,
-        target=arguments.target,
-        steps=arguments.steps,
-        batch=arguments.batch,
-        rule=DecisionRule(threshold=arguments.threshold),
-        decision_noise=arguments.decision_noise,
-    )
-    adults = datasets.read(arguments.nih)
-    spec = InputSpec()
-    training = datasets.load_inputs([s for s in adults if s.fold not in TEST_FOLDS | VALIDATION_FOLDS], spec)
-    validation = datasets.load_inputs([s for s in adults if s.fold in VALIDATION_FOLDS], spec)
-    classifier = for_inference(load_classifier(arguments.classifier), choose_device(settings.device))
-    train(settings, training, validation, classifier, arguments.out, arguments.start)
-
-
-if __name__ == "__main__":
-    main()

@@ -27,7 +27,7 @@ from training import checkpoints
 from training.cohort import Cohort
 from training.errors import TrainingError
 from training.progress import Progress, silent
-from training.runs.evidence_targets import POSITIVE, map_loss
+from training.runs.evidence_targets import POSITIVE, map_loss, maps_known
 from training.runs.processes import Batch, batch_norms, share_dropout, start, summed, tell, with_statistics_of_all
 from training.runs.weights import Initial, start_from
 
@@ -98,15 +98,6 @@ def augment(
     x = warp(images[part].float() / 255, matrices[part], padding="border")
     x = x.clamp(1e-4, 1) ** gamma[part]
     return (x + noise[part]).clamp_(0, 1), matrices[part]
-
-
-def maps_known(images: Cohort) -> Tensor:
-    """How far the map of each image is known, 0 to 1, shape (N,): where lesions are marked, or there are none."""
-    expert = np.array([source == "expert" for source in images.sources])
-    marked = np.array([truth is not None for truth in images.truths])
-    return torch.from_numpy(
-        np.where(marked, 1.0, np.where(images.targets == 0, np.where(expert, 1.0, 0.3), 0.0))
-    ).float()
 
 
 def loss_of(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
@@ -265,7 +256,8 @@ class _Run:
         self.network = network
         self.maps: list[Tensor] = []
         self.known = maps_known(self.training)
-        if settings.map_weight and offers(network, "evidence") and any(one is not None for one in self.training.truths):
+        marked = not self.training.exclusive and any(one is not None for one in self.training.truths)
+        if settings.map_weight and marked and offers(network, "evidence"):
             unwrapped(network).evidence_layer.register_forward_hook(
                 lambda _module, _inputs, made: self.maps.append(made)
             )
