@@ -1,4 +1,4 @@
-"""`python -m training evaluate|calibrate|scale|second|benchmark|speed|beside|controls|bundle|retrain|worker`."""
+"""`python -m training COMMAND`: bundles made, measured, compared and retrained; `--help` lists the commands."""
 
 import argparse
 import json
@@ -46,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     speed.add_argument("--architecture", default="resnet50", help="a module of explain_core/classifiers")
     speed.add_argument("--filters", type=int, nargs="+", default=[16, 32, 64, 128])
     speed.add_argument("--size", type=int, default=224)
+    speed.add_argument("--features", action="store_true", help="untrained generators on the classifier's features")
+    speed.add_argument("--threads", type=int, default=2)
     speed.add_argument("--repeats", type=int, default=15)
     speed.add_argument("--device", default="auto")
     beside = commands.add_parser("beside", help="explanations alone, and beside a retraining of job.toml")
@@ -73,7 +75,16 @@ def _measures_parser(commands: Any) -> tuple[argparse.ArgumentParser, ...]:
     second.add_argument("--architecture", help="a module of explain_core/classifiers; default: resnet20")
     second.add_argument("--size", type=int, help="rows and columns of its input; default: 112")
     second.add_argument("--epochs", type=int)
-    return evaluate, second
+    crossfit = commands.add_parser("crossfit", help="every image with boxes by a model that never saw its patient")
+    crossfit.add_argument("--data", required=True, help="whole images with folds by patient")
+    crossfit.add_argument("--parts", default="", help="as for bundle")
+    crossfit.add_argument("--out", type=Path, required=True, help="a folder a group; started again, it goes on")
+    crossfit.add_argument("--groups", nargs="+", metavar="FOLDS", help="default: 0,1 2,3 4,5 6,8")
+    crossfit.add_argument("--only", nargs="+", default=[], metavar="FOLDS", help="train these groups alone")
+    crossfit.add_argument("--bundle", action="append", default=[], metavar="FOLDS=DIR", help="a group's ready bundle")
+    crossfit.add_argument("--preset", choices=("cpu", "gpu"), default="cpu")
+    crossfit.add_argument("--markdown", type=Path, help="write the tables to this file too")
+    return evaluate, second, crossfit
 
 
 def _benchmark_parser(commands: Any) -> argparse.ArgumentParser:
@@ -94,12 +105,16 @@ def _benchmark_parser(commands: Any) -> argparse.ArgumentParser:
         "--decision-weights", type=float, nargs=2, metavar=("SIMILAR", "ADVERSARIAL"),
         help="of equation (7), instead of the profile's; Table I has 0.001 0.001",
     )  # fmt: skip
+    parser.add_argument(
+        "--decision-noise", type=float, help="of the paper's generators, e.g. 0.2 on a noise-trained net"
+    )
     parser.add_argument("--architecture", help="a module of explain_core/classifiers")
     parser.add_argument("--epochs", type=int, help="of the classifiers")
     parser.add_argument("--attack", type=float, help="largest pixel change in the classifier's adversarial training")
     parser.add_argument("--augment-searching", action="store_true", help="augmented rows of bbmp and perceptual too")
     parser.add_argument("--bundle", type=Path, help="explain this bundle's classifier, train none")
     parser.add_argument("--classifier", type=Path, help="explain the classifier of this earlier run, train none")
+    parser.add_argument("--second", type=Path, help="of `second`, or a bundle: for transfer, instead of training one")
     parser.add_argument("--rows", nargs="+", default=(), help="only these methods or presets")
     parser.add_argument("--plugins", type=Path, help="folder with further methods, one per file")
     parser.add_argument("--device", default="auto")
@@ -194,12 +209,14 @@ def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
         "epochs",
         "steps",
         "decisions",
+        "decision_noise",
         "augment_searching",
         "boxed",
         "architecture",
         "attack",
         "bundle",
         "classifier",
+        "second",
         "rows",
         "plugins",
     )
@@ -231,6 +248,8 @@ def _speed(arguments: argparse.Namespace) -> dict[str, Any]:
         size=arguments.size,
         device=arguments.device,
         repeats=arguments.repeats,
+        features=arguments.features,
+        threads=arguments.threads,
     )
     print(table(figures))
     return figures
@@ -273,8 +292,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         return controls(arguments.folder)
     if arguments.command in {"calibrate", "scale"}:
         return _calibrate(arguments)
-    if arguments.command == "second":
-        return _second(arguments)
+    if arguments.command in {"second", "crossfit"}:
+        return {"second": _second, "crossfit": _crossfit}[arguments.command](arguments)
     if arguments.command == "bundle":
         from training.bundle import RECIPES, bundle  # noqa: PLC0415
 
@@ -295,7 +314,29 @@ def _second(arguments: argparse.Namespace) -> dict[str, Any]:
     size = arguments.size or second_classifier.SIZE
     made = second_classifier.train(arguments.data, arguments.out, settings=settings, size=size)
     print(json.dumps(made, indent=1))
-    return made
+    return dict(made)
+
+
+def _crossfit(arguments: argparse.Namespace) -> dict[str, Any]:
+    from training.bundle import RECIPES  # noqa: PLC0415 - start quickly
+    from training.crossfit import GROUPS, CrossFit, crossfit, group_of, markdown  # noqa: PLC0415
+
+    ready = [text.partition("=")[::2] for text in arguments.bundle]
+    asked = CrossFit(
+        data=arguments.data,
+        parts=arguments.parts,
+        out=arguments.out,
+        groups=tuple(map(group_of, arguments.groups)) if arguments.groups else GROUPS,
+        bundles={group_of(folds): Path(folder) for folds, folder in ready},
+        recipe=RECIPES[arguments.preset],
+        say=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    figures = crossfit(asked, [group_of(text) for text in arguments.only])
+    if arguments.markdown:
+        made = f"# Cross-fitted localisation\n\nMade by `python -m training {shlex.join(sys.argv[1:])}`."
+        arguments.markdown.write_text(f"{made}\n\n{markdown(figures)}")
+    print(markdown(figures))
+    return figures
 
 
 def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:

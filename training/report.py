@@ -217,7 +217,7 @@ def markdown(figures: Figures) -> str:
     if "transfer" in figures:
         lines += ["", *_transfer(figures["transfer"])]
     if "localisation" in figures:
-        lines += ["", *localisation_tables(figures["localisation"], figures.get("bundle", {}))]
+        lines += ["", *localisation_tables(figures["localisation"], figures.get("bundle"))]
     return "\n".join(lines) + "\n"
 
 
@@ -277,13 +277,16 @@ def _transfer(figures: Figures) -> list[str]:
     return table(title, ["change", *columns.values()], rows)
 
 
-def localisation_tables(figures: Figures, bundle: Figures) -> list[str]:
+def localisation_tables(figures: Figures, bundle: Figures | None = None) -> list[str]:
     """All rows in full for all images, and the main figures of each stratum."""
     text = (
-        f"Localisation: copies averaged for the delivered map {bundle.get('augmentations', '-')}, blur "
-        f"{bundle.get('blur', 0):.1%} of the width, prior from {figures['prior_training_images']} training images. "
-        "Boxes trained the evidence map where the classifier decides by one."
+        f"Localisation, prior from {figures['prior_training_images']} training images. Boxes trained the evidence map "
+        "where the classifier decides by one."
     )
+    if bundle:
+        text += (
+            f" Copies averaged for the delivered map {bundle['augmentations']}, blur {bundle['blur']:.1%} of the width."
+        )
     lines = [text]
     for name, part in figures["parts"].items():
         rows = {key: part["rows"][key] for key in MAPS if key in part["rows"]}

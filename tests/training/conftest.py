@@ -62,6 +62,12 @@ TINY = Recipe(
 
 
 @pytest.fixture(scope="session")
+def recipe():
+    """How large that bundle is."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
 def bundle(nih_folder, tmp_path_factory):
     """What `python -m training bundle` makes of the small folder in seconds."""
     folder = tmp_path_factory.mktemp("bundle")

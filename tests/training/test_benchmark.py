@@ -89,13 +89,16 @@ def test_every_table_has_its_figures_and_a_second_start_makes_nothing_anew(tmp_p
     assert '"step": 4' in said.out
     assert first["absent"] == {}
     rows = first["localisation"]["parts"]["all"]["rows"]
-    expected = {name + suffix for name in ROWS for suffix in ("", "+aug")} | {f"blur:{name}+aug" for name in ROWS}
+    expected = {name + suffix for name in ROWS for suffix in ("", "+blur", "+aug")}
+    expected |= {f"blur:{name}+aug" for name in ROWS} | {f"random classifier:{name}+blur" for name in ROWS}
     assert set(rows) == expected | {"location_prior", "centre", "random", "perfect_mask", "shuffled_boxes"}
     assert rows["perfect_mask"]["iou"][2] == max(row["iou"][2] for row in rows.values())
     assert rows["location_prior"]["gain_over_prior"] is None
     assert first["localisation"]["best"] == "single_2_w_tv+aug"
     assert set(first["localisation"]["ahead"]) == set(rows) - {"single_2_w_tv+aug"}
-    assert {"kept_rate", "flip_rate", "psnr_x_s", "ssim_s_a", "transfer"} <= set(first["generators"]["single_2_w_tv"])
+    assert {"kept_rate", "flip_rate", "psnr_x_s", "ssim_s_a", "transfer", "part_hottest", "part_random",
+            "part_without", "transfer_control"} <= set(first["generators"]["single_2_w_tv"])  # fmt: skip
+    assert {"stable_shift", "stable_noise", "stable_jpeg"} <= set(first["faithfulness"]["gradient"])
     assert set(first["faithfulness"]) == set(ROWS)
     assert {"deletion", "insertion", "road", "max_sensitivity", "randomisation"} <= set(
         first["faithfulness"]["gradient"]
@@ -205,7 +208,10 @@ def test_a_bundle_without_gradients_leaves_out_what_needs_them_and_ends(tmp_path
     assert set(found["absent"]) == {"gradient", "single_2_w_tv"}
     assert "gradient needs gradients" in found["absent"]["gradient"]
     assert found["data"]["size"] == 32
-    assert "bundle+aug" in found["localisation"]["parts"]["all"]["rows"]
+    rows = found["localisation"]["parts"]["all"]["rows"]
+    assert {"bundle", "bundle+aug", "bundle+blur", "delivered"} < set(rows)
+    assert found["localisation"]["best"] == "delivered"
+    assert found["timing"]["delivered"]["batch_1"] > 0
     assert found["generators"]["bundle"]["steps"] is None
     with pytest.raises(ExplainError, match="--size 64: the bundle's input has 32 pixels"):
         benchmark(request(tmp_path / "out", bundle=onnx_bundle, size=64))
@@ -234,3 +240,45 @@ def test_the_profiles_take_their_rows_from_table_i():
         assert settings.decisions == 1
         assert (settings.weights.generators > 0) == ("_w" in name)
     assert run.BASELINES == profiles.BASELINES
+
+
+def test_a_bundle_on_features_is_explained_with_its_controls(tmp_path, bundle, nih_folder, monkeypatch):
+    quick = profiles.PROFILES["quick"]
+    few = replace(quick, size=64, randomised_rows=("features_gated",))
+    monkeypatch.setitem(profiles.PROFILES, "quick", few)
+    rows = ("bundle", "features_gated", "evidence", "optimum")
+    found = benchmark(
+        request(tmp_path / "out", data=f"nih:{nih_folder}", bundle=bundle, second=bundle, rows=rows, steps=2)
+    )
+    assert found["absent"] == {"optimum+aug": "ten searches per image; --augment-searching runs them"}
+    made = found["localisation"]["parts"]["all"]["rows"]
+    assert {"delivered", "bundle+blur", "features_gated+blur", "evidence+blur", "optimum+blur",
+            "random classifier:features_gated+blur", "random classifier:evidence+blur"} < set(made)  # fmt: skip
+    assert made["delivered"]["iou"] == pytest.approx(made["bundle+blur"]["iou"]), "this bundle delivers one pass"
+    generators = found["generators"]["bundle"]
+    assert (generators["heads"], generators["agreed"]) == (2, 1), "the second classifier is the first here"
+    assert generators["transfer"] == generators["flip_rate"]
+    page = report.markdown(found)
+    assert "\nWhere: the delivered map of the bundle overlaps the boxes by IoU@90" in page
+    assert "Maps as they are delivered" in page
+
+
+def test_on_a_classifier_without_features_rows_that_need_them_say_so(tmp_path):
+    found = benchmark(request(tmp_path, rows=("features", "evidence", "gradient")))
+    assert "offers no features" in found["absent"]["features"]
+    assert "has none" in found["absent"]["evidence"]
+    assert "gradient+blur" in found["localisation"]["parts"]["all"]["rows"]
+
+
+def test_the_second_classifier_decides_at_a_threshold_of_its_own(tmp_path):
+    bench = run.Bench(
+        profiles.PROFILES["quick"], run.cohort.load(run.datasets.read("phantom?size=32&train=48&validation=24&test=24"),
+        run.InputSpec(size=32))[0], tmp_path, run.choose_device("cpu"), lambda _: None,
+    )  # fmt: skip
+    logits = bench.logits(bench.validation.labelled().images, bench.second)
+    called = 1 / (1 + np.exp(-logits[:, 0])) >= bench.second_rule.threshold
+    targets = bench.validation.labelled().targets
+    gain = called[targets == 1].mean() - called[targets == 0].mean()
+    for other in np.linspace(0.05, 0.95, 19):
+        at = 1 / (1 + np.exp(-logits[:, 0])) >= other
+        assert at[targets == 1].mean() - at[targets == 0].mean() <= gain + 1e-9

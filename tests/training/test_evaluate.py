@@ -232,4 +232,4 @@ def test_a_bundle_that_averages_says_so(bundle, nih_folder, tmp_path):
     write_sums(folder)
     figures = evaluate.evaluate(folder, f"nih:{nih_folder}", draws=10)
     assert figures["bundle"]["augmentations"] == 2
-    assert "copies averaged for the delivered map 2" in report.markdown(figures)
+    assert "Copies averaged for the delivered map 2, blur 3.5% of the width." in report.markdown(figures)

@@ -5,7 +5,8 @@ import time
 import pytest
 import torch
 
-from training.benchmark.speed import PEER, speed, table
+from explain_core.errors import FeaturesNeeded
+from training.benchmark.speed import DELIVERED, ONE_PASS, PEER, speed, table
 from training.benchmark.timing import timed
 
 
@@ -13,12 +14,25 @@ def test_ratios_are_to_the_peer_of_the_same_run():
     figures = speed(bundle=None, architecture="resnet20", filters=(4, 8), size=32, device="cpu", repeats=2)
     peer = figures["rows"][PEER]
     assert set(figures["rows"]) == {
-        PEER, "grad_cam (ours, frozen and fused)", "similar_adversarial", "similar_adversarial + 10 augmentations",
+        PEER, "grad_cam (ours, frozen and fused)", ONE_PASS, DELIVERED, "similar_adversarial + 10 augmentations",
     }  # fmt: skip
     for row in figures["rows"].values():
         assert row["ratio_1"] == pytest.approx(row["batch_1"] / peer["batch_1"])
         assert row["ratio_16"] == pytest.approx(row["batch_16"] / peer["batch_16"])
     assert PEER in table(figures)
+
+
+def test_a_bundle_with_generators_on_features_is_timed_as_it_delivers(bundle):
+    figures = speed(bundle=bundle, architecture="", filters=(), size=0, device="cpu", repeats=2)
+    assert (figures["classifier"], figures["size"], figures["augmentations"]) == ("EvidenceLite0", 64, 0)
+    assert figures["rows"][DELIVERED]["ratio_1"] > 0
+
+
+def test_generators_on_features_of_an_untrained_classifier_are_timed_and_others_refused():
+    wanted = {"bundle": None, "filters": (4,), "size": 64, "device": "cpu", "repeats": 2, "features": True}
+    assert speed(architecture="evidence_lite0", **wanted)["generators"] < 100_000
+    with pytest.raises(FeaturesNeeded):
+        speed(architecture="resnet20", **wanted)
 
 
 def test_the_peak_is_what_a_call_takes_and_gives_back():

@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from explain_core.classifier import Classifier
-from explain_core.generators.similar_adversarial import SimilarAdversarial
+from explain_core.generators.features import FeatureGenerators
+from explain_core.generators.kinds import Generators
 from explain_core.method import Method
-from explain_core.quality import controls, faithfulness, removal
-from explain_core.quality.counterfactuals import Resampling, counterfactual_figures, distances, transfer_rate
+from explain_core.quality import controls, faithfulness, hottest, removal
+from explain_core.quality.counterfactuals import Resampling, counterfactual_figures, distances
 from explain_core.quality.localisation import PERCENTILES, Convention, Part, pr_auc
 from explain_core.quality.resampling import (
     Estimate,
@@ -25,11 +26,13 @@ from explain_core.quality.resampling import (
     roc_auc,
 )
 from explain_core.quality.similarity import psnr, ssim
-from training.benchmark.profiles import GENERATOR_ROWS, SEARCHING
-from training.benchmark.rows import Row, explain, explain_batch, suffixes
+from explain_core.quality.transfer import carried_over, smooth_noise
+from training.benchmark.profiles import BLUR, FEATURE_ROWS, GENERATOR_ROWS, SEARCHING
+from training.benchmark.rows import Row, explain, explain_batch, smoothed, suffixes
 from training.benchmark.stages import Bench, floats
 from training.benchmark.timing import timed
 from training.cohort import Cohort
+from training.measure.estimates import mean_of
 
 Figures = dict[str, Any]
 CONVENTIONS: tuple[Convention, ...] = ("mean", "per_image", "mean_anchored", "per_image_anchored")
@@ -53,17 +56,16 @@ def classifier_figures(bench: Bench) -> Figures:
     return figures | {"auc": estimate.value, "interval": [estimate.low, estimate.high]}
 
 
-def generator_figures(bench: Bench, row: str, network: SimilarAdversarial) -> Figures:
-    """Tables IV and V for one row: decisions kept and changed, PSNR in dB and SSIM, transfer, on all test images."""
+def generator_figures(bench: Bench, row: str, network: Generators) -> Figures:
+    """Tables IV and V for one row, which part of the change reverses decisions, and transfer, on all test images."""
     images = bench.test.images
     parts: dict[str, list[torch.Tensor]] = {"x_s": [], "x_a": []}
     logits = bench.logits(images)
     decided = bench.decisions(images)
-    with torch.no_grad():
-        for chunk, y in zip(images.split(32), decided.split(32), strict=True):
-            x_s, x_a = network(floats(chunk, bench.device), y.to(bench.device))
-            parts["x_s"].append(x_s.clamp(0, 1).cpu())
-            parts["x_a"].append(x_a.clamp(0, 1).cpu())
+    for chunk, y in zip(images.split(32), decided.split(32), strict=True):
+        x_s, x_a = bench.generated(network, floats(chunk, bench.device), y.to(bench.device))
+        parts["x_s"].append(x_s.cpu())
+        parts["x_a"].append(x_a.cpu())
     x, x_s, x_a = images.float() / 255, torch.cat(parts["x_s"]), torch.cat(parts["x_a"])
     naive = row == "adversarial_tv"
     how = Resampling(groups=bench.test.patients, draws=1000)
@@ -71,10 +73,9 @@ def generator_figures(bench: Bench, row: str, network: SimilarAdversarial) -> Fi
         logits, bench.logits(x_a), None if naive else bench.logits(x_s), rule=bench.rule, resampling=how
     )
     figures: Figures = {
-        "steps": bench.profile.generators.steps if row in GENERATOR_ROWS else None,
+        "steps": bench.profile.generators.steps if row in (*GENERATOR_ROWS, *FEATURE_ROWS) else None,
         "weights": sum(parameter.numel() for parameter in network.parameters()),
-        "output": network.output,
-        "heads": len(network.adversarial),
+        "heads": heads_of(network),
     }
     figures |= {name: estimate.value for name, estimate in estimates.items()}
     figures |= {f"{name}_interval": [estimate.low, estimate.high] for name, estimate in estimates.items()}
@@ -85,10 +86,51 @@ def generator_figures(bench: Bench, row: str, network: SimilarAdversarial) -> Fi
             torch.cat([ssim(a, b) for a, b in zip(first.split(64), second.split(64), strict=True)]).mean()
         )
     figures |= {name: float(values.mean()) for name, values in distances(x.numpy(), x_a.numpy()).items()}
-    transfer = transfer_rate(
-        bench.logits(images, bench.second), bench.logits(x_a, bench.second), rule=bench.rule, resampling=how
-    )
-    return figures | {"transfer": transfer.value, "transfer_interval": [transfer.low, transfer.high]}
+    maps = (x - x_a if naive else x_s - x_a).abs()
+    return figures | _parts(bench, x, x_a, maps) | _transfer(bench, decided.numpy(), x, x_a)
+
+
+def heads_of(network: Generators) -> int:
+    """Adversarial heads: how many decisions are told apart."""
+    return network.decisions if isinstance(network, FeatureGenerators) else len(network.adversarial)
+
+
+def _parts(bench: Bench, x: torch.Tensor, x_a: torch.Tensor, maps: torch.Tensor) -> Figures:
+    """Share of decisions that parts of the change reverse, of all test images, by `hottest.reversed_by_parts`."""
+    found: dict[str, list[NDArray[np.float64]]] = {}
+    for one, two, three in zip(x.split(32), x_a.split(32), maps.split(32), strict=True):
+        for name, values in hottest.reversed_by_parts(bench.decisions, one, two, three).items():
+            found.setdefault(name, []).append(values)
+    columns = {f"part_{name}": np.concatenate(parts) for name, parts in found.items() if name != "whole"}
+    return _means(bench, columns)
+
+
+def _transfer(bench: Bench, first: NDArray[np.int64], x: torch.Tensor, x_a: torch.Tensor) -> Figures:
+    """How often x_a, and a random smooth change as large, changes the second classifier's decision.
+
+    "transfer" is of all test images; "transfer_positive" and "_negative" are of those that both classifiers decide so.
+    """
+    noise = torch.cat([smooth_noise(part, BLUR * x.shape[-1]) for part in (x_a - x).split(32)])
+    before = bench.second_decisions(x)
+    columns = {"agreed": (before == first).astype(np.float64)}
+    for name, images in (("transfer", x_a), ("transfer_control", (x + noise).clamp(0, 1))):
+        after = bench.second_decisions(images)
+        columns[name] = (after != before).astype(np.float64)
+        if not bench.rule.exclusive:
+            over = carried_over(first, before, after)
+            columns |= {f"{name}_{kind}": over[kind] for kind in ("positive", "negative")}
+    return _means(bench, columns)
+
+
+def _means(bench: Bench, columns: Mapping[str, NDArray[np.float64]]) -> Figures:
+    """The mean of each column over the images where it is known, with its interval by patient."""
+    figures: Figures = {}
+    patients = np.array(bench.test.patients)
+    for name, values in columns.items():
+        found = mean_of(values, patients, 1000)
+        if found is not None:
+            figures |= {name: found["value"], f"{name}_interval": found["interval"]}
+    return figures
 
 
 def localisation_figures(bench: Bench, rows: Mapping[str, Row], best: str) -> Figures:
@@ -130,6 +172,8 @@ def _row(boxed: Cohort, rows: Mapping[str, Row], name: str, use: NDArray[np.bool
         way: [pr_auc(columns["curve"], way, "total"), pr_auc(columns["curve"], way, "partial")] for way in CONVENTIONS
     }
     figures |= {key: float(columns[key].mean()) for key in ("auprc", "pointing", "energy", "iou_matched_area")}
+    hits = bootstrap(mean, [columns["pointing"]], groups=patients)
+    figures["pointing_interval"] = [hits.low, hits.high]
     prior = rows.get("location_prior")
     figures["gain_over_prior"] = (
         _gain(rows[name], prior, use, boxed) if prior is not None and name != "location_prior" else None
@@ -162,6 +206,8 @@ def faithfulness_figures(bench: Bench, name: str, chance: Classifier | None) -> 
     how = removal.PixelRemoval(rule=bench.rule)
     figures = removal.deletion_insertion(bench.classifier, x, classes, maps, how)
     figures["road"] = faithfulness.road(bench.classifier, x, classes, maps, rule=bench.rule)
+    if name not in SEARCHING:
+        figures |= {f"stable_{key}": values for key, values in _stability(bench, method, x, classes).items()}
     few = slice(0, max(1, bench.profile.faithfulness // 4))
     figures["max_sensitivity"] = faithfulness.max_sensitivity(method, bench.classifier, x[few], classes[few], samples=5)
     if chance is not None and (method.trained_by is None or name in bench.profile.randomised_rows):
@@ -171,6 +217,16 @@ def faithfulness_figures(bench: Bench, name: str, chance: Classifier | None) -> 
         similar = faithfulness.randomisation_similarity(maps, random_maps)
         figures |= {"randomisation": similar["spearman"], "randomisation_ssim": similar["ssim"]}
     return {key: float(np.mean(values)) for key, values in figures.items()}
+
+
+def _stability(bench: Bench, method: Method, x: torch.Tensor, classes: torch.Tensor) -> dict[str, NDArray[np.float64]]:
+    """Overlap of the hottest tenths of smoothed maps of images and of slightly changed copies, per image."""
+
+    def shown(images: torch.Tensor) -> torch.Tensor:
+        maps = method(bench.classifier, images, classes).float().cpu()
+        return torch.from_numpy(smoothed(maps[:, 0].numpy()))[:, None]
+
+    return hottest.stability(shown, x)
 
 
 def timing_figures(bench: Bench, name: str) -> Figures:
@@ -183,6 +239,18 @@ def timing_figures(bench: Bench, name: str) -> Figures:
         call = partial(_timed_call, bench, bench.method(name), classes, bool(suffix))
         figures[name + suffix] = timed(call, images, 1 if name in SEARCHING else bench.profile.repeats)
     return figures
+
+
+def delivered_timing(bench: Bench) -> Figures:
+    """Seconds per image of the map as the bundle delivers it, decision and blur included."""
+    explainer, source = bench.explainer, bench.test.images
+    images = floats(source.repeat(-(-16 // len(source)), 1, 1, 1)[:16], bench.device)
+
+    @torch.no_grad()
+    def call(x: torch.Tensor) -> torch.Tensor:
+        return explainer.shown(x, explainer.decisions(explainer.probabilities(x)))[0]
+
+    return timed(call, images, bench.profile.repeats)
 
 
 def _timed_call(bench: Bench, method: Method, classes: torch.Tensor, augmented: bool, x: torch.Tensor) -> torch.Tensor:  # noqa: FBT001 - bound before the images

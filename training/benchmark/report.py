@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.benchmark.report_cells import ABOVE, BELOW, Cell, Result, Table, get
+from training.benchmark.report_localisation import remembered
 from training.benchmark.report_tables import tables
 
 Box = tuple[float, float, float, float]
@@ -52,6 +53,7 @@ def markdown(result: Result) -> str:
     """The whole report as Markdown, figures as links relative to the report's folder."""
     lines = [f"# {_plain(title(result))}", ""]
     lines += [f"- {name}: `{value}`" for name, value in heading(result)]
+    lines += [part for line in remembered(result) for part in ("", _plain(line))]
     lines += ["", f"{LEGEND} The paper's value is in italics.", ""]
     for table in tables(result):
         lines += _markdown_table(table)
@@ -108,6 +110,7 @@ def html(result: Result, folder: Path) -> str:
     return environment.get_template("report.html.j2").render(
         title=title(result),
         heading=heading(result),
+        remembered=remembered(result),
         legend=LEGEND,
         tables=tables(result),
         figures=[_figure(figure, folder) for figure in result.get("figures") or ()],

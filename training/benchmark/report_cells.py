@@ -11,8 +11,19 @@ Result = Mapping[str, Any]
 
 CONTROLS = ("location_prior", "centre", "random", "shuffled_boxes", "perfect_mask")
 AUGMENTED = "+aug"
+SMOOTHED = "+blur"
 BLUR = "blur:"
+CHANCE = "random classifier:"
+DELIVERED, BUNDLE = "delivered", "bundle"
 ABOVE, BELOW = "▲", "▼"
+_OWN_NAMES = {
+    DELIVERED: "delivered map of the bundle",
+    BUNDLE: "generators of the bundle",
+    "features": "generators on features, free",
+    "features_gated": "generators on features, gated",
+    "evidence": "evidence map of the classifier",
+    "optimum": "optimum an image",
+}
 _CONTROL_NAMES = {
     "location_prior": "control: location prior (mean of the training truths, no image)",
     "centre": "control: distance to the centre",
@@ -34,7 +45,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One row of a table: its name, its kind ("", "augmented", "blur" or "control") and its cells."""
+    """One row of a table: its name, its kind ("", "augmented", "smoothed", "blur" or "control") and its cells."""
 
     name: str
     kind: str
@@ -105,20 +116,25 @@ def row_name(row: str) -> str:
         return _CONTROL_NAMES[row]
     if row.startswith(BLUR):
         return f"control: {row_name(base_of(row.removeprefix(BLUR)))} under a Gaussian of equal bandwidth"
+    if row.startswith(CHANCE):
+        return f"control: {row_name(row.removeprefix(CHANCE))}, classifier of random weights"
     base = base_of(row)
-    return paper.NAMES.get(base, base) + (" + augmentation" if row != base else "")
+    added = {AUGMENTED: " + augmentation", SMOOTHED: ", blurred"}.get(row.removeprefix(base), "")
+    return _OWN_NAMES.get(base, paper.NAMES.get(base, base)) + added
 
 
 def base_of(row: str) -> str:
-    """A row's name without augmentation."""
-    return row.removesuffix(AUGMENTED)
+    """A row's name without augmentation or blur."""
+    return row.removesuffix(AUGMENTED).removesuffix(SMOOTHED)
 
 
 def kind_of(row: str) -> str:
-    """What kind of row it is: "control", "blur", "augmented" or ""."""
-    if row in CONTROLS:
+    """What kind of row it is: "control", "blur", "augmented", "smoothed" or ""."""
+    if row in CONTROLS or row.startswith(CHANCE):
         return "control"
-    return "blur" if row.startswith(BLUR) else "augmented" if row.endswith(AUGMENTED) else ""
+    if row.startswith(BLUR):
+        return "blur"
+    return "augmented" if row.endswith(AUGMENTED) else "smoothed" if row.endswith(SMOOTHED) or row == DELIVERED else ""
 
 
 def missing(result: Result, rows: Iterable[str], present: Mapping[str, Any]) -> tuple[str, ...]:

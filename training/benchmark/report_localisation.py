@@ -10,6 +10,7 @@ from training.benchmark.report_cells import (
     BELOW,
     BLUR,
     CONTROLS,
+    DELIVERED,
     Cell,
     Line,
     Result,
@@ -17,6 +18,7 @@ from training.benchmark.report_cells import (
     base_of,
     difference,
     estimate,
+    finite,
     get,
     kind_of,
     mapping,
@@ -29,6 +31,8 @@ Published = Mapping[str, Sequence[float]]
 
 _METHOD_OF_PRESET = {"adversarial_tv": "adversarial"}
 _MIDDLE = 90
+_AT_MIDDLE = paper.PERCENTILES.index(_MIDDLE)
+_OURS = frozenset({"bundle", "features", "features_gated", "evidence", "optimum", *paper.PRESETS})
 _GAIN = "gain over the prior"
 
 
@@ -43,6 +47,7 @@ def localisation_tables(result: Result) -> list[Table]:
     pairs, timed_pairs = _pairs(paper.TABLE_X, rows), _pairs(paper.TABLE_XI, rows)
     return [
         verdict(result, rows),
+        smoothed_table(result, rows),
         iou_table(result, "Table VI: IoU of the generators' maps", generators, paper.TABLE_VI),
         auc_table(
             result,
@@ -63,6 +68,55 @@ def localisation_tables(result: Result) -> list[Table]:
         other_measures(rows),
         *_conventions(rows),
     ]
+
+
+def smoothed_table(result: Result, rows: Mapping[str, Any]) -> Table:
+    """The delivered map beside every method's under the same Gaussian, and every control."""
+    wanted = [row for row in rows if kind_of(row) == "smoothed"]
+    wanted += [row for row in rows if kind_of(row) == "control"]
+
+    def cells(entry: Any) -> tuple[Cell, ...]:
+        return (
+            estimate(get(entry, "iou", _AT_MIDDLE), get(entry, "iou_interval", _AT_MIDDLE)),
+            _gain(entry, "iou_90"),
+            estimate(get(entry, "total_auc"), get(entry, "total_auc_interval")),
+            _gain(entry, "total_auc"),
+            estimate(get(entry, "pointing"), get(entry, "pointing_interval")),
+        )
+
+    return Table(
+        title="Maps as they are delivered: every method under the same blur",
+        text=f"{_on(result)} Gaussian of 3.5 % of the width.",
+        columns=(f"IoU@{_MIDDLE}", f"{_GAIN}, IoU@{_MIDDLE}", "total AUC", f"{_GAIN}, total AUC", "pointing game"),
+        lines=tuple(Line(row_name(row), kind_of(row), cells(rows[row])) for row in wanted),
+    )
+
+
+def remembered(result: Result) -> tuple[str, ...]:
+    """Two lines to remember, where the maps point and whether they are the reason; none without the figures."""
+    rows, best = mapping(result, "localisation", "parts", "all", "rows"), get(result, "localisation", "best")
+    if not isinstance(best, str) or best not in rows:
+        return ()
+
+    def reached(row: str) -> str:
+        return number(get(rows, row, "iou", _AT_MIDDLE), ".2f")
+
+    others = [row for row in rows if kind_of(row) == "smoothed" and row != best and base_of(row) not in _OURS]
+    values = {row: get(rows, row, "iou", _AT_MIDDLE) for row in others}
+    others = sorted((row for row in others if finite(values[row])), key=lambda row: -float(values[row]))
+    gain = _gain(rows[best], "iou_90")
+    where = f"Where: the {row_name(best)} overlaps the boxes by IoU@{_MIDDLE} {reached(best)}, the average place of "
+    where += f"lesions by {reached('location_prior')} (gain {gain.ours}, {gain.interval})"
+    where += (
+        f"; the best of {len(others)} other methods, {row_name(others[0])}, by {reached(others[0])}" if others else ""
+    )
+    made = mapping(result, "generators", "bundle" if best == DELIVERED else base_of(best))
+    named = {"flip_rate": "x_a", "part_hottest": "its hottest tenth alone", "part_random": "a random tenth"}
+    shares = [f"{text} {number(made.get(name), '.2f')}" for name, text in named.items() if made.get(name) is not None]
+    why = f"Why: decisions changed by {', '.join(shares)}" if shares else "Why: not measured"
+    if made.get("transfer") is not None:
+        why += f"; a second classifier's by x_a {number(made.get('transfer'), '.2f')}"
+    return (f"{where}.", f"{why}.")
 
 
 def _plain(rows: Iterable[str]) -> list[str]:
@@ -166,7 +220,7 @@ def verdict(result: Result, rows: Mapping[str, Any]) -> Table:
     for measure, name in (("iou_90", f"IoU@{_MIDDLE}"), ("total_auc", "total AUC")):
         groups: dict[str, list[str]] = {ABOVE: [], "": [], BELOW: []}
         for row, entry in rows.items():
-            if kind_of(row) in {"", "augmented"} and get(entry, "gain_over_prior"):
+            if kind_of(row) in {"", "augmented", "smoothed"} and get(entry, "gain_over_prior"):
                 groups[_gain(entry, measure).mark].append(row_name(row))
         heads = {ABOVE: "above", "": "not distinguishable from", BELOW: "below"}
         notes += [

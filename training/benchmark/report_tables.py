@@ -98,7 +98,7 @@ def generator_tables(result: Result) -> list[Table]:
         return [Table(title="Generated images (Tables IV and V)", notes=(f"Left out: {reason}.",))]
     rows = list(dict.fromkeys([*paper.TABLE_IV, *entries]))
     notes = missing(result, rows, entries)
-    auc, quality, decisions = [], [], []
+    auc, quality, decisions, reasons = [], [], [], []
     for row in rows:
         entry, printed = entries.get(row), paper.TABLE_IV.get(row, (None, None))
         cells = tuple(
@@ -108,10 +108,8 @@ def generator_tables(result: Result) -> list[Table]:
         auc.append(Line(row_name(row), kind_of(row), cells))
         quality.append(Line(row_name(row), kind_of(row), _quality(row, entry)))
         if row in entries:
-            names = ("kept_rate", "flip_rate", "flip_rate_positive", "flip_rate_negative", "transfer")
-            rates = (estimate(get(entry, name), get(entry, f"{name}_interval")) for name in names)
-            cells = (*rates, Cell(number(get(entry, "steps"), "d")))
-            decisions.append(Line(row_name(row), kind_of(row), cells))
+            decisions.append(Line(row_name(row), kind_of(row), (*_rates(entry, _DECISIONS), Cell(_steps(entry)))))
+            reasons.append(Line(row_name(row), kind_of(row), _rates(entry, _REASONS)))
     return [
         Table(
             title="Table IV: ROC AUC of the generated images",
@@ -129,17 +127,44 @@ def generator_tables(result: Result) -> list[Table]:
         Table(
             title="Decisions on the generated images",
             text="Transfer: how many x_a also change the decision of a second, independently trained classifier.",
-            columns=(
-                "kept by x_s",
-                "changed by x_a",
-                "changed, positives",
-                "changed, negatives",
-                "transfer",
-                "training steps",
-            ),
+            columns=(*_DECISIONS.values(), "training steps"),
             lines=tuple(decisions),
         ),
+        Table(
+            title="Whether the change is the reason",
+            text="Decisions that x with a part of x_a - x in it changes, pixels ranked by the map, random tenths in "
+            "blocks; and decisions of the second classifier that x_a changes where both decided alike about x.",
+            columns=tuple(_REASONS.values()),
+            lines=tuple(reasons),
+        ),
     ]
+
+
+def _rates(entry: Any, names: Mapping[str, str]) -> tuple[Cell, ...]:
+    return tuple(estimate(get(entry, name), get(entry, f"{name}_interval")) for name in names)
+
+
+def _steps(entry: Any) -> str:
+    return number(get(entry, "steps"), "d")
+
+
+_DECISIONS = {
+    "kept_rate": "kept by x_s",
+    "flip_rate": "changed by x_a",
+    "flip_rate_positive": "changed, positives",
+    "flip_rate_negative": "changed, negatives",
+    "transfer": "transfer",
+}
+_REASONS = {
+    "part_hottest": "hottest tenth alone",
+    "part_random": "random tenth alone",
+    "part_without": "without the hottest tenth",
+    "agreed": "second classifier agrees about x",
+    "transfer_positive": "transfer, positives of both",
+    "transfer_negative": "transfer, negatives of both",
+    "transfer_control_positive": "random smooth change, positives",
+    "transfer_control_negative": "random smooth change, negatives",
+}
 
 
 def _quality(row: str, entry: Any) -> tuple[Cell, ...]:
@@ -163,6 +188,9 @@ def faithfulness_table(result: Result) -> Table:
         "road": "ROAD",
         "max_sensitivity": "max-sensitivity (lower)",
         "randomisation": "similarity after model randomisation (lower)",
+        "stable_shift": "hottest tenths overlap, 2 px shift (higher)",
+        "stable_noise": "noise of .01",
+        "stable_jpeg": "JPEG of quality 90",
     }
     lines = tuple(
         Line(row_name(row), kind_of(row), tuple(Cell(number(get(entry, key))) for key in columns))

@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from explain_core.augmentation import registered_average
-from explain_core.method import Method
-from explain_core.methods.similar_adversarial import SimilarAdversarialMethod
+from explain_core.blur import weighted_blur
+from explain_core.classifier import Classifier
+from explain_core.method import DecisionMethod, Method
 from explain_core.quality import controls, localisation
+from training.benchmark import profiles
 from training.benchmark.profiles import SEARCHING
 from training.benchmark.stages import Bench, floats
 from training.checkpoints import fingerprint
+from training.measure.localisation import shuffled
 
-AUGMENTED, BLUR = "+aug", "blur:"
+AUGMENTED, SMOOTHED, BLUR, CHANCE = "+aug", "+blur", "blur:", "random classifier:"
 BATCH = 16
 SIGMA_IMAGES = 32
 
@@ -54,19 +57,19 @@ def explain(bench: Bench, method: Method, images: Tensor, *, augmented: bool) ->
 def explain_batch(bench: Bench, method: Method, x: Tensor, classes: Tensor, *, augmented: bool) -> Tensor:
     """Maps of one batch of images in [0, 1], shape (N, 1, S, S).
 
-    Conditioned generators explain the copies of an image under the image's own decision, as a bundle does.
+    Methods that can be told a decision explain the copies of an image under the image's own, as a bundle does.
     """
     if not augmented:
         return method(bench.classifier, x, classes)
     profile = bench.profile
 
     decided: Tensor | None = None
-    if isinstance(method, SimilarAdversarialMethod) and method.network.conditioned:
+    if isinstance(method, DecisionMethod):
         decided = bench.decisions(x).to(x.device)
 
     def copies(images: Tensor) -> Tensor:
-        if decided is not None and isinstance(method, SimilarAdversarialMethod):
-            return method.maps(images, decided.repeat_interleave(profile.augmentations)).detach()
+        if decided is not None and isinstance(method, DecisionMethod):
+            return method.maps(bench.classifier, images, decided.repeat_interleave(profile.augmentations)).detach()
         return method(bench.classifier, images, classes.repeat_interleave(profile.augmentations))
 
     return registered_average(copies, x, profile.ranges, profile.augmentations, profile.seed)[0]
@@ -78,7 +81,7 @@ def suffixes(bench: Bench, name: str) -> tuple[str, ...]:
 
 
 def method_rows(bench: Bench, name: str, advance: Callable[[str], None]) -> dict[str, Row]:
-    """A method's plain and augmented row, and the plain map blurred to the augmented one's bandwidth."""
+    """A method's row: plain, smoothed as delivered maps are, augmented, and as smooth as that by a blur alone."""
     method = bench.method(name)
     truths = _truths(bench)
     parts = [method_fingerprint(bench, method), bench.boxed.images, np.stack(truths)]
@@ -92,6 +95,7 @@ def method_rows(bench: Bench, name: str, advance: Callable[[str], None]) -> dict
             lambda augmented=augmented: score(explain(bench, method, bench.boxed.images, augmented=augmented), truths),  # type: ignore[misc]
         )
         advance(row)
+    rows[name + SMOOTHED] = score(smoothed(rows[name].maps), truths)
     if name + AUGMENTED not in rows:
         return rows
     plain, averaged = rows[name].maps, rows[name + AUGMENTED].maps
@@ -99,6 +103,32 @@ def method_rows(bench: Bench, name: str, advance: Callable[[str], None]) -> dict
     blurred = np.stack([controls.blurred(heatmap, sigma) for heatmap in plain])
     rows[f"{BLUR}{name}{AUGMENTED}"] = score(blurred, truths)
     return rows
+
+
+def smoothed(maps: Maps) -> Maps:
+    """Maps, shape (N, S, S), under the Gaussian of delivered maps."""
+    planes = torch.from_numpy(maps)[:, None]
+    return weighted_blur(planes, profiles.BLUR * maps.shape[-1])[:, 0].numpy()
+
+
+def delivered_row(bench: Bench) -> Row:
+    """The map that the bundle delivers, made and smoothed as it says."""
+    explainer, maps = bench.explainer, []
+    with torch.no_grad():
+        for chunk in bench.boxed.images.split(BATCH // 4):
+            x = floats(chunk, bench.device)
+            shown = explainer.shown(x, explainer.decisions(explainer.probabilities(x)))[0]
+            maps.append(shown[:, 0].float().cpu())
+    return score(torch.cat(maps).numpy(), _truths(bench))
+
+
+def chance_row(bench: Bench, name: str, chance: Classifier) -> Row:
+    """A method's smoothed map of a classifier with random weights; networks are trained anew against that one."""
+    classes = torch.zeros(len(bench.boxed), dtype=torch.long, device=bench.device)
+    method = bench.method(name, chance, "_random_classifier")
+    parts = zip(bench.boxed.images.split(BATCH), classes.split(BATCH), strict=True)
+    maps = [method(chance, floats(chunk, bench.device), wanted).float().cpu() for chunk, wanted in parts]
+    return score(smoothed(torch.cat(maps)[:, 0].numpy()), _truths(bench))
 
 
 def control_rows(bench: Bench, best: Row) -> dict[str, Row]:
@@ -111,7 +141,7 @@ def control_rows(bench: Bench, best: Row) -> dict[str, Row]:
         if trained or name != "location_prior":
             rows[name] = Row(maps=np.zeros((0, 0, 0), np.float32), columns=_columns(maps, truths))
     if len(truths) > 1:
-        rows["shuffled_boxes"] = score(best.maps, controls.shuffled(truths, bench.profile.seed))
+        rows["shuffled_boxes"] = Row(maps=best.maps[:0], columns=shuffled(list(best.maps), truths, bench.profile.seed))
     return rows
 
 

@@ -27,8 +27,31 @@ from explain_core.methods.adversarial import Adversarial
 from explain_core.methods.similar_adversarial import SimilarAdversarialMethod
 from training import cohort, datasets
 from training.benchmark import figures, report
-from training.benchmark.profiles import BASELINES, BUNDLE_ROW, GENERATOR_ROWS, OURS, PROFILES, Profile
-from training.benchmark.rows import AUGMENTED, Row, control_rows, explain, method_fingerprint, method_rows, suffixes
+from training.benchmark.profiles import (
+    BASELINES,
+    BUNDLE_ROW,
+    DELIVERED,
+    FEATURE_ROWS,
+    GENERATOR_ROWS,
+    OURS,
+    OWN_MAPS,
+    PROFILES,
+    SEARCHING,
+    Profile,
+)
+from training.benchmark.rows import (
+    AUGMENTED,
+    CHANCE,
+    SMOOTHED,
+    Row,
+    chance_row,
+    control_rows,
+    delivered_row,
+    explain,
+    method_fingerprint,
+    method_rows,
+    suffixes,
+)
 from training.benchmark.stages import Bench, floats
 from training.checkpoints import fingerprint, write
 
@@ -48,9 +71,11 @@ class Request:
         size, architecture, epochs, steps, decisions, attack, filters, boxed: instead of the profile's, None to keep
             them.
         decision_weights: of the similar and the adversarial image, instead of the profile's.
-        augment_searching: augmented rows of bbmp and perceptual_perturbation too.
+        decision_noise: largest standard deviation of the noise under which the paper's generators are trained.
+        augment_searching: augmented rows of the methods that search anew for each image too.
         bundle: explain this bundle's classifier instead of a trained one.
         classifier: explain the classifier of an earlier run of `image_classifier`.
+        second: of `python -m training second`, or a bundle, for transfer; None trains one.
         rows: only these methods, empty for all.
         plugins: a folder with further methods; each of its files is a row.
         device: "auto", "cpu" or "cuda[:n]".
@@ -69,9 +94,11 @@ class Request:
     filters: tuple[int, ...] | None = None
     boxed: int | None = None
     decision_weights: tuple[float, float] | None = None
+    decision_noise: float | None = None
     augment_searching: bool = False
     bundle: Path | None = None
     classifier: Path | None = None
+    second: Path | None = None
     rows: Sequence[str] = ()
     plugins: Path | None = None
     device: str = "auto"
@@ -103,8 +130,9 @@ def benchmark(request: Request) -> Figures:
             progress.console.print(text)
 
         bench = Bench(
-            profile, images, request.out, choose_device(request.device), say, request.bundle, request.classifier
-        )
+            profile, images, request.out, choose_device(request.device), say, request.bundle, request.classifier,
+            request.second,
+        )  # fmt: skip
         result: Figures = {
             "command": request.command,
             "profile": profile.name,
@@ -139,6 +167,7 @@ def _profile(request: Request) -> Profile:
         augment_searching=request.augment_searching or None,
         decision_similar=similar,
         decision_adversarial=adversarial,
+        decision_noise=request.decision_noise,
         classifier=_given(
             profile.classifier, architecture=request.architecture, epochs=request.epochs, attack=request.attack
         ),
@@ -168,12 +197,13 @@ def _input_spec(request: Request, profile: Profile) -> InputSpec:
 
 
 def _names(request: Request) -> list[str]:
-    """The rows to run: Table I's, the baselines, and a folder's own.
+    """The rows to run: Table I's, those on features, maps without generators, the baselines, and a folder's own.
 
     Raises:
         ExplainError: no such row.
     """
-    every = [*GENERATOR_ROWS, *BASELINES] + ([BUNDLE_ROW] if request.bundle is not None else [])
+    every = [BUNDLE_ROW] if request.bundle is not None else []
+    every += [*FEATURE_ROWS, *OWN_MAPS, *GENERATOR_ROWS, *BASELINES]
     if request.plugins is not None:
         try:
             plugins.add_folder("explain_core.methods", request.plugins)
@@ -247,18 +277,19 @@ def _measure(
                 result["generators"][name] = remembered(
                     bench,
                     f"generators-{name}",
-                    fingerprint(method_fingerprint(bench, method), bench.network_of(bench.second)),
+                    fingerprint(method_fingerprint(bench, method), bench.second_mark),
                     partial(figures.generator_figures, bench, name, method.network),
                 )
             if len(bench.boxed):
-                rows |= method_rows(bench, name, lambda row: bench.say(f"explained with {row}"))
+                rows |= _rows(bench, name)
             usable.append(name)
             if AUGMENTED not in suffixes(bench, name):
                 absent[name + AUGMENTED] = "ten searches per image; --augment-searching runs them"
         advance()
     if rows:
-        compared = next(row for row in (OURS + AUGMENTED, *rows) if row in rows)
+        compared = next(row for row in (DELIVERED, OURS + AUGMENTED, *rows) if row in rows)
         rows |= control_rows(bench, rows[compared])
+        rows |= _of_chance(bench, [name for name in usable if name not in SEARCHING], absent)
         bench.say("scoring")
         result["localisation"] = figures.localisation_figures(bench, rows, compared)
     chance = bench.random_classifier
@@ -273,10 +304,29 @@ def _measure(
             )
         advance()
     bench.say("timing")
+    if BUNDLE_ROW in usable:
+        result["timing"][DELIVERED] = figures.delivered_timing(bench)
     for name in usable:
         result["timing"] |= figures.timing_figures(bench, name)
         advance()
     return result, usable
+
+
+def _rows(bench: Bench, name: str) -> dict[str, Row]:
+    """Every row of a method; before those of a bundle's generators the map that it delivers."""
+    delivered = {DELIVERED: delivered_row(bench)} if name == BUNDLE_ROW else {}
+    return delivered | method_rows(bench, name, lambda row: bench.say(f"explained with {row}"))
+
+
+def _of_chance(bench: Bench, names: Sequence[str], absent: dict[str, str]) -> dict[str, Row]:
+    """Smoothed maps of a classifier with random weights, of methods that need no training or are trained anew on it."""
+    chance, rows = bench.random_classifier, dict[str, Row]()
+    for name in names:
+        untrained = bench.method(name).trained_by is None
+        if chance is not None and (untrained or name in bench.profile.randomised_rows):
+            with _or_absent(bench, CHANCE + name, absent):
+                rows[CHANCE + name + SMOOTHED] = chance_row(bench, name, chance)
+    return rows
 
 
 @contextmanager
@@ -311,16 +361,16 @@ def _cases(bench: Bench, names: Sequence[str]) -> list[Figures]:
     chosen = np.linspace(0, len(shown) - 1, min(bench.profile.cases, len(shown))).astype(int)
     part = shown.take(chosen)
     panels: list[list[tuple[str, Any]]] = [[("original", image[0].numpy() / 255)] for image in part.images]
-    if OURS in names:
-        network = bench.method(OURS).network  # type: ignore[attr-defined]
+    ours = BUNDLE_ROW if BUNDLE_ROW in names else OURS
+    if ours in names:
+        network = bench.method(ours).network  # type: ignore[attr-defined]
         decided = bench.decisions(part.images).to(bench.device)
-        x_s, x_a = (
-            image.clamp(0, 1).cpu().numpy()[:, 0] for image in network(floats(part.images, bench.device), decided)
-        )
+        made = bench.generated(network, floats(part.images, bench.device), decided)
+        x_s, x_a = (image.cpu().numpy()[:, 0] for image in made)
         for index, panel in enumerate(panels):
             panel += [("similar", x_s[index]), ("adversarial", x_a[index]), ("difference", x_s[index] - x_a[index])]
     for name in names:
-        for suffix in ("", AUGMENTED) if name == OURS else ("",):
+        for suffix in ("", AUGMENTED) if name == ours else ("",):
             maps = explain(bench, bench.method(name), part.images, augmented=bool(suffix))
             for index, panel in enumerate(panels):
                 panel.append((name + suffix, maps[index]))

@@ -1,6 +1,7 @@
 """`python -m training speed`: generators against grad-cam's own GradCAM call, on one classifier, in one run.
 
-Speed does not depend on what networks have learnt, so that an untrained classifier of any architecture will do.
+Every call decides and explains. Speed does not depend on what networks have learnt, so that an untrained classifier of
+any architecture will do.
 """
 
 from collections.abc import Callable
@@ -12,19 +13,34 @@ from torch import Tensor, nn
 
 from explain_core import plugins
 from explain_core.augmentation import registered_average
+from explain_core.blur import weighted_blur
 from explain_core.bundle import load
+from explain_core.classifier import DecisionRule
 from explain_core.engine import choose_device, for_inference
+from explain_core.explainer import DEFAULT_METHOD
+from explain_core.generators.kinds import Generators
 from explain_core.generators.similar_adversarial import SimilarAdversarial
 from explain_core.geometry import AffineRange
 from explain_core.methods.grad_cam import GradCam
 from explain_core.methods.similar_adversarial import SimilarAdversarialMethod
+from training.benchmark.profiles import BLUR
 from training.benchmark.timing import timed
+from training.runs.generators import GeneratorSettings, from_preset
 
 PEER = "GradCAM as grad-cam's README calls it"
+ONE_PASS, DELIVERED = "similar_adversarial", "delivered map, blurred"
 
 
 def speed(
-    *, bundle: Path | None, architecture: str, filters: tuple[int, ...], size: int, device: str, repeats: int
+    *,
+    bundle: Path | None,
+    architecture: str,
+    filters: tuple[int, ...],
+    size: int,
+    device: str,
+    repeats: int,
+    features: bool = False,
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """Seconds per image at batch 1 and 16, and their ratio to the peer's.
 
@@ -35,26 +51,35 @@ def speed(
         size: of the untrained networks' input in pixels a side.
         device: "auto", "cpu" or "cuda[:n]".
         repeats: timed calls of each, after one to warm up.
+        features: untrained generators on the classifier's features instead, as the preset "features" has them.
+        threads: of the processor; None leaves them.
+
+    Raises:
+        FeaturesNeeded: `features`, and the classifier offers none.
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     where = choose_device(device)
+    copies, blur, rule = 0, BLUR, DecisionRule()
     if bundle is not None:
         loaded = load(bundle)
         classifier: Any = loaded.classifier
         network, size = loaded.generators, loaded.input_spec.size
+        copies, blur = loaded.augmentations, loaded.heatmaps[DEFAULT_METHOD].blur
+        rule = DecisionRule(threshold=loaded.threshold)
     else:
         classifier = plugins.load("explain_core.classifiers", architecture)(1)
-        network = SimilarAdversarial(filters)
+        network = _on_features(classifier, size) if features else SimilarAdversarial(filters)
     ready = for_inference(classifier, where)
-    method = SimilarAdversarialMethod(network=for_inference(network, where))
+    method = SimilarAdversarialMethod(network=for_inference(network, where), rule=rule)
     images = torch.rand(16, 1, size, size, generator=torch.Generator().manual_seed(0)).to(where)
     images = images.contiguous(memory_format=torch.channels_last)
     calls: dict[str, Callable[[Tensor], Any]] = {
         PEER: peer(classifier.eval().to(where)),
         "grad_cam (ours, frozen and fused)": lambda x: GradCam()(ready, x, _first(x)),
-        "similar_adversarial": lambda x: method(ready, x, _first(x)),
-        "similar_adversarial + 10 augmentations": lambda x: registered_average(
-            lambda copies: method(ready, copies, _first(copies)), x, AffineRange(), 10, 0
-        ),
+        ONE_PASS: lambda x: method(ready, x, _first(x)),
+        DELIVERED: lambda x: weighted_blur(_averaged(method, ready, x, copies), blur * size),
+        "similar_adversarial + 10 augmentations": lambda x: _averaged(method, ready, x, 10),
     }
     figures = {name: timed(call, images, repeats) for name, call in calls.items()}
     for row in figures.values():
@@ -64,10 +89,22 @@ def speed(
         "classifier": type(classifier).__name__,
         "generators": sum(parameter.numel() for parameter in network.parameters()),
         "size": size,
+        "augmentations": copies,
         "device": str(where),
         "threads": torch.get_num_threads(),
         "rows": figures,
     }
+
+
+def _averaged(method: SimilarAdversarialMethod, classifier: Any, x: Tensor, copies: int) -> Tensor:
+    """The map of one pass, or of `copies` registered ones."""
+    if not copies:
+        return method(classifier, x, _first(x))
+    return registered_average(lambda many: method(classifier, many, _first(many)), x, AffineRange(), copies, 0)[0]
+
+
+def _on_features(classifier: Any, size: int) -> Generators:
+    return from_preset(GeneratorSettings(), "features").fitted(classifier.eval(), size).network()
 
 
 def peer(classifier: nn.Module) -> Callable[[Tensor], Any]:
@@ -87,7 +124,7 @@ def _first(images: Tensor) -> Tensor:
 def table(figures: dict[str, Any]) -> str:
     """The figures as text."""
     heading = f"{figures['classifier']}, {figures['size']} px, generators of {figures['generators']:,} weights, "
-    heading += f"{figures['device']}, {figures['threads']} threads"
+    heading += f"{figures['device']}, {figures['threads']} threads, {figures['augmentations']} copies delivered"
     lines = [heading, f"{'':42}  batch 1 [ms]  ratio   batch 16 [ms/image]  ratio"]
     for name, row in figures["rows"].items():
         lines.append(

@@ -16,12 +16,14 @@ from explain_core.bundle import load as load_bundle
 from explain_core.classifier import Classifier, DecisionRule, need_gradients
 from explain_core.engine import for_inference
 from explain_core.errors import BundleError
-from explain_core.generators.similar_adversarial import SimilarAdversarial
+from explain_core.explainer import BundleExplainer
+from explain_core.generators.kinds import Generators, seen_by
 from explain_core.method import Method
 from explain_core.quality.faithfulness import randomised
-from training.benchmark.profiles import BUNDLE_ROW, GENERATOR_ROWS, Profile
+from training.benchmark.profiles import BUNDLE_ROW, FEATURE_ROWS, GENERATOR_ROWS, Profile
 from training.cohort import TEST, TRAIN, VALIDATION, Cohort
-from training.runs import generators, image_classifier, mask_generator
+from training.runs import generators, image_classifier, mask_generator, temperature
+from training.runs.second_classifier import Second, open_second
 
 Say = Callable[[str], None]
 
@@ -37,6 +39,7 @@ class Bench:
         device: where networks run.
         bundle: a model bundle whose classifier is explained instead of a trained one; None to train one.
         classifier_folder: an earlier run of `image_classifier` to explain instead; None to train one.
+        second_folder: of `python -m training second`, or a bundle, for transfer; None to train one.
         say: told what is being done.
     """
 
@@ -47,6 +50,7 @@ class Bench:
     say: Say
     bundle: Path | None = None
     classifier_folder: Path | None = None
+    second_folder: Path | None = None
     _methods: dict[tuple[str, str], Method] = field(default_factory=dict)
 
     @cached_property
@@ -107,6 +111,50 @@ class Bench:
         settings = replace(self.profile.classifier, seed=self.profile.classifier.seed + 1)
         return self._trained_classifier("second_classifier", settings, None)
 
+    @cached_property
+    def _given_second(self) -> Second | None:
+        return open_second(self.second_folder, str(self.device)) if self.second_folder else None
+
+    @cached_property
+    def second_rule(self) -> DecisionRule:
+        """How the second classifier's logits become a decision: of one finding at Youden's validation threshold."""
+        labelled = self.validation.labelled()
+        if self.rule.exclusive or len(np.unique(labelled.targets)) < len(labelled.classes):
+            return self.rule
+        logits = self.logits(labelled.images, self.second)
+        probabilities = 1 / (1 + np.exp(-logits[:, 0]))
+        return DecisionRule(threshold=temperature.youden(probabilities, labelled.targets))
+
+    def second_decisions(self, images: Tensor) -> NDArray[np.int64]:
+        """The second classifier's decisions about uint8 or float images, shape (N,)."""
+        if self._given_second is not None:
+            chunks = images.split(32)
+            return np.concatenate([self._given_second.decide(floats(chunk, self.device)) for chunk in chunks])
+        logits = torch.from_numpy(self.logits(images, self.second))
+        return np.asarray(self.second_rule.decide(logits, torch.zeros(len(images), dtype=torch.long)).numpy())
+
+    @property
+    def second_mark(self) -> Any:
+        """What tells one second classifier from another."""
+        return str(self.second_folder) if self.second_folder else self.network_of(self.second)
+
+    @cached_property
+    def explainer(self) -> BundleExplainer:
+        """The bundle as a node runs it.
+
+        Raises:
+            BundleError: the benchmark explains no bundle.
+        """
+        if self.bundle is None:
+            raise BundleError("the delivered map is a bundle's; name one with --bundle")
+        return BundleExplainer(load_bundle(self.bundle), device=str(self.device))
+
+    def generated(self, network: Generators, images: Tensor, decisions: Tensor) -> tuple[Tensor, Tensor]:
+        """(x_s, x_a) of float images, shape (N, 1, S, S), under decisions, shape (N,); clipped to [0, 1]."""
+        with torch.no_grad():
+            x_s, x_a = network(images, decisions, seen_by(network, self.classifier, images))
+        return x_s.clamp(0, 1), x_a.clamp(0, 1)
+
     def _trained_classifier(
         self, name: str, settings: image_classifier.ImageClassifierSettings, folder: Path | None
     ) -> Classifier:
@@ -122,8 +170,8 @@ class Bench:
         model.load_state_dict(torch.load(out / "classifier.pt", weights_only=True, map_location="cpu"))
         return _ready(model, self.device)
 
-    def generators(self, row: str, classifier: Classifier, suffix: str = "") -> SimilarAdversarial:
-        """The generators of a row of Table I, trained against `classifier`."""
+    def generators(self, row: str, classifier: Classifier, suffix: str = "") -> Generators:
+        """The generators of a row of Table I, or on features, trained against `classifier`."""
         settings = self.profile.generator_settings(row)
         if self.rule.exclusive and settings.decisions > 1:
             settings = replace(settings, decisions=self.cohort.outputs)
@@ -132,7 +180,12 @@ class Bench:
         out.mkdir(parents=True, exist_ok=True)
         self.say(f"training generators {row}{suffix} ({settings.steps} steps)")
         network = generators.train(
-            settings, self.training.images, self.validation.images, _module(classifier, f"training {row}"), out
+            settings,
+            self.training.images,
+            self.validation.images,
+            _module(classifier, f"training {row}"),
+            out,
+            truths=self.validation.truths,
         )
         return for_inference(network, self.device)
 
@@ -164,7 +217,7 @@ class Bench:
         return self._methods[row, suffix]
 
     def _make(self, row: str, classifier: Classifier, suffix: str) -> Method:
-        if row in (*GENERATOR_ROWS, BUNDLE_ROW):
+        if row in (*GENERATOR_ROWS, *FEATURE_ROWS, BUNDLE_ROW):
             name = "adversarial" if row == "adversarial_tv" else "similar_adversarial"
             plugin = plugins.load("explain_core.methods", name)
             network = self._bundled() if row == BUNDLE_ROW else self.generators(row, classifier, suffix)
@@ -177,7 +230,7 @@ class Bench:
             options["rule"] = self.rule
         return _method(plugin, **options)
 
-    def _bundled(self) -> SimilarAdversarial:
+    def _bundled(self) -> Generators:
         if self.bundle is None:
             raise BundleError(f"the row {BUNDLE_ROW} needs --bundle")
         return for_inference(load_bundle(self.bundle).generators, self.device)
