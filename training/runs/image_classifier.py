@@ -396,6 +396,7 @@ class _Run:
         size = self.training.size
         truths = [self.training.truths[place] for place in index.tolist()]
         masks = [torch.zeros(size, size) if one is None else torch.from_numpy(one).float() for one in truths]
-        covered = functional.adaptive_avg_pool2d(warp(torch.stack(masks)[:, None], matrices), maps.shape[-2:])
+        cells = (maps.shape[-2], maps.shape[-1])
+        covered = functional.adaptive_avg_pool2d(warp(torch.stack(masks)[:, None], matrices), cells)
         known = self.known[index][:, None]
         return map_loss(maps, covered.to(maps), known.to(maps), None, POSITIVE)
