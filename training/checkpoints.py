@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.errors import TrainingError
@@ -25,17 +24,17 @@ def fingerprint(*parts: Any) -> str:
         for name, value in arrays.items():
             digest.update(f"{type(part).__name__}{name}\0".encode())
             for piece in _pieces(value):
-                digest.update(memoryview(piece))
+                digest.update(piece)
     return digest.hexdigest()
 
 
-def _pieces(value: Any) -> Iterator[bytes | NDArray[np.uint8]]:
+def _pieces(value: Any) -> Iterator[bytes | memoryview]:
     """The bytes that stand for a value; those of an array are not copied."""
     if isinstance(value, Tensor):
         value = value.detach().cpu().contiguous().numpy()
     if isinstance(value, np.ndarray):
         yield str(value.shape).encode()
-        yield np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+        yield np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
         return
     plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
     yield json.dumps(plain, sort_keys=True, default=str).encode()

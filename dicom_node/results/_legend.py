@@ -73,10 +73,7 @@ def quality(explanation: Explanation) -> Iterator[Sentence]:
 
 def scale(declared: HeatmapScale) -> str:
     """The colours in words."""
-    return (
-        f"Colour: {declared.unit}; none up to {declared.floor:.3g}, full scale {declared.full_scale:.3g}. "
-        "Outlined is where half of what is above lies"
-    )
+    return f"Colour: {declared.unit}, from {declared.floor:.3g} to {declared.full_scale:.3g}; outlined: half of it"
 
 
 def percent(share: float, digits: int = 0) -> str:

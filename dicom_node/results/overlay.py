@@ -153,8 +153,7 @@ class Overlay:
         outline = outline_plane(explanation)
         add_plane(ds, OUTLINE_GROUP, outline, "G", f"{MARKED}: outline", headline(explanation))
         if region.any():  # a viewer may darken what is outside a region of interest: of an empty one, the whole image
-            description = f"{MARKED} above {scale.floor:.3g}: {scale.unit}"
-            add_plane(ds, REGION_GROUP, region, "R", MARKED, description)
+            add_plane(ds, REGION_GROUP, region, "R", MARKED, f"{MARKED}: heatmap above {scale.floor:.3g}")
             add_statistics(ds, REGION_GROUP, pixels[region])
         return ds
 

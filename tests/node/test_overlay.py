@@ -109,7 +109,7 @@ def test_first_plane_is_the_outline_and_second_the_region():
         "Half of the evidence",
     ]
     assert ds[OUTLINE, 0x0022].value == "Half of the evidence", "the probability is of the image, not of the region"
-    assert ds[REGION, 0x0022].value.startswith("Half of the evidence above 0.02: |x_s - x_a|")
+    assert ds[REGION, 0x0022].value == "Half of the evidence: heatmap above 0.02"
 
 
 def test_outline_follows_the_border():

@@ -47,6 +47,11 @@ _LABELS = """() => {
   });
 }"""
 
+_LABEL_BOXES = """() => {
+  const blocks = [...document.querySelectorAll("svg.svg-layer text")].filter(one => one.textContent.trim());
+  return blocks.map(one => one.getBoundingClientRect()).map(box => [box.left, box.top, box.right, box.bottom]);
+}"""
+
 
 @dataclass
 class Ohif:
@@ -120,6 +125,10 @@ class Ohif:
     def labels(self) -> list[tuple[str, bool]]:
         """The lines of text drawn at annotations, each with whether it is wholly within the viewport."""
         return [(text, inside) for text, inside in self.page.evaluate(_LABELS)]
+
+    def label_boxes(self) -> np.ndarray:
+        """Left, top, right and bottom on the screen of each block of text drawn at an annotation, (n, 4)."""
+        return np.array(self.page.evaluate(_LABEL_BOXES), float).reshape(-1, 4)
 
     def without_labels(self) -> None:
         """Hide the text at annotations and the lines that lead to it: what stays are the contours."""

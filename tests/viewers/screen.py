@@ -109,6 +109,12 @@ def bounds(mask: np.ndarray) -> np.ndarray:
     return np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
 
 
+def overlapping(boxes: np.ndarray) -> int:
+    """How many pairs of boxes (left, top, right, bottom) share more than an edge."""
+    low, high = np.maximum(boxes[:, None, :2], boxes[None, :, :2]), np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    return int(np.triu((high > low).all(axis=-1), 1).sum())
+
+
 def save_small(screen: np.ndarray, path: Path) -> None:
     """A screenshot small enough for a repository: 960 pixels wide, 128 greys and 128 colours."""
     image = Image.fromarray(screen)

@@ -15,6 +15,7 @@ from screen import (
     iou,
     near,
     on_screen,
+    overlapping,
     picture_at,
     yellow_or_green,
 )
@@ -107,6 +108,10 @@ def test_the_structured_report_draws_contours_and_scores_on_the_radiograph(opene
     keep(opened.screenshot(), "ohif-structured-report")
     probability = next(text for text, inside_ in opened.labels() if text.startswith("Probability: ") and inside_)
     assert probability == f"Probability: {numbers(sr, 'Probability')[0]:.2f} %"
+    boxes, (_, _, right, _) = opened.label_boxes(), opened.placement().box(shape)
+    assert overlapping(boxes) == 0
+    assert overlapping(np.concatenate([boxes, boxes[:1] + 2])) == 1
+    assert (boxes[:, 0] >= right - CLOSE).all(), "no words lie over the radiograph"
 
     opened.without_labels()
     screen, placement = opened.viewport(), opened.placement()

@@ -252,7 +252,7 @@ class _Run:
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, steps, pct_start=0.2)
         decay = torch.optim.swa_utils.get_ema_multi_avg_fn(self.settings.average_decay)
         average = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=decay, use_buffers=True)
-        moving = (self.network, optimiser, schedule, average)
+        moving: tuple[Any, ...] = (self.network, optimiser, schedule, average)
         rows: list[dict[str, Any]] = []
         best: dict[str, Tensor] = {}
         if state is not None:
