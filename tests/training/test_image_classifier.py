@@ -142,7 +142,7 @@ def test_a_run_from_other_weights_is_another_run(phantoms, tmp_path):
 
 
 def test_no_such_precision_and_a_loss_that_is_not_finite_are_refused(phantoms, tmp_path):
-    with pytest.raises(TrainingError, match="one of auto, 32-true, bf16-mixed, got '16'"):
+    with pytest.raises(TrainingError, match="one of auto, 32-true, 64-true, bf16-mixed, got '16'"):
         image_classifier.train(settings(precision="16"), *phantoms, tmp_path)
     broken = ResNet20(1).state_dict()
     broken["output.bias"] *= float("nan")

@@ -160,7 +160,7 @@ class ClassifierTable(Section):
     map_weight: Weight = 1.0
     frozen_statistics: bool = True
     processes: PositiveInt = 1
-    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    precision: Literal["auto", "32-true", "64-true", "bf16-mixed"] = "auto"
     threshold: Literal["matched", "kept"] = "matched"
     checkpoint_every: PositiveInt = 100
 

@@ -211,7 +211,7 @@ def generator_settings(context: Context, threshold: float = 0.5) -> generators.G
     """
     job, own = context.job.generators, champion_table(context)["generators"]
     preset = presets.load(job.preset or _preset_of(own))
-    asked = {} if preset.kind == KIND else dict(ON_PIXELS)
+    asked: dict[str, Any] = {} if preset.kind == KIND else dict(ON_PIXELS)
     asked |= job.model_dump(include=set(ON_PIXELS), exclude_none=True)
     settings = generators.GeneratorSettings(
         seed=context.job.job.seed,
@@ -241,7 +241,7 @@ def generator_settings(context: Context, threshold: float = 0.5) -> generators.G
             f"[generators] filters: the champion has {own.get('filters', 'none')}, so training cannot start from it "
             f'with {list(job.filters)}; set start = "random"'
         )
-    kept = {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()}
+    kept: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()}
     return replace(settings, **kept)
 
 

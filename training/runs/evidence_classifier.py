@@ -10,10 +10,10 @@ had never stopped.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -130,7 +130,7 @@ def cached(
 
 
 @torch.no_grad()
-def scores(network: nn.Module, lessons: Lessons) -> tuple[Tensor, Tensor]:
+def scores(network: EvidenceLite0, lessons: Lessons) -> tuple[Tensor, Tensor]:
     """Logits, shape (N, O), and the first output's maps of logits, shape (N, 1, h, w), of images in eval mode."""
     device = next(network.parameters()).device
     ready = for_inference(network, device)
@@ -139,7 +139,7 @@ def scores(network: nn.Module, lessons: Lessons) -> tuple[Tensor, Tensor]:
     return logits, torch.cat([one[:, :1].float().cpu() for one in maps])
 
 
-def validate(network: nn.Module, lessons: Lessons) -> dict[str, float]:
+def validate(network: EvidenceLite0, lessons: Lessons) -> dict[str, float]:
     """ROC AUC over all labels, over experts' alone, and of opacity against other abnormal images; IoU of the maps.
 
     A figure that the images cannot give (no boxes, one class) is left out.
@@ -164,9 +164,9 @@ def validate(network: nn.Module, lessons: Lessons) -> dict[str, float]:
     return found
 
 
-def goodness(row: dict[str, float]) -> float:
+def goodness(row: Mapping[str, Any]) -> float:
     """What chooses an epoch: the sum of the figures there are."""
-    return sum(row.get(name, 0.0) for name in ("auc", "auc_expert", "auc_hard", "iou_90"))
+    return sum(float(row.get(name, 0.0)) for name in ("auc", "auc_expert", "auc_hard", "iou_90"))
 
 
 def train(
@@ -228,7 +228,7 @@ class _Run:
         network = EvidenceLite0(whole.labels.shape[1])
         if imagenet is not None:
             load_imagenet(network, torch.load(imagenet, weights_only=True, map_location="cpu"))
-        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: EvidenceLite0 = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         sets = [one for one in (whole, parts, validation) if one is not None]
         content = [tensor for one in sets for tensor in (one.images, one.labels, one.trust, one.map_trust)]
         ways = replace(settings, device="")
@@ -268,8 +268,8 @@ class _Run:
                 schedule.step()
                 average.update_parameters(self.network)
                 progress((epoch + len(losses) * epochs / steps) / epochs, stage=name, epoch=epoch, loss=losses[-1])
-            row = {"stage": name, "epoch": epoch, "loss": float(np.mean(losses))} | validate(
-                average.module, self.validation
+            row: dict[str, Any] = {"stage": name, "epoch": epoch, "loss": float(np.mean(losses))} | validate(
+                cast("EvidenceLite0", average.module), self.validation
             )
             row["seconds"] = round(time.monotonic() - began, 1)
             print(json.dumps(row), flush=True)

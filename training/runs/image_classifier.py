@@ -47,7 +47,8 @@ class ImageClassifierSettings:
         attack: largest change of a pixel in adversarial training, 0 for none.
         affine: the random transforms.
         device: "auto", "cpu" or "cuda[:n]".
-        precision: "auto" (bfloat16 where the processor computes in it), "32-true" or "bf16-mixed".
+        precision: "auto" (bfloat16 where the processor computes in it), "32-true", "bf16-mixed", or "64-true", in which
+            runs compare digit by digit: in float32 the rounding of one processor's kernels grows over the steps.
         frozen_statistics: whether batch norm keeps the statistics it starts with, as in fine-tuning on few images.
         average_decay: decay per step of the exponential moving average of the weights, which is then what is
             validated and kept; 0 for none.
@@ -70,6 +71,11 @@ class ImageClassifierSettings:
     frozen_statistics: bool = False
     average_decay: float = 0.0
     checkpoint_every: int = 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the images, the weights and the loss."""
+        return torch.float64 if self.precision == "64-true" else torch.float32
 
 
 def build(architecture: str, outputs: int) -> nn.Module:
@@ -95,7 +101,7 @@ def augment(
     gamma = torch.exp(torch.randn(count, 1, 1, 1, generator=generator) * 0.15)
     strength = torch.rand(count, 1, 1, 1, generator=generator) * settings.noise
     noise = torch.randn(images.shape, generator=generator) * strength
-    x = warp(images[part].float() / 255, matrices[part], padding="border")
+    x = warp(images[part].to(settings.dtype) / 255, matrices[part].to(settings.dtype), padding="border")
     x = x.clamp(1e-4, 1) ** gamma[part]
     return (x + noise[part]).clamp_(0, 1), matrices[part]
 
@@ -103,7 +109,7 @@ def augment(
 def loss_of(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     """Cross-entropy of one sigmoid output, shape (N, 1), or of exclusive classes, shape (N, outputs)."""
     if logits.shape[1] == 1:
-        smooth = targets.float() * (1 - 2 * smoothing) + smoothing
+        smooth = targets.to(logits.dtype) * (1 - 2 * smoothing) + smoothing
         return functional.binary_cross_entropy_with_logits(logits[:, 0], smooth)
     return functional.cross_entropy(logits, targets, label_smoothing=smoothing)
 
@@ -126,8 +132,8 @@ def attacked(x: Tensor, gradient: Callable[[Tensor], Tensor], size: float, drawn
 def predict(model: nn.Module, images: Tensor, batch: int = 64) -> Tensor:
     """Logits, float32 on the CPU, shape (N, outputs), of uint8 images in eval mode."""
     model.eval()
-    device = next(model.parameters()).device
-    return torch.cat([model(chunk.to(device).float() / 255).float().cpu() for chunk in images.split(batch)])
+    kind = next(model.parameters())
+    return torch.cat([model(chunk.to(kind) / 255).float().cpu() for chunk in images.split(batch)])
 
 
 def auc(targets: np.ndarray[tuple[int], np.dtype[np.int64]], logits: Tensor) -> float:
@@ -247,7 +253,7 @@ class _Run:
         settings = self.settings
         self.batch = Batch(settings.batch, self.fabric.global_rank, self.fabric.world_size)
         self.average: nn.Module | None = None
-        network = network.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(self.fabric.device, settings.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if settings.average_decay:
             decay = torch.optim.swa_utils.get_ema_multi_avg_fn(settings.average_decay)
             self.average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
@@ -371,7 +377,7 @@ class _Run:
         if settings.attack:
             x = attacked(x, gradient, settings.attack, batch.uniform(x.shape[1:]).to(device))
         self.maps.clear()
-        loss = loss_of(self.model(x).float(), y, settings.label_smoothing) * batch.share
+        loss = loss_of(self.model(x), y, settings.label_smoothing) * batch.share
         if self.maps:
             loss = loss + settings.map_weight * batch.share * self._map_loss(index[batch.part], matrices)
         whole = float(summed(self.fabric, loss.detach()))
@@ -386,10 +392,11 @@ class _Run:
 
     def _map_loss(self, index: Tensor, matrices: Tensor) -> Tensor:
         """Of the maps that the last pass made, for the images at `index`, moved by `matrices`; a mean over them."""
-        maps = self.maps[-1][:, :1].float()
+        maps = self.maps[-1][:, :1].to(self.settings.dtype)
         size = self.training.size
         truths = [self.training.truths[place] for place in index.tolist()]
         masks = [torch.zeros(size, size) if one is None else torch.from_numpy(one).float() for one in truths]
-        covered = functional.adaptive_avg_pool2d(warp(torch.stack(masks)[:, None], matrices), maps.shape[-2:])
-        known = self.known[index][:, None].to(maps.device)
-        return map_loss(maps, covered.to(maps.device), known, None, POSITIVE)
+        cells = (maps.shape[-2], maps.shape[-1])
+        covered = functional.adaptive_avg_pool2d(warp(torch.stack(masks)[:, None], matrices), cells)
+        known = self.known[index][:, None]
+        return map_loss(maps, covered.to(maps), known.to(maps), None, POSITIVE)

@@ -18,7 +18,7 @@ from training.progress import Cancelled, Progress
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-PRECISIONS = ("auto", "32-true", "bf16-mixed")
+PRECISIONS = ("auto", "32-true", "64-true", "bf16-mixed")
 
 
 def start(device: str, precision: str) -> "Fabric":
@@ -26,7 +26,8 @@ def start(device: str, precision: str) -> "Fabric":
 
     Args:
         device: "auto", "cpu" or "cuda[:n]"; torchrun's processes take a GPU each.
-        precision: one of `PRECISIONS`; "auto" is bfloat16 where the processor computes in it, else float32.
+        precision: one of `PRECISIONS`; "auto" is bfloat16 where the processor computes in it, else float32. For
+            "64-true" network and images must be float64 already: Fabric's own would round the logits to float32.
 
     Raises:
         TrainingError: no such precision, or Lightning Fabric is not installed.
@@ -42,7 +43,7 @@ def start(device: str, precision: str) -> "Fabric":
             'training needs Lightning Fabric: pip install "dicom-explanation-node[training]"'
         ) from error
     chosen = choose_device(device)
-    wanted: Any = _auto_precision(chosen) if precision == "auto" else precision
+    wanted: Any = _auto_precision(chosen) if precision == "auto" else precision.replace("64", "32")
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         alone: Any = 1 if chosen.type == "cpu" else [chosen.index or 0]
         fabric = Fabric(
