@@ -58,6 +58,17 @@ def test_only_the_part_that_the_decision_reads_reverses_it():
     assert elsewhere["without"].tolist() == [1, 1]
 
 
+def test_the_random_control_is_as_coarse_as_a_map():
+    images, changed = torch.zeros(1, 1, 56, 56), torch.ones(1, 1, 56, 56)
+
+    def decide(x):
+        """Whether a patch of 3 x 3 pixels is bright throughout."""
+        return (torch.nn.functional.avg_pool2d(x, 3, 1).amax(dim=(1, 2, 3)) > 0.99).long()
+
+    found = reversed_by_parts(decide, images, changed, changed)
+    assert (found["random"][0], found["random_pixels"][0]) == (1, 0), "single pixels are no rival to a patch"
+
+
 def smooth(images):
     """A toy explanation that moves with its image: nothing in it knows where a pixel is."""
     return torch.nn.functional.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
