@@ -26,7 +26,7 @@ from torch import nn
 
 from explain_core import plugins
 from explain_core.bundle_files import OUTLIER, SUMS, WEIGHTS, listed, verify
-from explain_core.classifier import Classifier, tempered
+from explain_core.classifier import Classifier, offers, tempered
 from explain_core.errors import BundleError
 from explain_core.explanation import HeatmapScale, ModelIdentity
 from explain_core.generators.kinds import Generators, build
@@ -124,6 +124,11 @@ def load(folder: Path) -> Bundle:
         )
     except (KeyError, TypeError, ValueError, LookupError) as error:
         raise BundleError(f"{description_path}: {type(error).__name__}: {error}") from error
+    if generators.reads_features and not offers(bundle.classifier, "features"):
+        raise BundleError(
+            f"{description_path}: its generators read features of the classifier, and a classifier of the architecture "
+            f"{description['classifier']['architecture']} offers none"
+        )
     _fill(generators, folder / "generators.safetensors")
     return bundle
 

@@ -112,7 +112,7 @@ def test_a_bundle_is_calibrated_in_place_and_its_weights_stay(bundle, nih_folder
     assert (folder / "bundle.toml").read_text() == (bundle / "bundle.toml").read_text()
     assert digest_of(folder / "outlier.safetensors") == digest_of(bundle / "outlier.safetensors")
     assert digest_of(folder / "reference.json") == digest_of(bundle / "reference.json")
-    assert load(folder).reference["images"] == 8
+    assert load(folder).reference["images"] == 16
     assert (folder / "outlier.safetensors").stat().st_size < 1_000_000
 
 
@@ -135,7 +135,7 @@ def test_data_without_validation_patients_is_refused(bundle, nih_folder, tmp_pat
     folder = tmp_path / "nih"
     shutil.copytree(nih_folder, folder)
     rows = (folder / "labels.csv").read_text().splitlines()
-    (folder / "labels.csv").write_text("\n".join(row for row in rows if not row.endswith(",2")) + "\n")
+    (folder / "labels.csv").write_text("\n".join(row for row in rows if not row.endswith((",2", ",3"))) + "\n")
     with pytest.raises(TrainingError, match="validation patients"):
         calibration.calibrate(bundle, f"nih:{folder}")
 
@@ -152,11 +152,12 @@ def test_a_method_gets_a_scale_of_its_own_and_nothing_else_changes(bundle, nih_f
     assert scales.heading("adversarial") in capsys.readouterr().out
     after = load(folder)
     assert after.identity.digest != before.identity.digest
-    assert list(after.heatmaps) == ["similar_adversarial", "adversarial"]
-    assert after.heatmaps["similar_adversarial"] == before.heatmaps["similar_adversarial"]
+    assert list(after.heatmaps) == ["similar_adversarial", "evidence", "adversarial"]
+    for name in ("similar_adversarial", "evidence"):
+        assert after.heatmaps[name] == before.heatmaps[name]
     made = after.heatmaps["adversarial"]
     assert made.blur == 0.02
-    assert made.scale.unit == "|x - x_a|, luminance 0 to 1; mean of registered copies"
+    assert made.scale.unit == "|x - x_a|, luminance 0 to 1", "of one pass, as the bundle says"
     assert 0 < made.scale.floor <= made.scale.full_scale < 1
     open_bundle(folder, device="cpu").require(["adversarial", "similar_adversarial"])
     card = (folder / "model_card.md").read_text()

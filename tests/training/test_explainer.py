@@ -87,11 +87,11 @@ def test_every_method_explains_the_one_decision_in_the_order_asked_for(bundle):
 
 def test_a_method_without_generators_or_copies_is_its_plain_map_smoothed(bundle):
     explainer = served(bundle, "gradient", blur=0.02, augmentations=0)
-    (explanation,) = explainer.explain(radiograph(224, 224), ["gradient"])
+    (explanation,) = explainer.explain(radiograph(64, 64), ["gradient"])
     image = torch.from_numpy(explanation.seen)[None, None]
     plain = Gradient()(explainer._classifier, image, torch.tensor([0]))
     np.testing.assert_allclose(
-        explanation.attribution.values, weighted_blur(plain, 0.02 * 224)[0, 0].numpy(), rtol=1e-4, atol=1e-9
+        explanation.attribution.values, weighted_blur(plain, 0.02 * 64)[0, 0].numpy(), rtol=1e-4, atol=1e-9
     )
     assert explanation.provenance.parameters == {"augmentations": 0, "blur": 0.02}
 
@@ -99,8 +99,8 @@ def test_a_method_without_generators_or_copies_is_its_plain_map_smoothed(bundle)
 def test_copies_are_averaged_for_any_method(bundle, site):
     site("images")
     explainer = served(bundle, "site", augmentations=4)
-    (explanation,) = explainer.explain(radiograph(224, 224), ["site"])
-    inner = (slice(60, 164), slice(60, 164))
+    (explanation,) = explainer.explain(radiograph(64, 64), ["site"])
+    inner = (slice(16, 48), slice(16, 48))
     there = explanation.attribution.covered[inner]
     assert there.all()
     assert np.corrcoef(explanation.attribution.values[inner].ravel(), explanation.seen[inner].ravel())[0, 1] > 0.4
@@ -113,7 +113,7 @@ def test_copies_are_averaged_for_any_method(bundle, site):
     [
         ("images * float('nan')", "the map of the method site has values that are not finite or below 0"),
         ("images - 2", "the map of the method site has values that are not finite or below 0"),
-        ("images[..., 1:]", r"the method site gave maps of shape \(., 1, 224, 223\), not \(., 1, 224, 224\)"),
+        ("images[..., 1:]", r"the method site gave maps of shape \(., 1, 64, 63\), not \(., 1, 64, 64\)"),
     ],
 )
 @pytest.mark.parametrize("copies", [0, 2])

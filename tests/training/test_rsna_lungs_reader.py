@@ -126,7 +126,7 @@ def test_no_held_out_patient_of_the_whole_images_is_among_the_parts(lungs, nih_f
     monkeypatch.setattr("training.bundle.PARTS", 1)
     assert len(_parts(f"rsna_lungs:{lungs}", whole)) == 1
     monkeypatch.setattr("training.bundle.PARTS", 0)
-    (lungs / "labels.csv").write_text(text)
+    (lungs / "labels.csv").write_text(text.replace(",11,", ",98,"))
     assert [s.path.name for s in _parts(f"rsna_lungs:{lungs}", whole)] == ["a.png"], "all with boxes, however many"
 
 

@@ -55,15 +55,15 @@ def fit(logits: Tensor, targets: Tensor | NDArray[np.integer]) -> float:
 
 
 def youden(probabilities: Tensor | NDArray[np.floating], targets: Tensor | NDArray[np.integer]) -> float:
-    """The threshold of the largest sensitivity + specificity - 1 (Youden 1950), rounded to four decimals.
+    """The threshold of the largest sensitivity + specificity - 1 (Youden 1950).
 
     Args:
         probabilities: of one finding, shape (N,).
         targets: 0 or 1, shape (N,).
 
     Returns:
-        half-way between the probability that reaches it and the next lower one, 0.01 to 0.99; of equal sums the
-        highest, which calls the fewest images positive.
+        half-way between the probability that reaches it and the next lower one, rounded to four decimals where these
+        tell the two apart, 0.01 to 0.99; of equal sums the highest, which calls the fewest images positive.
 
     Raises:
         TrainingError: one class only.
@@ -75,8 +75,9 @@ def youden(probabilities: Tensor | NDArray[np.floating], targets: Tensor | NDArr
     gain = np.cumsum(np.where(y[order] == 1, 1 / (y == 1).sum(), -1 / (y == 0).sum()))
     ends = np.append(np.diff(p[order]) != 0, True)
     best = int(np.flatnonzero(ends)[np.argmax(gain[ends])])
-    below = p[order][best + 1] if best + 1 < len(p) else 0.0
-    return float(np.clip(round((p[order][best] + below) / 2, 4), 0.01, 0.99))
+    above, below = p[order][best], p[order][best + 1] if best + 1 < len(p) else 0.0
+    rounded = round((above + below) / 2, 4)
+    return float(np.clip(rounded if below < rounded <= above else (above + below) / 2, 0.01, 0.99))
 
 
 def nll(logits: Tensor, targets: Tensor, temperature: float) -> float:
