@@ -93,6 +93,10 @@ def test_what_was_measured_reads_in_two_lines_and_against_its_targets(figures):
     for target in report.TARGETS:
         assert f"| {target.name} |" in page
     assert "nan" not in page
+    lines = page.splitlines()
+    for line, following in zip(lines, lines[1:], strict=False):
+        if line.startswith("|") and following.startswith("|"):
+            assert line.count("|") == following.count("|"), "a cell with a bar of its own breaks its table"
 
 
 def entry(value, low):
