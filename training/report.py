@@ -94,7 +94,7 @@ TARGETS = (
     Target(name="hottest tenths overlap under noise of .01", path=("stability", "noise"), floor=0.70, goal=0.85),
 )  # fmt: skip
 MAPS = {
-    "delivered": "delivered map |x_s - x_a|",
+    "delivered": "delivered map, abs(x_s - x_a)",
     "one_pass": "one pass, unblurred",
     "ten_copies": "averaged over ten registered copies, blurred",
     "evidence": "evidence map",
@@ -252,7 +252,8 @@ def _parts(figures: Figures) -> list[str]:
     groups = {"all": "all", "changed": "changed by x_a", "positive": "positives", "negative": "negatives"}
     rows = [[text, *(cell(figures[group][name]) for group in groups)] for name, text in _PARTS.items()]
     images = [f"{text} ({figures[group]['images']})" for group, text in groups.items()]
-    return table("Which part of the change reverses the decision (pixels ranked by |x_s - x_a|)", ["", *images], rows)
+    title = "Which part of the change reverses the decision (pixels ranked by abs(x_s - x_a))"
+    return table(title, ["", *images], rows)
 
 
 def _stability(figures: Figures) -> list[str]:

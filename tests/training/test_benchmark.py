@@ -185,7 +185,7 @@ def test_a_method_from_a_folder_is_a_row(tmp_path):
 
 
 def test_wrong_requests_are_refused_in_one_line(tmp_path):
-    with pytest.raises(ExplainError, match=r"--rows grdient: no such row; there is: features_gated, .*duo_tv, .*grad_cam"):
+    with pytest.raises(ExplainError, match=r"--rows grdient: no such row; there is: features_gated, .*grad_cam"):
         benchmark(request(tmp_path, rows=("grdient",)))
     with pytest.raises(ExplainError, match="no image in the validation split"):
         benchmark(request(tmp_path, data="folder:" + str(only_training(tmp_path))))

@@ -1,5 +1,6 @@
 """`python -m training evaluate` on a small bundle: every figure, its controls, its intervals, and what it says."""
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,10 @@ def test_what_was_measured_reads_in_two_lines_and_against_its_targets(figures):
     for target in report.TARGETS:
         assert f"| {target.name} |" in page
     assert "nan" not in page
+    lines = page.splitlines()
+    for line, following in itertools.pairwise(lines):
+        if line.startswith("|") and following.startswith("|"):
+            assert line.count("|") == following.count("|"), "a cell with a bar of its own breaks its table"
 
 
 def entry(value, low):

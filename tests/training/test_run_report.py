@@ -221,7 +221,7 @@ def test_the_card_has_the_shape_of_every_bundles_card(figures, verdict, root):
     made = card(figures, verdict, JOB, HISTORY, provisional=default, training="- Our own radiographs, not published.")
     assert section_of(made).rstrip() == section_of(default).rstrip()
     assert headings(made)[1:-1] == headings(default)[1:-1]
-    assert headings(made)[0] == f"# Model card: {figures['models']['challenger']['name']} 1.0.0"
+    assert headings(made)[0] == "# Model card: {name} {version}".format(**figures["models"]["challenger"])
     assert "REFUSED by the gate" in made
     assert "- Our own radiographs, not published." in made
     assert HEADING not in card(figures, verdict, JOB, HISTORY)

@@ -12,7 +12,7 @@ from training.run_report.tables import Cell, Table
 
 Figures = Mapping[str, Any]
 HISTORY = "Training history"
-TRAINING_HEADING = "## Training data, licences and attribution\n"
+TRAINING_HEADING = "## Training data\n"
 _LIMITS = """
 - Where PSNR(x, x_s) is 100 dB, x_s is the input itself, and the similarity figures say nothing more.
 - Where the gain over the location prior is negative, a heatmap says less about where a finding is than the average
