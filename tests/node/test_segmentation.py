@@ -151,7 +151,8 @@ def test_it_says_what_it_is_and_who_made_it():
     assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == (TOY_MODEL.name, TOY_MODEL.version)
     assert f"bundle SHA-256={TOY_MODEL.digest}" in algorithm.AlgorithmParameters
     assert "method=similar_adversarial" in algorithm.AlgorithmParameters
-    for part in ("Lung opacity", "0.08 or more", "fraction of full luminance", "Not the outline", DISCLAIMER):
+    said = ("Lung opacity", "has above 0.02", "left middle zone", "fraction of full luminance", "Not the outline")
+    for part in (*said, DISCLAIMER):
         assert part in segment.SegmentDescription
     (source,) = ds.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence
     assert (source.ReferencedSOPInstanceUID, source.SpatialLocationsPreserved) == ("1.2.3.4.1", "YES")
