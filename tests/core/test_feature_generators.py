@@ -30,7 +30,7 @@ def seen(evidence=None):
 
 def here_and_there():
     """One output's evidence: none at all but in a corner of either image."""
-    evidence = torch.full((2, 1, 8, 8), -80.0)
+    evidence = torch.full((2, 1, 8, 8), -200.0)
     evidence[0, 0, 0, 0], evidence[1, 0, 7, 7] = 0.0, -3.0
     return evidence
 
@@ -48,7 +48,7 @@ def test_the_gate_is_its_formula_cell_by_cell():
     evidence = draw(3, 1, 4, 4) * 3 - 2
     found = gate(evidence)
     for values, opened in zip(evidence[:, 0].tolist(), found[:, 0].tolist(), strict=True):
-        wide = [[1 / (1 + math.exp(-2 * (z + 2))) for z in row] for row in values]
+        wide = [[1 / (1 + math.exp(-z)) for z in row] for row in values]
         largest = max(max(row) for row in wide)
         for row, expected in zip(opened, wide, strict=True):
             assert row == pytest.approx([value / largest for value in expected], abs=1e-6)

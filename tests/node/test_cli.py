@@ -60,7 +60,7 @@ def test_explain_makes_every_object_that_there_is(tmp_path):
 def test_explain_names_decisions_that_it_does_not_explain_and_objects_that_there_are_not(tmp_path, shared_data):
     config = tmp_path / "node.toml"
     config.write_text('[results]\nexplain = "positives"\n')
-    negative = shared_data / "dicom" / "siim_one" / "siim_cr_jpegbaseline.dcm"
+    negative = shared_data / "rsna_dicom" / "dicom" / "009eb222-eabc-4150-8121-d5a6d06b8ebf.dcm"
     done = run("explain", negative, "--out", tmp_path / "out", "--config", config, "--json")
     (study,) = json.loads(done.stdout)["studies"]
     assert [(one["explained"], one["positive"]) for one in study["images"]] == [(False, False)]
@@ -78,7 +78,7 @@ def test_explain_by_several_methods(tmp_path):
     bundle = tmp_path / "bundle"
     shutil.copytree(DEFAULT_BUNDLE, bundle)
     with (bundle / "bundle.toml").open("a") as file:
-        file.write('[heatmap.gradient]\nfull_scale = 1.0\nsalient = 0.5\nblur = 0.02\nunit = "logits"\n')
+        file.write('[heatmap.gradient]\nfull_scale = 1.0\nblur = 0.02\nunit = "logits"\n')
     write_sums(bundle)
     names = ["--methods", "gradient, similar_adversarial", "--objects", "secondary_capture"]
     done = run("explain", sample(), "--out", tmp_path / "out", *names, "--bundle", bundle, "--json")

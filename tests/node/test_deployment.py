@@ -34,7 +34,7 @@ from explain_core.testing import ToyExplainer
 AWAY = Registry("http://127.0.0.1:9", "chest", Path("unused"))
 
 
-SCALE = "full_scale = 1.0\nsalient = 0.5\nunit = 'x'\n"
+SCALE = "full_scale = 1.0\nunit = 'x'\n"
 
 
 def bundle(folder: Path, version: str, method: str = "similar_adversarial") -> Path:
@@ -627,7 +627,7 @@ def test_a_running_node_takes_each_new_model_between_two_studies(database):
             node.digest["default"] = bundle_files.verify(DEFAULT_BUNDLE)
             assert node.explained_by() == {"default"}
             node.version("2.0.0")
-            assert "version 1, opacity-lite0 2.0.0" in node.model("promote", "1")
+            assert "version 1, opacity-evidence 2.0.0" in node.model("promote", "1")
             assert node.explained_by() == {"2.0.0"}
             away = {"DICOM_NODE_REGISTRY__URI": "http://127.0.0.1:9"}
             assert "does not answer" in node.model("rollback", **away)

@@ -258,7 +258,7 @@ def test_the_reference_is_read_from_a_verified_bundle(tmp_path, root):
     assert (facts.digest, facts.threshold, facts.limit) == (digest, 0.8, None)
     found = training_reference(facts)
     assert (found.kind, found.images, found.positive, found.far) == ("training", 100, 20, None)
-    assert model_facts(root / "dicom_node" / "bundles" / "default").limit == 8.43
+    assert model_facts(root / "dicom_node" / "bundles" / "default").limit == 9.3
     (tmp_path / "b" / "reference.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"reference\.json does not match its checksum"):
         model_facts(tmp_path / "b")

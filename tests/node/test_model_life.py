@@ -73,7 +73,7 @@ def test_trained_promoted_refused_and_gone_back(tmp_path):
     model("promote", "1")
     assert (champion()["number"], champion()["version"], champion()["forced"]) == (1, "honest", False)
 
-    status, said = retrain("flipped", "registry", 0.4)
+    status, said = retrain("flipped", "registry", 0.5)
     assert status == REFUSED, said
     verdict = json.loads((tmp_path / "flipped" / "state.json").read_text())["verdict"]
     assert "failed by" in verdict["reason"]
@@ -87,5 +87,5 @@ def test_trained_promoted_refused_and_gone_back(tmp_path):
     model("rollback", "--reason", "the readers prefer the old one")
     assert champion()["digest"] == configured["digest"]
     model("verify")
-    status, said = retrain("flipped", "registry", 0.4)
+    status, said = retrain("flipped", "registry", 0.5)
     assert (status, "has no champion" in said) == (1, True), "what it was compared with does not run any more"

@@ -26,6 +26,7 @@ from dicom_node.errors import Reason
 from dicom_node.results import Refusal, ResultOptions
 from dicom_node.results import _codes as codes
 from dicom_node.results._header import DISCLAIMER
+from dicom_node.results._notes import NO_EVIDENCE
 from dicom_node.results._summary import ALGORITHM_VERSION, read_summaries
 from dicom_node.results.structured_report import PLUGIN as REPORT
 from explain_core import display
@@ -104,8 +105,8 @@ def test_an_empty_map_is_said_of_its_method():
     values = np.zeros_like(second.explanation.attribution.values)
     empty = replace(second.explanation, attribution=replace(second.explanation.attribution, values=values))
     comments = said(report(study_context(first, replace(second, explanation=empty))), codes.COMMENT)
-    assert [one for one in comments if one.startswith(f"{TOY_METHODS[1]}: Heatmap empty: ")]
-    assert not [one for one in comments if one.startswith(f"{TOY_METHODS[0]}: Heatmap empty: ")]
+    assert [one for one in comments if one.startswith(f"{TOY_METHODS[1]}: {NO_EVIDENCE}: ")]
+    assert not [one for one in comments if one.startswith(f"{TOY_METHODS[0]}: {NO_EVIDENCE}")]
 
 
 def test_report_of_a_negative_image():

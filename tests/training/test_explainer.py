@@ -23,7 +23,7 @@ from explain_core.plugins import METHODS
 from explain_core.radiograph import Radiograph
 from explain_core.toys import ToyClassifier, WithoutGradients
 
-SCALE = HeatmapScale(full_scale=1, salient=0.5, unit="toy")
+SCALE = HeatmapScale(full_scale=1, unit="toy")
 SITE = """
 from dataclasses import dataclass
 from typing import ClassVar
@@ -174,7 +174,7 @@ def test_a_bundle_may_declare_a_method_that_this_software_does_not_know(bundle, 
     folder = tmp_path / "copy"
     shutil.copytree(bundle, folder)
     table = tomllib.loads((folder / "bundle.toml").read_text())
-    table["heatmap"]["of_tomorrow"] = {"full_scale": 1.0, "salient": 0.5, "unit": "x"}
+    table["heatmap"]["of_tomorrow"] = {"full_scale": 1.0, "unit": "x"}
     (folder / "bundle.toml").write_text(toml_text(table))
     write_sums(folder)
     explainer = open_bundle(folder, device="cpu")
