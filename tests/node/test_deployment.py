@@ -1,6 +1,7 @@
 """Which version runs: the ledger's rows, promotion that may be killed, and workers that follow without a restart."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -576,7 +577,7 @@ class WholeNode:
         folder = self.folder / name
         shutil.copytree(DEFAULT_BUNDLE, folder)
         text = (folder / "bundle.toml").read_text()
-        (folder / "bundle.toml").write_text(text.replace('version = "1.0.0"', f'version = "{name}"'))
+        (folder / "bundle.toml").write_text(re.sub(r'(?m)^version = ".*"$', f'version = "{name}"', text))
         bundle_files.write_sums(folder)
         self.digest[name] = bundle_files.verify(folder)
         settings = load_settings(self.config, {})
@@ -626,9 +627,9 @@ def test_a_running_node_takes_each_new_model_between_two_studies(database):
         try:
             node.digest["default"] = bundle_files.verify(DEFAULT_BUNDLE)
             assert node.explained_by() == {"default"}
-            node.version("2.0.0")
-            assert "version 1, opacity-evidence 2.0.0" in node.model("promote", "1")
-            assert node.explained_by() == {"2.0.0"}
+            node.version("4.0.0")
+            assert "version 1, opacity-evidence 4.0.0" in node.model("promote", "1")
+            assert node.explained_by() == {"4.0.0"}
             away = {"DICOM_NODE_REGISTRY__URI": "http://127.0.0.1:9"}
             assert "does not answer" in node.model("rollback", **away)
             assert node.explained_by() == {"default"}

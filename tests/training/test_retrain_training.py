@@ -24,11 +24,11 @@ FEATURES = {
 def context(tmp_path):
     """Makes the context of a job whose champion is described so."""
 
-    def make(generators=FEATURES, architecture="evidence_lite0", **tables):
+    def make(own=FEATURES, architecture="evidence_lite0", **tables):
         folder = JobFolder(tmp_path / "job")
         champion = folder.stage("collect") / "champion"
         champion.mkdir(parents=True, exist_ok=True)
-        table = {"generators": generators, "classifier": {"architecture": architecture, "outputs": ["x"]}}
+        table = {"generators": own, "classifier": {"architecture": architecture, "outputs": ["x"]}}
         (champion / "bundle.toml").write_text(toml_text(table))
         job = Job.model_validate({"data": {"sources": ["nih:x"]}} | tables)
         return Context(job, folder, lambda *_, **__: None)
