@@ -44,6 +44,8 @@ def test_generators_on_features_take_the_preset_of_their_kind(context):
         assert (found.weights.decision_similar, found.weights.total_variation) == (0.02, 0.05)
         assert found.decision_affine.degrees == 5
         assert found.rule.threshold == 0.4
+        anew = generator_settings(context(FEATURES | {"gated": gated}, generators={"start": "random"}))
+        assert (anew.kind, anew.gated) == ("features", gated)
 
 
 def test_generators_on_pixels_take_what_they_took(context):

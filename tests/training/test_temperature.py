@@ -105,6 +105,8 @@ def test_the_threshold_lies_half_way_and_of_equal_sums_it_is_the_highest():
     assert temperature.youden(torch.tensor([0.9, 0.4, 0.2, 0.1]), torch.tensor([1, 0, 1, 0])) == 0.65
     assert temperature.youden(np.array([0.0, 0.001, 0.002, 0.003]), targets) == 0.01, "never all, never none"
     assert temperature.youden(np.array([0.997, 0.998, 0.9991, 0.9999]), targets) == 0.99
+    tied, of_those = np.array([0.9, 0.5, 0.5, 0.5, 0.5, 0.1]), np.array([1, 1, 0, 0, 0, 0])
+    assert temperature.youden(tied, of_those) == 0.7, "of equal probabilities all are called positive, or none"
     near = np.array([0.500011, 0.500012, 0.9, 0.1])
     assert ((near >= temperature.youden(near, np.array([0, 1, 1, 0]))) == [False, True, True, False]).all()
     with pytest.raises(TrainingError, match="images of both classes"):
