@@ -1,14 +1,15 @@
 """A second classifier of another backbone, to see whether changes carry over: `python -m training second`.
 
-    python -m training second --data nih:DIR --out DIR
+    python -m training second --data nih:DIR --out DIR [--parts rsna_lungs:DIR]
 
 Trained from nothing on the training patients alone, with noise, so that it shares neither weights nor starting weights
 with the classifier that is explained; its threshold is Youden's on the validation patients. Test patients are never
-opened. A model bundle may stand in its place.
+opened. A model bundle may stand in its place. With --parts it also learns from lungs put into the chests of whole
+images whose lungs are known (`transplants`): a thousand whole images alone teach a network from nothing little.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,11 +24,13 @@ from explain_core.bundle import load as load_bundle
 from explain_core.engine import choose_device, for_inference
 from explain_core.geometry import AffineRange, InputSpec
 from training import checkpoints, cohort, datasets
-from training.cohort import TRAIN, VALIDATION
+from training.cohort import TRAIN, VALIDATION, Cohort
+from training.datasets import Sample
 from training.errors import TrainingError
 from training.progress import Progress, silent
 from training.runs import image_classifier, temperature
 from training.runs.image_classifier import ImageClassifierSettings, predict
+from training.runs.transplants import of_transplants, parts_of
 
 FILE = "second.json"
 SIZE = 112
@@ -41,6 +44,8 @@ SETTINGS = ImageClassifierSettings(
     affine=AffineRange(degrees=12, height_shift=0.06, width_shift=0.06, zoom=0.15),
 )
 """Ten minutes on two cores with the thousand images of the NIH subset."""
+REPEATED = 4
+"""How often an epoch shows a whole image beside one transplant of each lungs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,7 @@ def train(
     data: str,
     out: Path,
     *,
+    parts: str = "",
     settings: ImageClassifierSettings = SETTINGS,
     size: int = SIZE,
     progress: Progress = silent,
@@ -105,6 +111,7 @@ def train(
 
     Args:
         data: a reader and folder, with labelled patients in both splits.
+        parts: images of lungs alone, or ""; then `data` says where the lungs of whole images are.
         out: for the run; the same call again goes on from there.
         settings: of the run.
         size: rows and columns of its input in pixels.
@@ -124,6 +131,8 @@ def train(
     training, validation = images.part(TRAIN), images.part(VALIDATION)
     if not len(training) or not len(validation):
         raise TrainingError(f"--data {data}: a second classifier needs labelled patients for {TRAIN} and {VALIDATION}")
+    if parts:
+        training = _with_transplants(training, parts_of(parts, dataset), dataset.part(TRAIN), size)
     out.mkdir(parents=True, exist_ok=True)
     network = image_classifier.train(settings, training, validation, out, progress=progress)
     logits = predict(for_inference(network, choose_device(settings.device)), validation.images)
@@ -144,3 +153,20 @@ def train(
     }
     checkpoints.write(out / FILE, json.dumps(made, indent=1) + "\n")
     return made
+
+
+def _with_transplants(whole: Cohort, parts: Sequence[Sample], hosts: Sequence[Sample], size: int) -> Cohort:
+    """Whole images `REPEATED` times in an epoch, and transplants whose label can be seen."""
+    lessons = of_transplants(parts, hosts, InputSpec(size=size))
+    sure = lessons.trust[:, 0] > 0
+    count, several = int(sure.sum()), whole.take(np.tile(np.arange(len(whole)), REPEATED))
+    return Cohort(
+        images=torch.cat([several.images, lessons.images[sure]]),
+        targets=np.concatenate([several.targets, lessons.labels[sure, 0].long().numpy()]),
+        truths=several.truths + (None,) * count,
+        boxes=np.concatenate([several.boxes, np.zeros(count, np.int64)]),
+        views=several.views + ("",) * count,
+        patients=several.patients + ("",) * count,
+        splits=several.splits + (TRAIN,) * count,
+        classes=whole.classes,
+    )
