@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     bundle.add_argument("--parts", default="", help="images of lungs alone with boxes, e.g. rsna_lungs:FOLDER")
     bundle.add_argument("--preset", choices=("cpu", "gpu"), default="cpu", help="how large everything is")
     bundle.add_argument("--name", default="opacity-evidence")
-    bundle.add_argument("--version", default="3.0.0")
+    bundle.add_argument("--version", default="2.0.0")
     bundle.add_argument("--work", type=Path, default=Path("runs/bundle"), help="checkpoints; started again, it goes on")
     bundle.add_argument("--out", type=Path, required=True)
     _retrain_parser(commands)
@@ -71,7 +71,6 @@ def _measures_parser(commands: Any) -> tuple[argparse.ArgumentParser, ...]:
     evaluate.add_argument("--markdown", type=Path, help="write the tables to this file too")
     second = commands.add_parser("second", help="a classifier of another backbone, for `evaluate --second`")
     second.add_argument("--data", required=True, help="with labelled training and validation patients")
-    second.add_argument("--parts", default="", help="as for bundle")
     second.add_argument("--out", type=Path, required=True, help="of the run; started again, it goes on")
     second.add_argument("--architecture", help="a module of explain_core/classifiers; default: resnet20")
     second.add_argument("--size", type=int, help="rows and columns of its input; default: 112")
@@ -313,7 +312,7 @@ def _second(arguments: argparse.Namespace) -> dict[str, Any]:
         second_classifier.SETTINGS, **{name: value for name, value in given.items() if value is not None}
     )
     size = arguments.size or second_classifier.SIZE
-    made = second_classifier.train(arguments.data, arguments.out, parts=arguments.parts, settings=settings, size=size)
+    made = second_classifier.train(arguments.data, arguments.out, settings=settings, size=size)
     print(json.dumps(made, indent=1))
     return dict(made)
 

@@ -2,23 +2,22 @@
 
     python -m training bundle --data nih:DIR --parts rsna_lungs:DIR --out DIR
 
-A pair of classifiers that decides by maps of evidence, its temperature and threshold, generators on its features, and
-what the bundle says of itself; each step goes on from what an earlier start left in --work, and ends with the same
-weights. Test patients are opened at the end, for the model card; nothing follows from what they show.
+A classifier that decides by maps of evidence, its temperature and threshold, generators on its features, and what the
+bundle says of itself; each step goes on from what an earlier start left in --work, and ends with the same weights. Test
+patients are opened at the end, for the model card; nothing follows from what they show.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 
 from explain_core.classifier import Classifier, DecisionRule, tempered
-from explain_core.classifiers.evidence_lite0 import EvidenceLite0
-from explain_core.classifiers.evidence_pair import EvidencePair
 from explain_core.engine import choose_device, for_inference
 from explain_core.geometry import AffineRange, InputSpec
 from training import datasets
@@ -33,19 +32,19 @@ from training.making import finish, make
 from training.report import markdown
 from training.runs import evidence_classifier, generators, temperature
 from training.runs.evidence_classifier import EvidenceSettings
-from training.runs.evidence_targets import OUTPUTS, Lessons, of_parts, of_whole
+from training.runs.evidence_targets import OUTPUTS, of_parts, of_whole
 from training.runs.generators import GeneratorSettings, from_preset
 from training.runs.image_classifier import predict
-from training.runs.transplants import of_transplants, parts_of
 
+PARTS = 12_000
+"""Images of which only a part is visible: all with boxes, and of the others as many as make up this number."""
 CARD = """# Model card: {name} {version}
 
 RESEARCH USE ONLY - NOT FOR DIAGNOSIS. Not a medical device. Not evaluated prospectively.
 
 ## What it does
 Says how likely a frontal chest radiograph of an adult shows a lung opacity (pneumonia-like), and shows why. The
-classifier decides by a map of evidence, the mean of two networks' maps: its logit is the log-mean-exp of the map's
-cells. Two generators, which read
+classifier decides by a map of evidence: its logit is the log-mean-exp of the map's cells. Two generators, which read
 the classifier's own features, make a similar image (same decision) and an adversarial image (opposite decision); their
 difference is the heatmap (Charachon et al., arXiv:2012.07332, with another network than the paper's).
 
@@ -93,23 +92,21 @@ class Recipe:
 
     Attributes:
         size: rows and columns of the input in pixels.
-        members: of the runs of the classifiers that decide together, one or two; the second one learns from transplants
-            too, where they can be made.
+        classifier: of the evidence classifier's run.
         generators: of the generators' run, before the classifier's threshold is known.
     """
 
     size: int
-    members: tuple[EvidenceSettings, ...]
+    classifier: EvidenceSettings
     generators: GeneratorSettings
 
 
 _GENERATORS = from_preset(GeneratorSettings(steps=500, report_every=50), "features_gated")
-_WHOLE = EvidenceSettings(epochs=0, noise_epochs=12, noise_learning_rate=1e-3, batch=64, part_batch=32)
 RECIPES = {
-    "cpu": Recipe(size=224, members=(EvidenceSettings(), EvidenceSettings(seed=1, epochs=3)), generators=_GENERATORS),
+    "cpu": Recipe(size=224, classifier=EvidenceSettings(), generators=_GENERATORS),
     "gpu": Recipe(
         size=512,
-        members=(_WHOLE, replace(_WHOLE, seed=1)),
+        classifier=EvidenceSettings(epochs=0, noise_epochs=12, noise_learning_rate=1e-3, batch=64, part_batch=32),
         generators=replace(_GENERATORS, steps=6000, report_every=500, batch=32),
     ),
 }
@@ -124,7 +121,7 @@ def bundle(
     parts: str = "",
     recipe: Recipe = RECIPES["cpu"],
     name: str = "opacity-evidence",
-    version: str = "3.0.0",
+    version: str = "2.0.0",
     imagenet: Path | None = None,
     test: bool = True,
     dataset: Dataset | None = None,
@@ -151,14 +148,20 @@ def bundle(
     for split, chosen in samples.items():
         if not chosen:
             raise TrainingError(f"--data {data}: a bundle needs patients for {split}")
-    further = parts_of(parts, dataset) if parts else []
-    folders = {step: work / step for step in ("classifier", "second_classifier", "generators")}
+    further = _parts(parts, dataset) if parts else []
+    folders = {step: work / step for step in ("classifier", "generators")}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
-    classifier = _trained(recipe.members, samples, further, spec, list(folders.values()), imagenet or _imagenet())
-    architecture = "evidence_pair" if isinstance(classifier, EvidencePair) else "evidence_lite0"
+    classifier = evidence_classifier.train(
+        recipe.classifier,
+        of_whole(samples[TRAIN], spec),
+        of_parts(further, spec) if further else None,
+        of_whole(samples[VALIDATION], spec),
+        folders["classifier"],
+        imagenet or _imagenet(),
+    )
     cohorts = {split: _cohort(dataset, chosen, spec) for split, chosen in samples.items()}
-    device = choose_device(recipe.members[0].device)
+    device = choose_device(recipe.classifier.device)
     found = _decision(for_inference(classifier, device), cohorts[VALIDATION].labelled())
     explained = for_inference(cast("nn.Module", tempered(cast("Classifier", classifier), found["temperature"])), device)
     rule = DecisionRule(threshold=found["threshold"])
@@ -174,7 +177,7 @@ def bundle(
     calibration = make(
         out,
         classifier=classifier.cpu(),
-        architecture=architecture,
+        architecture="evidence_lite0",
         outputs=list(OUTPUTS),
         generators=network.cpu(),
         generator_settings=settings,
@@ -193,8 +196,7 @@ def bundle(
     figures = evaluate(out, data) if test else {}
     patients = len({sample.patient_id for sample in samples[TRAIN]})
     counts = f"Training: {len(samples[TRAIN])} images of {patients} patients" + (
-        f", and {len(further)} images of lungs alone, of which {sum(bool(s.boxes) for s in further)} have boxes; one "
-        f"network saw them in other patients' chests too."
+        f", and {len(further)} images of lungs alone, of which {sum(bool(s.boxes) for s in further)} have boxes."
         if further
         else "."
     )
@@ -202,7 +204,7 @@ def bundle(
     card = CARD.format(
         name=name,
         version=version,
-        architecture=architecture,
+        architecture="evidence_lite0",
         size=spec.size,
         **found,
         generators=_described(settings),
@@ -211,40 +213,20 @@ def bundle(
         numbers=markdown(figures) if figures else "Not measured.\n",
         heading=HEADING,
         calibration=markdown_of_calibration(calibration),
-        settings=json.dumps(
-            {"members": [asdict(one) for one in recipe.members], "generators": asdict(settings)}, indent=1
-        ),
+        settings=json.dumps({"classifier": asdict(recipe.classifier), "generators": asdict(settings)}, indent=1),
         history=(folders["generators"] / "history.jsonl").read_text().strip(),
     )
     finish(out, card)
     return figures
 
 
-def _trained(
-    members: Sequence[EvidenceSettings],
-    samples: Mapping[str, Sequence[Sample]],
-    parts: Sequence[Sample],
-    spec: InputSpec,
-    folders: Sequence[Path],
-    imagenet: Path,
-) -> EvidenceLite0 | EvidencePair:
-    """One classifier, or a pair of which the second member learns from transplants too."""
-    whole, validation = (of_whole(samples[split], spec) for split in (TRAIN, VALIDATION))
-    alone = of_parts(parts, spec) if parts else None
-    seen = [alone, alone]
-    if alone is not None and len(members) > 1:
-        if any(sample.lungs for sample in samples[TRAIN]):
-            seen[1] = Lessons.joined([alone, of_transplants(parts, samples[TRAIN], spec)])
-        else:
-            print("no lungs of whole images are known: images of lungs alone teach maps and no labels", flush=True)
-    made = []
-    for number, (settings, lessons, folder) in enumerate(zip(members, seen, folders, strict=False), start=1):
-        print(json.dumps({"member": number, "of": len(members)}), flush=True)
-        made.append(evidence_classifier.train(settings, whole, lessons, validation, folder, imagenet).cpu())
-    pair = EvidencePair.of(*made) if len(made) > 1 else made[0]
-    figures = evidence_classifier.validate(pair, validation)
-    print(json.dumps({"members": len(members), **figures}), flush=True)
-    return pair
+def _parts(source: str, dataset: Dataset) -> list[Sample]:
+    """The images of parts that no held-out patient of the whole images is on; all with boxes, and others."""
+    held = {sample.patient_id for sample in dataset if sample.split != TRAIN}
+    usable = [sample for sample in datasets.read(source) if sample.patient_id not in held]
+    boxed, clear = ([s for s in usable if bool(s.boxes) is has] for has in (True, False))
+    order = np.random.default_rng(0).permutation(len(clear))
+    return [*boxed, *(clear[index] for index in order[: max(PARTS - len(boxed), 0)])]
 
 
 def _cohort(dataset: Dataset, samples: tuple[Sample, ...], spec: InputSpec) -> Cohort:

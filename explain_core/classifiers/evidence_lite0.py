@@ -15,8 +15,8 @@ from explain_core.classifier import Look
 from explain_core.classifiers.efficientnet_lite0 import MBConv, conv_norm, trunk
 
 WIDTH, DROPOUT = 96, 0.2
-LAYERS = (2, 4, 10, 15)
-"""The last blocks of stride 4, 8, 16 and 32."""
+_FINE, _COARSE = 10, 15  # the last blocks of stride 16 and 32
+_LAYERS = (2, 4, _FINE, _COARSE)  # the last blocks of stride 4, 8, 16 and 32
 
 
 def log_mean_exp(maps: Tensor) -> Tensor:
@@ -24,12 +24,12 @@ def log_mean_exp(maps: Tensor) -> Tensor:
     return torch.logsumexp(maps.flatten(2), dim=2) - math.log(maps.shape[-2] * maps.shape[-1])
 
 
-class Decision(nn.Module):
-    """What a map is read from, shape (N, width, h, w) -> maps of logits; and the bias of what they are summed to."""
+class _Decision(nn.Module):
+    """Features, shape (N, WIDTH, h, w) -> maps of logits; and maps -> the outputs' logits."""
 
-    def __init__(self, outputs: int, width: int) -> None:
+    def __init__(self, outputs: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, width, 1, 1))
+        self.weight = nn.Parameter(torch.empty(outputs, WIDTH, 1, 1))
         self.level = nn.Parameter(torch.zeros(outputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
         nn.init.normal_(self.weight, std=0.01)
@@ -38,46 +38,21 @@ class Decision(nn.Module):
         return functional.conv2d(x, self.weight, self.level)
 
 
-class Trunk(nn.Module):
-    """Everything before the map: grey images -> features of four strides -> what the map is read from."""
+class EvidenceLite0(nn.Module):
+    """Grey images, float in [0, 1], shape (N, 1, S, S) -> logits, shape (N, outputs).
 
-    def __init__(self) -> None:
+    Args:
+        outputs: number of logits; the first one is the finding that is decided.
+    """
+
+    def __init__(self, outputs: int) -> None:
         super().__init__()
         self.stem, self.blocks = trunk()
         self.fine = nn.Conv2d(112, WIDTH, 1)
         self.coarse = nn.Conv2d(320, WIDTH, 1)
         self.joined = conv_norm(WIDTH, WIDTH, 3)
-
-    @property
-    def perceptual_layers(self) -> tuple[nn.Module, ...]:
-        """The activation after the depthwise convolution of each of the 16 blocks."""
-        return tuple(block.activation for block in self.blocks if isinstance(block, MBConv))
-
-    def features(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Grey images, shape (N, 1, S, S) -> outputs of the last blocks of stride 4, 8, 16 and 32."""
-        x = functional.relu6(self.stem((x - 0.5) * 2))
-        found = []
-        for index, block in enumerate(self.blocks):
-            x = block(x)
-            if index in LAYERS:
-                found.append(x)
-        return tuple(found)
-
-    def join(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """Features of stride 16 and 32 -> shape (N, WIDTH, S/16, S/16), before the activation."""
-        wide = functional.interpolate(self.coarse(coarse), fine.shape[-2:], mode="bilinear", align_corners=False)
-        found: Tensor = self.joined(self.fine(fine) + wide)
-        return found
-
-
-class DecidesByMap(nn.Module):
-    """The decision of classifiers that read maps from `features`, by way of `join`; a subclass has both.
-
-    Its last module is `output`, before it `dropout`.
-    """
-
-    dropout: nn.Dropout
-    output: Decision
+        self.dropout = nn.Dropout(DROPOUT)
+        self.output = _Decision(outputs)
 
     @property
     def differentiable(self) -> bool:
@@ -85,21 +60,39 @@ class DecidesByMap(nn.Module):
         return True
 
     @property
+    def perceptual_layers(self) -> tuple[nn.Module, ...]:
+        """The activation after the depthwise convolution of each of the 16 blocks."""
+        return tuple(block.activation for block in self.blocks if isinstance(block, MBConv))
+
+    @property
+    def cam_layer(self) -> nn.Module:
+        """The last convolutional layer before the maps, shape (N, 96, S/16, S/16): where Grad-CAM looks."""
+        return self.joined
+
+    @property
+    def feature_layers(self) -> tuple[nn.Module, ...]:
+        """The last blocks of stride 4, 8, 16 and 32, with 24, 40, 112 and 320 channels."""
+        return tuple(self.blocks[index] for index in _LAYERS)
+
+    @property
     def evidence_layer(self) -> nn.Module:
         """The layer whose output is the maps."""
         return self.output
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Grey images, shape (N, 1, S, S) -> features of stride 4, 8, 16 and 32."""
-        raise NotImplementedError
-
-    def join(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """Features of stride 16 and 32 -> what the maps are read from, before the activation."""
-        raise NotImplementedError
+        """Grey images, shape (N, 1, S, S) -> outputs of `feature_layers`, the finest first."""
+        x = functional.relu6(self.stem((x - 0.5) * 2))
+        found = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in _LAYERS:
+                found.append(x)
+        return tuple(found)
 
     def maps(self, fine: Tensor, coarse: Tensor) -> Tensor:
         """Features of stride 16 and 32 -> maps of logits, shape (N, outputs, S/16, S/16)."""
-        found: Tensor = self.output(self.dropout(functional.relu6(self.join(fine, coarse))))
+        wide = functional.interpolate(self.coarse(coarse), fine.shape[-2:], mode="bilinear", align_corners=False)
+        found: Tensor = self.output(self.dropout(functional.relu6(self.joined(self.fine(fine) + wide))))
         return found
 
     def decide(self, maps: Tensor) -> Tensor:
@@ -120,29 +113,6 @@ class DecidesByMap(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.decide(self.evidence(x))
-
-
-class EvidenceLite0(Trunk, DecidesByMap):
-    """Grey images, float in [0, 1], shape (N, 1, S, S) -> logits, shape (N, outputs).
-
-    Args:
-        outputs: number of logits; the first one is the finding that is decided.
-    """
-
-    def __init__(self, outputs: int) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(DROPOUT)
-        self.output = Decision(outputs, WIDTH)
-
-    @property
-    def cam_layer(self) -> nn.Module:
-        """The last convolutional layer before the maps, shape (N, 96, S/16, S/16): where Grad-CAM looks."""
-        return self.joined
-
-    @property
-    def feature_layers(self) -> tuple[nn.Module, ...]:
-        """The last blocks of stride 4, 8, 16 and 32, with 24, 40, 112 and 320 channels."""
-        return tuple(self.blocks[index] for index in LAYERS)
 
 
 PLUGIN = EvidenceLite0

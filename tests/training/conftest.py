@@ -56,9 +56,7 @@ def nih_folder(tmp_path_factory):
 
 TINY = Recipe(
     size=64,
-    members=tuple(
-        EvidenceSettings(seed=seed, copies=1, epochs=1, noise_epochs=1, batch=4, part_batch=2) for seed in (0, 1)
-    ),
+    classifier=EvidenceSettings(copies=1, epochs=1, noise_epochs=1, batch=4, part_batch=2),
     generators=replace(from_preset(GeneratorSettings(), "features_gated"), steps=4, report_every=2, batch=4, width=8),
 )
 

@@ -42,7 +42,7 @@ def test_it_makes_a_bundle_that_says_what_it_learnt_from(made):
     folder, figures = made
     found = load(folder / "out")
     assert (found.identity.name, found.identity.version, found.label) == ("toy", "1", "Lung opacity")
-    assert found.description["classifier"] == {"architecture": "evidence_pair", "outputs": list(OUTPUTS)}
+    assert found.description["classifier"] == {"architecture": "evidence_lite0", "outputs": list(OUTPUTS)}
     assert found.description["generators"]["kind"] == "features"
     assert list(found.heatmaps) == ["similar_adversarial", "evidence"]
     assert found.augmentations == 0
@@ -67,33 +67,17 @@ def test_the_same_command_again_makes_the_same_bundle(made, nih_folder, tmp_path
 
 
 def test_after_a_stop_it_goes_on_to_the_same_weights(made, nih_folder, tmp_path):
-    """As if it had been killed after the first stage of the second member, its checkpoint just replaced."""
+    """As if it had been killed after the classifier's first stage, its checkpoint just replaced."""
     folder, _ = made
     work = tmp_path / "work"
-    shutil.copytree(folder / "work" / "classifier", work / "classifier")
-    (work / "second_classifier").mkdir()
-    shutil.copy(folder / "work" / "second_classifier" / "checkpoint_cached.pt", work / "second_classifier")
-    (work / "second_classifier" / "checkpoint_noise.new").write_bytes(b"half")
+    (work / "classifier").mkdir(parents=True)
+    shutil.copy(folder / "work" / "classifier" / "checkpoint_cached.pt", work / "classifier")
+    (work / "classifier" / "checkpoint_noise.new").write_bytes(b"half")
     command.bundle(tmp_path / "out", work, f"nih:{nih_folder}", recipe=TINY, test=False)
     assert weights_of(tmp_path / "out") == weights_of(folder / "out")
-    other = replace(TINY, members=(TINY.members[0], replace(TINY.members[1], noise=0.1)))
+    other = replace(TINY, classifier=replace(TINY.classifier, noise=0.1))
     with pytest.raises(TrainingError, match="made with other settings, data or classifier"):
         command.bundle(tmp_path / "out", work, f"nih:{nih_folder}", recipe=other)
-
-
-def test_a_pair_is_of_two_that_learnt_apart(made, nih_folder, tmp_path):
-    folder, _ = made
-    first, second = (torch.load(folder / "work" / f"{name}classifier" / "classifier.pt") for name in ("", "second_"))
-    assert not torch.equal(first["fine.weight"], second["fine.weight"])
-    kept = load(folder / "out").classifier.state_dict()
-    for number, one in enumerate((first, second)):
-        torch.testing.assert_close(kept[f"trunks.{number}.fine.weight"], one["fine.weight"].half().float())
-    one = replace(TINY, members=TINY.members[:1])
-    shutil.copytree(folder / "work" / "classifier", tmp_path / "work" / "classifier")
-    command.bundle(tmp_path / "out", tmp_path / "work", f"nih:{nih_folder}", recipe=one, test=False)
-    found = load(tmp_path / "out")
-    assert found.description["classifier"]["architecture"] == "evidence_lite0"
-    torch.testing.assert_close(found.classifier.state_dict()["fine.weight"], first["fine.weight"].half().float())
 
 
 def test_the_calibrated_threshold_reproduces_the_decisions(nih_folder, tmp_path):
@@ -158,10 +142,7 @@ def test_data_without_training_or_validation_patients_are_refused(nih_folder, tm
 def test_the_recipes_are_what_the_documentation_says():
     cpu, gpu = command.RECIPES["cpu"], command.RECIPES["gpu"]
     assert (cpu.size, gpu.size) == (224, 512)
-    assert [len(one.members) for one in (cpu, gpu)] == [2, 2]
-    assert all(one.epochs > 0 for one in cpu.members)
-    assert all(one.epochs == 0 for one in gpu.members), "on a GPU nothing is frozen"
-    assert all(one.members[0].seed != one.members[1].seed for one in (cpu, gpu))
+    assert cpu.classifier.epochs > 0 == gpu.classifier.epochs, "on a GPU nothing is frozen"
     assert {one.generators.kind for one in (cpu, gpu)} == {"features"}
     assert gpu.generators.steps == 6000
 

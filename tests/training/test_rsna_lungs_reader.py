@@ -10,8 +10,8 @@ from PIL import Image
 
 from explain_core.geometry import InputSpec
 from training import datasets
+from training.bundle import _parts
 from training.datasets import Kind, rsna_lungs
-from training.runs.transplants import parts_of
 
 GREY = 90
 
@@ -111,7 +111,7 @@ def test_missing_images_and_unknown_classes_are_named(lungs):
     assert [s.path.name for s in found] == ["a.png"]
     assert found.problem_counts == {Kind.IMAGE_MISSING: 1, Kind.LABEL_UNKNOWN: 1}
     (lungs / "masks_320.zip").unlink()
-    with pytest.raises(SystemExit, match=r"masks_320\.zip is missing"):
+    with pytest.raises(SystemExit, match=r"masks_320\.zip is missing; it says what is visible"):
         datasets.read(f"rsna_lungs:{lungs}")
 
 
@@ -121,13 +121,13 @@ def test_no_held_out_patient_of_the_whole_images_is_among_the_parts(lungs, nih_f
     whole = datasets.read(f"nih:{nih_folder}")
     folds = {sample.patient_id: sample.split for sample in whole}
     assert (folds["0"], folds["4"], "99" in folds) == ("test", "train", False)
-    chosen = parts_of(f"rsna_lungs:{lungs}", whole)
+    chosen = _parts(f"rsna_lungs:{lungs}", whole)
     assert [s.patient_id for s in chosen] == ["4", "99"]
-    monkeypatch.setattr("training.runs.transplants.PARTS", 1)
-    assert len(parts_of(f"rsna_lungs:{lungs}", whole)) == 1
-    monkeypatch.setattr("training.runs.transplants.PARTS", 0)
+    monkeypatch.setattr("training.bundle.PARTS", 1)
+    assert len(_parts(f"rsna_lungs:{lungs}", whole)) == 1
+    monkeypatch.setattr("training.bundle.PARTS", 0)
     (lungs / "labels.csv").write_text(text.replace(",11,", ",98,"))
-    assert [s.path.name for s in parts_of(f"rsna_lungs:{lungs}", whole)] == ["a.png"], "all with boxes, however many"
+    assert [s.path.name for s in _parts(f"rsna_lungs:{lungs}", whole)] == ["a.png"], "all with boxes, however many"
 
 
 def test_the_real_folder_has_its_readmes_numbers(shared_data):

@@ -62,7 +62,6 @@ class Sample:
         finding_boxes: boxes of other findings, by finding.
         visible: what there is to see of an image of which only a part is left, bool on its own grid; such an image
             keeps its grey values. None: all of it.
-        lungs: where the lungs of a whole image are, bool on its own grid. None: not known.
         mask: exact truth on the image's own grid, where a source has it.
         shape: rows and columns of the image in pixels, None = square.
         pixels: how to get the luminance, float32 in [0, 1], where there is no file.
@@ -84,7 +83,6 @@ class Sample:
     shape: tuple[int, int] | None = None
     pixels: Callable[[], NDArray[np.float32]] | None = field(default=None, compare=False, repr=False)
     visible: Callable[[], NDArray[np.bool_]] | None = field(default=None, compare=False, repr=False)
-    lungs: Callable[[], NDArray[np.bool_]] | None = field(default=None, compare=False, repr=False)
     sex: str = ""
     age: float | None = None
 

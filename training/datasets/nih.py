@@ -4,17 +4,13 @@ labels.csv has the columns file, nih_image, patient_id, view, nih_labels (joined
 y_source and patient_fold, and perhaps sex (F or M) and age in years. Both box files have the columns image, finding, x,
 y, w, h in pixels of the original 1024 x 1024 image: boxes_rsna.csv holds the radiologists' opacity boxes,
 boxes_nih.csv boxes of eight findings.
-
-`nih:FOLDER?lungs=FOLDER` says where the lungs of some of the images are: that folder holds masks_448.zip.
 """
 
 from collections import defaultdict
 from collections.abc import Container
-from dataclasses import replace
 from pathlib import Path
 
 from training.datasets import Box, Collector, Dataset, Kind, Sample, split_of_fold
-from training.datasets._masks import masks
 from training.datasets._tables import Row, table
 
 ATTRIBUTION = """NIH ChestX-ray14: provided by the NIH Clinical Center, no restriction on use;
@@ -22,7 +18,6 @@ ATTRIBUTION = """NIH ChestX-ray14: provided by the NIH Clinical Center, no restr
   CVPR 2017, 3462-3471. Opacity labels and boxes: RSNA Pneumonia Detection Challenge (RSNA and the Society of Thoracic
   Radiology), any purpose with attribution: Shih G, et al. Radiology: Artificial Intelligence 2019;1(1):e180041."""
 ORIGINAL_SIZE = 1024
-MASKS = "masks_448.zip"
 CLASSES = ("normal", "opacity")
 FINDINGS = (
     "Atelectasis",
@@ -48,15 +43,11 @@ _LABEL_COLUMNS = ("file", "nih_image", "patient_id", "view", "nih_labels", "y_op
 Boxes = dict[str, dict[str, list[Box]]]
 
 
-def read(folder: Path, *, lungs: str = "") -> Dataset:
+def read(folder: Path) -> Dataset:
     """Read the subset; blank `y_opacity` becomes target None, folds become splits by `training.splits`.
 
-    Args:
-        folder: of the images and tables.
-        lungs: a folder with masks of lungs, "" for none.
-
     Raises:
-        DatasetError: labels.csv or the masks are missing, or a table is malformed.
+        DatasetError: labels.csv is missing, or a table is malformed.
     """
     collector = Collector()
     hint = "give a folder with images/, labels.csv and boxes_rsna.csv"
@@ -69,13 +60,11 @@ def read(folder: Path, *, lungs: str = "") -> Dataset:
     opacities = boxes_of(folder / "boxes_rsna.csv", rows, (OPACITY,), collector)
     others = boxes_of(folder / "boxes_nih.csv", rows, FINDINGS, collector)
     headers = collector.headers(folder / "images" / row.text("file") for row in rows.values())
-    known = masks(Path(lungs) / MASKS) if lungs else {}
     samples = []
     for name, row in rows.items():
         path = folder / "images" / row.text("file")
         if path in headers:
-            sample = _sample(path, headers[path].shape, row, opacities[name], others[name], collector)
-            samples.append(replace(sample, lungs=known.get(Path(name).stem)))
+            samples.append(_sample(path, headers[path].shape, row, opacities[name], others[name], collector))
     return collector.dataset(samples, CLASSES)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from explain_core.classifiers.efficientnet_lite0 import load_imagenet
-from explain_core.classifiers.evidence_lite0 import DecidesByMap, EvidenceLite0
+from explain_core.classifiers.evidence_lite0 import EvidenceLite0
 from explain_core.engine import choose_device, for_inference
 from explain_core.geometry import AffineRange, draw_affine, warp
 from explain_core.quality.localisation import iou_at_percentiles
@@ -60,7 +60,7 @@ class EvidenceSettings:
     part_copies: int = 1
     epochs: int = 8
     learning_rate: float = 2e-3
-    noise_epochs: int = 2
+    noise_epochs: int = 6
     noise_learning_rate: float = 3e-4
     noise: float = 0.3
     cached_noise: float = 0.05
@@ -130,7 +130,7 @@ def cached(
 
 
 @torch.no_grad()
-def scores(network: DecidesByMap, lessons: Lessons) -> tuple[Tensor, Tensor]:
+def scores(network: EvidenceLite0, lessons: Lessons) -> tuple[Tensor, Tensor]:
     """Logits, shape (N, O), and the first output's maps of logits, shape (N, 1, h, w), of images in eval mode."""
     device = next(network.parameters()).device
     ready = for_inference(network, device)
@@ -139,7 +139,7 @@ def scores(network: DecidesByMap, lessons: Lessons) -> tuple[Tensor, Tensor]:
     return logits, torch.cat([one[:, :1].float().cpu() for one in maps])
 
 
-def validate(network: DecidesByMap, lessons: Lessons) -> dict[str, float]:
+def validate(network: EvidenceLite0, lessons: Lessons) -> dict[str, float]:
     """ROC AUC over all labels, over experts' alone, and of opacity against other abnormal images; IoU of the maps.
 
     A figure that the images cannot give (no boxes, one class) is left out.
@@ -346,9 +346,10 @@ class _Run:
         else:
             maps = network.evidence(x)
         maps = maps.float().cpu()
-        logits = network.decide(maps.to(self.device)).cpu()
-        labels, trust = (torch.cat([getattr(part, name) for part in batch]) for name in ("labels", "trust"))
-        loss = image_loss(logits, labels, trust, settings.label_smoothing)
+        whole = batch[0]
+        count = len(whole.x)
+        logits = network.decide(maps[:count].to(self.device)).cpu()
+        loss = image_loss(logits, whole.labels, whole.trust, settings.label_smoothing)
         for part, found in zip(batch, maps.split([len(one.x) for one in batch]), strict=True):
             truths = part.truths.float()
             loss = loss + settings.map_weight * map_loss(found, truths, part.map_trust, part.visible, settings.positive)

@@ -62,24 +62,6 @@ class Lessons:
     def __len__(self) -> int:
         return len(self.images)
 
-    @classmethod
-    def joined(cls, several: Sequence["Lessons"]) -> "Lessons":
-        """All of them, in order; of those without `visible` everything is."""
-        side = several[0].images.shape[-1] // _GRID
-        seen = [
-            torch.ones(len(one), 1, side, side, dtype=torch.bool) if one.visible is None else one.visible
-            for one in several
-        ]
-        return cls(
-            images=torch.cat([one.images for one in several]),
-            labels=torch.cat([one.labels for one in several]),
-            trust=torch.cat([one.trust for one in several]),
-            boxes=tuple(boxes for one in several for boxes in one.boxes),
-            map_trust=torch.cat([one.map_trust for one in several]),
-            visible=torch.cat(seen),
-            shapes=tuple(shape for one in several for shape in one.shapes),
-        )
-
     def take(self, index: Tensor) -> "Lessons":
         """Those at `index`, int64, shape (M,)."""
         chosen = index.tolist()
@@ -175,8 +157,7 @@ def image_loss(logits: Tensor, labels: Tensor, trust: Tensor, smoothing: float) 
     """Binary cross-entropy of logits, shape (N, O), each weighted by how far its label is believed."""
     smooth = labels * (1 - 2 * smoothing) + smoothing
     each = functional.binary_cross_entropy_with_logits(logits, smooth, reduction="none") * trust
-    first, others = each[:, 0].sum() / trust[:, 0].sum().clamp(min=1), (trust[:, 1:] > 0).sum().clamp(min=1)
-    return first + each[:, 1:].sum() / others
+    return each[:, 0].sum() / trust[:, 0].sum().clamp(min=1) + each[:, 1:].sum() / max(each[:, 1:].numel(), 1)
 
 
 def map_loss(maps: Tensor, truths: Tensor, trust: Tensor, visible: Tensor | None, positive: float) -> Tensor:

@@ -1,15 +1,14 @@
 """A second classifier of another backbone, to see whether changes carry over: `python -m training second`.
 
-    python -m training second --data nih:DIR --out DIR [--parts rsna_lungs:DIR]
+    python -m training second --data nih:DIR --out DIR
 
 Trained from nothing on the training patients alone, with noise, so that it shares neither weights nor starting weights
 with the classifier that is explained; its threshold is Youden's on the validation patients. Test patients are never
-opened. A model bundle may stand in its place. With --parts it also learns from lungs put into the chests of whole
-images whose lungs are known (`transplants`): a thousand whole images alone teach a network from nothing little.
+opened. A model bundle may stand in its place.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -24,13 +23,11 @@ from explain_core.bundle import load as load_bundle
 from explain_core.engine import choose_device, for_inference
 from explain_core.geometry import AffineRange, InputSpec
 from training import checkpoints, cohort, datasets
-from training.cohort import TRAIN, VALIDATION, Cohort
-from training.datasets import Sample
+from training.cohort import TRAIN, VALIDATION
 from training.errors import TrainingError
 from training.progress import Progress, silent
 from training.runs import image_classifier, temperature
 from training.runs.image_classifier import ImageClassifierSettings, predict
-from training.runs.transplants import of_transplants, parts_of
 
 FILE = "second.json"
 SIZE = 112
@@ -44,8 +41,6 @@ SETTINGS = ImageClassifierSettings(
     affine=AffineRange(degrees=12, height_shift=0.06, width_shift=0.06, zoom=0.15),
 )
 """Ten minutes on two cores with the thousand images of the NIH subset."""
-REPEATED = 4
-"""How often an epoch shows a whole image beside one transplant of each lungs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +97,6 @@ def train(
     data: str,
     out: Path,
     *,
-    parts: str = "",
     settings: ImageClassifierSettings = SETTINGS,
     size: int = SIZE,
     progress: Progress = silent,
@@ -111,7 +105,6 @@ def train(
 
     Args:
         data: a reader and folder, with labelled patients in both splits.
-        parts: images of lungs alone, or ""; then `data` says where the lungs of whole images are.
         out: for the run; the same call again goes on from there.
         settings: of the run.
         size: rows and columns of its input in pixels.
@@ -131,8 +124,6 @@ def train(
     training, validation = images.part(TRAIN), images.part(VALIDATION)
     if not len(training) or not len(validation):
         raise TrainingError(f"--data {data}: a second classifier needs labelled patients for {TRAIN} and {VALIDATION}")
-    if parts:
-        training = _with_transplants(training, parts_of(parts, dataset), dataset.part(TRAIN), size)
     out.mkdir(parents=True, exist_ok=True)
     network = image_classifier.train(settings, training, validation, out, progress=progress)
     logits = predict(for_inference(network, choose_device(settings.device)), validation.images)
@@ -153,20 +144,3 @@ def train(
     }
     checkpoints.write(out / FILE, json.dumps(made, indent=1) + "\n")
     return made
-
-
-def _with_transplants(whole: Cohort, parts: Sequence[Sample], hosts: Sequence[Sample], size: int) -> Cohort:
-    """Whole images `REPEATED` times in an epoch, and transplants whose label can be seen."""
-    lessons = of_transplants(parts, hosts, InputSpec(size=size))
-    sure = lessons.trust[:, 0] > 0
-    count, several = int(sure.sum()), whole.take(np.tile(np.arange(len(whole)), REPEATED))
-    return Cohort(
-        images=torch.cat([several.images, lessons.images[sure]]),
-        targets=np.concatenate([several.targets, lessons.labels[sure, 0].long().numpy()]),
-        truths=several.truths + (None,) * count,
-        boxes=np.concatenate([several.boxes, np.zeros(count, np.int64)]),
-        views=several.views + ("",) * count,
-        patients=several.patients + ("",) * count,
-        splits=several.splits + (TRAIN,) * count,
-        classes=whole.classes,
-    )
