@@ -94,7 +94,7 @@ TARGETS = (
     Target(name="hottest tenths overlap under noise of .01", path=("stability", "noise"), floor=0.70, goal=0.85),
 )  # fmt: skip
 MAPS = {
-    "delivered": "delivered map, abs(x_s - x_a)",
+    "delivered": "delivered map",
     "one_pass": "one pass, unblurred",
     "ten_copies": "averaged over ten registered copies, blurred",
     "evidence": "evidence map",

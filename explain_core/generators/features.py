@@ -5,7 +5,8 @@ to fine, each by one 1x1 convolution, a sum, and a depthwise-separable 5x5; head
 x_a - x at the stride of the finest features that are used, and these are brought to the image's grid bilinearly. There
 is no layer at full resolution. The images are those of equation (5) of arXiv:2012.07332; the decoder is this project's.
 
-Gated, both differences are multiplied by where the classifier has evidence, so that nothing changes anywhere else.
+Gated, both differences are multiplied by where the classifier has evidence, so that nothing changes anywhere else. What
+a positive shows is taken away wherever there is evidence; what a negative lacks is added where suspicion is greatest.
 """
 
 from collections.abc import Sequence
@@ -19,19 +20,25 @@ from explain_core.errors import FeaturesNeeded
 
 KIND = "features"
 _KERNEL = 5
+_NEGATIVE = 2.0
 
 
-def gate(evidence: Tensor) -> Tensor:
+def gate(evidence: Tensor, decisions: Tensor) -> Tensor:
     """Where the classifier has evidence, for one output: sigmoid(z), scaled to a largest value of 1 an image.
+
+    It is squared for the decision 0, where something is to be added: a change spread over a wide faint suspicion turns
+    the decision by any of its parts, and so shows none.
 
     Args:
         evidence: logits z, shape (N, 1, h, w).
+        decisions: the classifier's, int64, shape (N,).
 
     Returns:
-        in (0, 1], same shape.
+        in [0, 1], same shape.
     """
     logs = functional.logsigmoid(evidence)  # of logits far below 0 the sigmoids themselves would be 0
-    return (logs - logs.amax(dim=(-2, -1), keepdim=True)).exp()
+    power = torch.where(decisions == 0, _NEGATIVE, 1.0).to(logs.dtype)[:, None, None, None]
+    return (power * (logs - logs.amax(dim=(-2, -1), keepdim=True))).exp()
 
 
 class FeatureGenerators(nn.Module):
@@ -106,9 +113,16 @@ class FeatureGenerators(nn.Module):
         chosen = decisions.clamp(max=self.decisions - 1)
         found_: Tensor = heads[torch.arange(len(heads), device=heads.device), chosen]
         if self.gated:
-            opened = gate(maps.float())
-            found_ = found_ * functional.interpolate(opened, found_.shape[-2:], mode="bilinear", align_corners=False)
+            found_ = found_ * self._opened(maps, decisions, found_.shape[-2:])
         return found_
+
+    def weights(self, seen: Look, decisions: Tensor, size: Sequence[int]) -> Tensor | None:
+        """The gate on a grid of `size` rows and columns, shape (N, 1, *size); None for generators without one."""
+        return self._opened(self._evidence(seen), decisions, size) if self.gated else None
+
+    def _opened(self, maps: Tensor, decisions: Tensor, size: Sequence[int]) -> Tensor:
+        opened = gate(maps.float(), decisions)
+        return functional.interpolate(opened, tuple(size), mode="bilinear", align_corners=False)
 
     def _evidence(self, seen: Look) -> Tensor:
         """The map of the explained output, shape (N, 1, h, w); without any cells where none is read."""

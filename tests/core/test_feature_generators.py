@@ -46,19 +46,21 @@ def generators(*channels, trained=True, **settings):
 
 def test_the_gate_is_its_formula_cell_by_cell():
     evidence = draw(3, 1, 4, 4) * 3 - 2
-    found = gate(evidence)
-    for values, opened in zip(evidence[:, 0].tolist(), found[:, 0].tolist(), strict=True):
+    decisions = torch.tensor([0, 1, 0])
+    found = gate(evidence, decisions)
+    for values, opened, decision in zip(evidence[:, 0].tolist(), found[:, 0].tolist(), decisions.tolist(), strict=True):
         wide = [[1 / (1 + math.exp(-z)) for z in row] for row in values]
         largest = max(max(row) for row in wide)
         for row, expected in zip(opened, wide, strict=True):
-            assert row == pytest.approx([value / largest for value in expected], abs=1e-6)
+            power = 1 if decision else 2
+            assert row == pytest.approx([(value / largest) ** power for value in expected], abs=1e-6)
     assert float(found.min()) > 0
     assert found.amax((1, 2, 3)).tolist() == [1, 1, 1]
 
 
 def test_a_gated_difference_is_zero_where_the_gate_is_and_a_free_one_is_not():
     evidence = here_and_there()
-    opened = functional.interpolate(gate(evidence), (16, 16), mode="bilinear", align_corners=False)
+    opened = functional.interpolate(gate(evidence, DECISIONS), (16, 16), mode="bilinear", align_corners=False)
     closed = (opened == 0).expand(-1, 2, -1, -1)
     assert 0.9 < float(closed.float().mean()) < 1
     gated, free = generators(gated=True), generators(gated=False)
@@ -133,7 +135,7 @@ def test_the_decoder_through_hooks_is_the_decoder_through_features(classifier):
         assert not torch.equal(one, x)
 
 
-def test_methods_pass_the_classifier_once_and_show_the_images_differences(classifier):
+def test_methods_pass_the_classifier_once_and_show_the_images_differences_where_there_is_evidence(classifier):
     x, zeros = torch.rand(2, 1, 64, 64), torch.zeros(2, dtype=torch.long)
     network = generators(40, 112, 320)
     passes = []
@@ -146,8 +148,13 @@ def test_methods_pass_the_classifier_once_and_show_the_images_differences(classi
     assert len(passes) == 2
     decided = (classifier(x)[:, 0] >= 0).long()
     x_s, x_a = (one.clamp(0, 1) for one in network(x, decided, look(classifier, x)))
-    assert torch.equal(maps, (x_s - x_a).abs())
+    opened = gate(classifier.evidence(x)[:, :1], decided)
+    opened = functional.interpolate(opened, (64, 64), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(maps, (x_s - x_a).abs() * opened)
     assert torch.equal(naive, (x - x_a).abs())
+    free = generators(40, 112, 320, gated=False)
+    x_s, x_a = (one.clamp(0, 1) for one in free(x, decided, look(classifier, x)))
+    assert torch.equal(SimilarAdversarialMethod(network=free)(classifier, x, zeros), (x_s - x_a).abs())
     given = SimilarAdversarialMethod(network=network).maps(classifier, x, 1 - decided)
     assert not torch.equal(given, maps)
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from explain_core.blur import weighted_blur
 from explain_core.bundle import load
 from explain_core.bundle_files import SUMS, digest_of, toml_text, verify
+from explain_core.classifier import look
 from explain_core.errors import BundleError
 from explain_core.explainer import open_bundle
 from explain_core.generators.kinds import build
@@ -150,11 +151,17 @@ def test_the_explanation_is_on_the_sources_grid_and_repeats(bundle):
     assert one.prediction.probability == pytest.approx(two.prediction.probability)
 
 
-def test_without_augmentation_the_map_is_the_difference_of_the_images(bundle):
+def test_without_augmentation_the_map_is_the_difference_of_the_images_weighted_by_the_gate(bundle):
     explainer = open_bundle(bundle, device="cpu", augmentations=0)
     explanation = explained(explainer, radiograph(64, 64))
     difference = torch.from_numpy(np.abs(explanation.similar.image - explanation.adversarial.image))[None, None]
-    shown = weighted_blur(difference, 0.035 * 64)[0, 0].numpy()
+    x = torch.from_numpy(explanation.seen)[None, None]
+    with torch.no_grad():
+        decision = explainer.decisions(explainer.probabilities(x))
+        seen = look(explainer.bundle.tempered(), x)
+        weights = load(bundle).generators.eval().weights(seen, decision, (64, 64))
+    shown = weighted_blur(difference * weights, 0.035 * 64)[0, 0].numpy()
+    assert not np.allclose(shown, weighted_blur(difference, 0.035 * 64)[0, 0].numpy(), atol=1e-5)
     np.testing.assert_allclose(explanation.attribution.values, shown, atol=1e-6)
     assert explanation.provenance.parameters == {"augmentations": 0, "blur": 0.035}
 
