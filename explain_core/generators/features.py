@@ -26,8 +26,7 @@ _NEGATIVE = 2.0
 def gate(evidence: Tensor, decisions: Tensor) -> Tensor:
     """Where the classifier has evidence, for one output: sigmoid(z), scaled to a largest value of 1 an image.
 
-    It is squared for the decision 0, where something is to be added: a change spread over a wide faint suspicion turns
-    the decision by any of its parts, and so shows none.
+    It is squared for the decision 0: suspicion is faint and wide there, and what is added is bound closer to its peak.
 
     Args:
         evidence: logits z, shape (N, 1, h, w).

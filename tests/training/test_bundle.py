@@ -158,7 +158,7 @@ def test_without_augmentation_the_map_is_the_difference_of_the_images_weighted_b
     x = torch.from_numpy(explanation.seen)[None, None]
     with torch.no_grad():
         decision = explainer.decisions(explainer.probabilities(x))
-        seen = look(explainer.bundle.tempered(), x)
+        seen = look(explainer.bundle.tempered().eval(), x)
         weights = load(bundle).generators.eval().weights(seen, decision, (64, 64))
     shown = weighted_blur(difference * weights, 0.035 * 64)[0, 0].numpy()
     assert not np.allclose(shown, weighted_blur(difference, 0.035 * 64)[0, 0].numpy(), atol=1e-5)
