@@ -46,7 +46,8 @@ RESEARCH USE ONLY - NOT FOR DIAGNOSIS. Not a medical device. Not evaluated prosp
 Says how likely a frontal chest radiograph of an adult shows a lung opacity (pneumonia-like), and shows why. The
 classifier decides by a map of evidence: its logit is the log-mean-exp of the map's cells. Two generators, which read
 the classifier's own features, make a similar image (same decision) and an adversarial image (opposite decision); their
-difference is the heatmap (Charachon et al., arXiv:2012.07332, with another network than the paper's).
+difference, weighted by the evidence where the generators are bound to it, is the heatmap (Charachon et al.,
+arXiv:2012.07332, with another network than the paper's).
 
 - Classifier: {architecture}, input {size} x {size} pixels, temperature {temperature}, decision threshold {threshold}
   (Youden's, on validation patients).

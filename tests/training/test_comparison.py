@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from gate_figures import SIZE, halved, small_bundle, small_cohorts
 from PIL import Image
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
@@ -14,8 +15,9 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from explain_core.explainer import BundleExplainer, open_bundle
 from explain_core.quality.reliability import bin_of, ece, ece_by_chance, ece_of_draws
 from explain_core.quality.resampling import roc_auc
+from training import datasets
 from training import evaluate as evaluation
-from training.comparison import cases, compare, data, metrics, written
+from training.comparison import cases, compare, data, metrics, scores, written
 from training.comparison.estimates import (
     GRID,
     Column,
@@ -28,9 +30,10 @@ from training.comparison.estimates import (
     pr_curves,
     roc_curves,
 )
+from training.comparison.meter import Meter
 from training.errors import TrainingError
 from training.gate import COUNTS, GROUPS, MEASURES, Rules, judge
-from training.progress import Cancelled
+from training.progress import Cancelled, silent
 
 FEW = {"cases": 6, "draws": 100, "device": "cpu", "augmentations": 2}
 
@@ -216,6 +219,21 @@ def test_the_figures_are_those_of_evaluate(figures, challenger, nih_folder, monk
             assert own_row["pointing"]["value"] == pytest.approx(rows[name]["pointing"]["value"])
     gain = own["gain_over_prior"]
     assert gain == pytest.approx(found["delivered"]["iou"][2]["value"] - prior[2]["value"])
+
+
+def test_the_maps_of_gated_generators_are_the_methods_own(bundle, nih_folder):
+    explainer = open_bundle(bundle, device="cpu", augmentations=0)
+    samples = [sample for sample in datasets.read(f"nih:{nih_folder}") if sample.boxes][:2]
+    images = datasets.load_inputs(samples, explainer.bundle.input_spec)
+    one_pass, delivered = scores.maps(explainer, images, "one", None, Meter(silent, 1))
+    x = images.float() / 255
+    with torch.no_grad():
+        decisions = explainer.decisions(explainer.probabilities(x))
+        own, shown = explainer.heatmap(x, decisions)[0], explainer.shown(x, decisions)[0]
+        x_s, x_a = explainer.counterfactuals(x, decisions)
+    np.testing.assert_allclose(np.stack(one_pass), own[:, 0], rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(np.stack(delivered), shown[:, 0], rtol=1e-3, atol=1e-7)
+    assert not np.allclose(np.stack(one_pass), (x_s - x_a).abs()[:, 0], rtol=1e-2, atol=0)
 
 
 def test_confusion_curves_and_calibration_agree_with_the_figures(figures):

@@ -86,7 +86,7 @@ def _of_batch(explainer: BundleExplainer, images: Tensor) -> list[Floats]:
 def maps(
     explainer: BundleExplainer, images: Tensor, name: str, cache: Path | None, meter: Meter
 ) -> tuple[list[Map], list[Map]]:
-    """Maps of one pass, equation (3), and maps as the bundle delivers them, of uint8 images; shape (S, S) each."""
+    """Maps of one pass, unblurred, and maps as the bundle delivers them, of uint8 images; shape (S, S) each."""
     one_pass: list[Map] = []
     delivered: list[Map] = []
     for number, start in enumerate(range(0, len(images), MAPS_A_FILE)):
@@ -110,7 +110,6 @@ def _maps_of(explainer: BundleExplainer, images: Tensor, meter: Meter) -> Iterat
     for image in images:
         x = (image[None].float() / 255).to(explainer.device)
         decision = explainer.decisions(explainer.probabilities(x))
-        x_s, x_a = explainer.counterfactuals(x, decision)
-        delivered = explainer.shown(x, decision)[0]
+        one_pass, delivered = explainer.heatmap(x, decision, augmentations=0)[0], explainer.shown(x, decision)[0]
         meter.add(MAP_COST)
-        yield (x_s - x_a).abs()[0, 0].cpu().numpy(), delivered[0, 0].cpu().numpy()
+        yield one_pass[0, 0].cpu().numpy(), delivered[0, 0].cpu().numpy()
