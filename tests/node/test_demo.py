@@ -83,6 +83,7 @@ def test_the_demo_stays_up_until_it_is_told_to_stop(tmp_path):
             stdout=subprocess.DEVNULL,
             stderr=errors,
             env=environment(tmp_path, bare=True),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - ignored below a `make &`
         )
     try:
         deadline = time.monotonic() + 120

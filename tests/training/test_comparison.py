@@ -268,13 +268,16 @@ def nameless(figures):
 
 def test_a_stopped_comparison_goes_on_where_it_was(champion, challenger, cohorts, figures, tmp_path, monkeypatch):
     calls = []
-    explain = BundleExplainer.counterfactuals
 
-    def counted(self, images, decisions):
-        calls.append(len(images))
-        return explain(self, images, decisions)
+    def counted(explain):
+        def counting(self, images, *arguments):
+            calls.append(len(images))
+            return explain(self, images, *arguments)
 
-    monkeypatch.setattr(BundleExplainer, "counterfactuals", counted)
+        return counting
+
+    for name in ("counterfactuals", "shown"):  # the scores', and the maps'
+        monkeypatch.setattr(BundleExplainer, name, counted(getattr(BundleExplainer, name)))
     seen = []
 
     def stop(done, **said):
@@ -293,7 +296,8 @@ def test_a_stopped_comparison_goes_on_where_it_was(champion, challenger, cohorts
     again = compare(champion, challenger, *cohorts, cache=tmp_path, progress=lambda done, **_: said.append(done), **FEW)
     boxed = figures["localisation"]["images"]
     assert first == 2 * 16 + boxed + 1
-    assert sum(calls) == 16 + boxed + 2 * 6, "one model's broken scores, the challenger's maps, the cases; nothing else"
+    in_cases = 2 * 6 * 2  # of both models, a map and its images
+    assert sum(calls) == 16 + boxed + in_cases, "one model's broken scores, the challenger's maps, the cases: no more"
     assert said[-1] == 1
     assert nameless(again) == nameless(figures)
     calls.clear()
@@ -405,7 +409,7 @@ def test_with_few_of_one_kind_the_others_fill_up():
     assert len(chosen([1] * 5, [0.9] * 5)[0]) == 5
 
 
-def test_cases_are_pictures_that_name_nobody(figures, cohorts):
+def test_in_casesare_pictures_that_name_nobody(figures, cohorts):
     test, _ = cohorts
     assert len(figures["cases"]) == 6
     text = json.dumps([{k: v for k, v in case.items() if k != "file"} for case in figures["cases"]])
