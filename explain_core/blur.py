@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+BLUR = 0.06
+"""Standard deviation of the Gaussian on a new bundle's maps, a fraction of the input's width: 13 pixels of 224."""
+
 
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
     """Images under a Gaussian, cut at 3 sigma and normalised; border values continue outside.

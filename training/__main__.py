@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     scale.add_argument("--method", action="append", required=True, help="its name; may be given several times")
     scale.add_argument("--data", required=True, help="with validation patients, as for evaluate")
     scale.add_argument("--images", type=int, default=0, help="of the validation patients at most; default: all")
-    scale.add_argument("--blur", type=float, help="of the maps, a fraction of their width; default: as it is, or 0.035")
+    scale.add_argument("--blur", type=float, help="of the maps, a fraction of their width; default: as it is, or 0.06")
     for command in (calibrate, scale):
         command.add_argument("--method-folder", type=Path, action="append", default=[], help="of methods of your own")
     bundle = commands.add_parser("bundle", help="from data to a model bundle: classifier, generators, calibration")
@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     bundle.add_argument("--parts", default="", help="images of lungs alone with boxes, e.g. rsna_lungs:FOLDER")
     bundle.add_argument("--preset", choices=("cpu", "gpu"), default="cpu", help="how large everything is")
     bundle.add_argument("--name", default="opacity-evidence")
-    bundle.add_argument("--version", default="2.0.0")
+    bundle.add_argument("--version", default="1.0.0")
     bundle.add_argument("--work", type=Path, default=Path("runs/bundle"), help="checkpoints; started again, it goes on")
     bundle.add_argument("--out", type=Path, required=True)
     _retrain_parser(commands)

@@ -24,6 +24,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from explain_core import display
+from explain_core.blur import BLUR
 from explain_core.bundle_files import OUTLIER, toml_text, write_sums
 from explain_core.explainer import BundleExplainer, open_bundle
 from explain_core.geometry import AffineRange, InputSpec, Preprocessing, draw_affine, warp
@@ -105,7 +106,7 @@ def scale(
         data: with validation patients.
         methods: names; a table that there is already is replaced.
         blur: standard deviation of the Gaussian on the maps, a fraction of the input's width; None is that of the
-            table that there is, or `scales.BLUR`.
+            table that there is, or `explain_core.blur.BLUR`.
         images: of the validation patients at most, a seeded draw, for methods that take long; 0 is all.
 
     Raises:
@@ -114,7 +115,7 @@ def scale(
     """
     explainer = open_bundle(folder)
     known = scales.blurs_of(explainer.bundle)
-    blurs = {name: known.get(name, scales.BLUR) if blur is None else blur for name in methods}
+    blurs = {name: known.get(name, BLUR) if blur is None else blur for name in methods}
     (validation,) = parts(data, explainer.bundle.input_spec, (VALIDATION,))
     drawn = np.random.default_rng(0).permutation(len(validation))[: images or None]
     _, found = measure_scales(explainer, validation.take(np.sort(drawn)).images, blurs)

@@ -1,10 +1,12 @@
 """Make a model bundle of trained parts: what `python -m training bundle` and a retraining share.
 
 `make` writes a bundle that is complete but for its model card; `finish` puts that in. The weights are stored in
-float16, and everything that the bundle says of itself is measured with those (`calibration.py`).
+float16, and everything that the bundle says of itself is measured with those (`calibration.py`). Generators on features
+change an image no more than they must (`strength.py`); by how much of what was trained stands in bundle.toml.
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -14,12 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from explain_core.bundle_files import OUTLIER, REQUIRED, SUMS, WEIGHTS, toml_text, verify, write_sums
-from explain_core.classifier import Classifier, Tempered
+from explain_core.classifier import Classifier, DecisionRule, Tempered, tempered
+from explain_core.engine import choose_device
 from explain_core.explainer import open_bundle
+from explain_core.generators.features import FeatureGenerators
 from explain_core.generators.kinds import Generators, description_of
 from explain_core.geometry import AffineRange, InputSpec
 from explain_core.statistics import REFERENCE
-from training import calibration, scales
+from training import calibration, scales, strength
 from training.calibration import NEXT_HEADING
 from training.cohort import Cohort
 from training.errors import TrainingError
@@ -27,6 +31,7 @@ from training.progress import Progress, silent
 from training.runs.generators import GeneratorSettings
 
 USE = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
+_NAMES = ("negative", "positive")
 UNMEASURED = {"full_scale": 1.0, "unit": "not measured yet"}
 FILES = frozenset({*REQUIRED, OUTLIER, REFERENCE, WEIGHTS, SUMS})
 
@@ -91,6 +96,14 @@ def make(
             raise TrainingError(f"a bundle of input {spec.size} needs training and validation images of that size")
     _empty(out)
     weights = classifier.classifier if isinstance(classifier, Tempered) else classifier
+    strengths: dict[int, float] = {}
+    if isinstance(generators, FeatureGenerators):
+        explained = cast("nn.Module", tempered(cast("Classifier", weights), temperature))
+        rule, where = DecisionRule(threshold=threshold), choose_device(device)
+        strengths = strength.measure(generators, explained, rule, validation.images, where)
+        generators = deepcopy(generators)
+        for decision, factor in strengths.items():
+            generators.strengthen(decision, factor)
     save_file(half(weights.state_dict()), out / WEIGHTS)
     save_file(half(generators.state_dict()), out / "generators.safetensors")
     settings = asdict(generator_settings)
@@ -108,6 +121,7 @@ def make(
         "input": asdict(spec),
         "augmentation": asdict(augmentation),
         "heatmap": {name: {"blur": blur} | UNMEASURED for name, blur in served.items()},
+        **({"strength": {_NAMES[decision]: factor for decision, factor in strengths.items()}} if strengths else {}),
         **(extra or {}),
     }
     (out / "bundle.toml").write_text(toml_text(table))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from explain_core import display, plugins
+from explain_core.blur import BLUR
 from explain_core.bundle import Bundle
 from explain_core.classifier import Classifier
 from explain_core.explainer import BundleExplainer
@@ -25,8 +26,6 @@ from training.progress import Progress, silent
 
 CALIBRATED = ("similar_adversarial", "evidence")
 """Methods that a new bundle serves, where its classifier and generators allow it."""
-BLUR = 0.035
-"""Standard deviation of the Gaussian on new maps, a fraction of the input's width: 8 pixels of 224."""
 FLOOR_PERCENTILE, FULL_SCALE_PERCENTILE = 85, 95
 
 Floats = NDArray[np.float64]

@@ -150,6 +150,13 @@ class FeatureGenerators(nn.Module):
         wide = functional.interpolate(found, x.shape[-2:], mode="bilinear", align_corners=False)
         return x + wide[:, :1], x + wide[:, 1:]
 
+    @torch.no_grad()
+    def strengthen(self, decision: int, factor: float) -> None:
+        """Multiply x_a - x by a factor wherever the decision is this one; x_s stays."""
+        row = 2 * decision + 1
+        self.head.weight[row] *= factor
+        self.head.bias[row] *= factor  # type: ignore[index]
+
     def paired_parameters(self) -> tuple[()]:
         """None: the two differences share all but their heads' rows, so equation (8) does not apply."""
         return ()

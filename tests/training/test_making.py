@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from explain_core.blur import BLUR
 from explain_core.bundle_files import digest_of, listed, verify
 from explain_core.classifier import Tempered
 from explain_core.classifiers.resnet20 import ResNet20
@@ -69,7 +70,7 @@ def test_the_bundle_loads_and_says_what_was_given(made, parts):
     bundle = open_bundle(out, device="cpu").bundle
     assert (bundle.identity.name, bundle.identity.version) == ("toy", "2.0.0")
     assert (bundle.threshold, bundle.temperature, bundle.margin) == (0.4, 1.7, figures["margin"])
-    assert bundle.heatmaps["similar_adversarial"].blur == scales.BLUR
+    assert bundle.heatmaps["similar_adversarial"].blur == BLUR
     (measured,) = figures["heatmaps"].values()
     assert bundle.heatmaps["similar_adversarial"].scale.full_scale == measured["table"]["full_scale"]
     assert bundle.outlier.limit == figures["outlier_limit"]
@@ -159,7 +160,7 @@ def test_parts_that_make_no_bundle_are_refused(parts, tmp_path):
 
 def test_a_new_bundle_serves_what_is_asked_for_besides_and_its_classifier_allows(parts):
     classifier = parts["classifier"]
-    assert scales.default_blurs(classifier)["similar_adversarial"] == scales.BLUR
+    assert scales.default_blurs(classifier)["similar_adversarial"] == BLUR
     wanted = {"adversarial": 0.01, "similar_adversarial": 0.02, "of_another_site": 0.03, "mask_generator": 0.04}
     found = scales.default_blurs(classifier, wanted)
     assert (found["adversarial"], found["similar_adversarial"]) == (0.01, 0.02)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from explain_core.blur import BLUR
 from explain_core.classifier import Classifier
 from explain_core.generators.features import FeatureGenerators
 from explain_core.generators.kinds import Generators
@@ -27,7 +28,7 @@ from explain_core.quality.resampling import (
 )
 from explain_core.quality.similarity import psnr, ssim
 from explain_core.quality.transfer import carried_over, smooth_noise
-from training.benchmark.profiles import BLUR, FEATURE_ROWS, GENERATOR_ROWS, SEARCHING
+from training.benchmark.profiles import FEATURE_ROWS, GENERATOR_ROWS, SEARCHING
 from training.benchmark.rows import Row, explain, explain_batch, smoothed, suffixes
 from training.benchmark.stages import Bench, floats
 from training.benchmark.timing import timed

@@ -31,8 +31,6 @@ BUNDLE_ROW = "bundle"
 """The generators that a bundle brings along, beside those trained here."""
 DELIVERED = "delivered"
 """The map that a bundle delivers: its generators' or its copies' mean, under its own blur."""
-BLUR = 0.035
-"""Standard deviation of the Gaussian of smoothed rows, a fraction of the width: that of delivered maps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

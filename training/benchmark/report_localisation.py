@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from explain_core import blur
 from training.benchmark import paper
 from training.benchmark.report_cells import (
     ABOVE,
@@ -86,7 +87,7 @@ def smoothed_table(result: Result, rows: Mapping[str, Any]) -> Table:
 
     return Table(
         title="Maps as they are delivered: every method under the same blur",
-        text=f"{_on(result)} Gaussian of 3.5 % of the width.",
+        text=f"{_on(result)} Gaussian of {100 * blur.BLUR:g} % of the width.",
         columns=(f"IoU@{_MIDDLE}", f"{_GAIN}, IoU@{_MIDDLE}", "total AUC", f"{_GAIN}, total AUC", "pointing game"),
         lines=tuple(Line(row_name(row), kind_of(row), cells(rows[row])) for row in wanted),
     )

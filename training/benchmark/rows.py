@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from explain_core import blur
 from explain_core.augmentation import registered_average
 from explain_core.blur import weighted_blur
 from explain_core.classifier import Classifier
 from explain_core.method import DecisionMethod, Method
 from explain_core.quality import controls, localisation
-from training.benchmark import profiles
 from training.benchmark.profiles import SEARCHING
 from training.benchmark.stages import Bench, floats
 from training.checkpoints import fingerprint
@@ -108,7 +108,7 @@ def method_rows(bench: Bench, name: str, advance: Callable[[str], None]) -> dict
 def smoothed(maps: Maps) -> Maps:
     """Maps, shape (N, S, S), under the Gaussian of delivered maps."""
     planes = torch.from_numpy(maps)[:, None]
-    return weighted_blur(planes, profiles.BLUR * maps.shape[-1])[:, 0].numpy()
+    return weighted_blur(planes, blur.BLUR * maps.shape[-1])[:, 0].numpy()
 
 
 def delivered_row(bench: Bench) -> Row:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from explain_core import plugins
 from explain_core.augmentation import registered_average
-from explain_core.blur import weighted_blur
+from explain_core.blur import BLUR, weighted_blur
 from explain_core.bundle import load
 from explain_core.classifier import DecisionRule
 from explain_core.engine import choose_device, for_inference
@@ -23,7 +23,6 @@ from explain_core.generators.similar_adversarial import SimilarAdversarial
 from explain_core.geometry import AffineRange
 from explain_core.methods.grad_cam import GradCam
 from explain_core.methods.similar_adversarial import SimilarAdversarialMethod
-from training.benchmark.profiles import BLUR
 from training.benchmark.timing import timed
 from training.runs.generators import GeneratorSettings, from_preset
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from explain_core.blur import gaussian_blur
+from explain_core.blur import BLUR, gaussian_blur
 from explain_core.classifier import Classifier, DecisionRule, look
 from explain_core.engine import choose_device
 from explain_core.generators.features import KIND
@@ -41,8 +41,6 @@ from training.errors import TrainingError
 from training.progress import Progress, silent
 
 STILL = AffineRange(degrees=0.0, height_shift=0.0, width_shift=0.0, zoom=0.0, horizontal_flip=0.0)
-BLUR = 0.035
-"""Standard deviation of the Gaussian that smooths delivered maps, as a share of the image's width."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

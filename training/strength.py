@@ -1,0 +1,74 @@
+"""How strong the adversarial change is: for each decision as weak as still reverses nine in ten.
+
+The loss trades a decision reversed against a change that is small, one weight for all images, and what it finds is
+stronger than it need be for one decision and weaker for the other. What reverses a decision with much to spare is
+reversed by any part of it too, and then the map does not tell which part mattered. The head that makes x_a - x is
+linear, so the factor goes into its weights and costs nothing afterwards.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from explain_core.classifier import Classifier, DecisionRule
+from explain_core.engine import for_inference
+from explain_core.generators.features import FeatureGenerators
+from explain_core.generators.kinds import seen_by
+
+SHARE = 0.9
+LEAST, MOST, HALVINGS = 0.25, 1.25, 7
+_BATCH = 32
+
+
+@torch.no_grad()
+def measure(
+    network: FeatureGenerators,
+    classifier: nn.Module,
+    rule: DecisionRule,
+    images: Tensor,
+    device: torch.device,
+    share: float = SHARE,
+) -> dict[int, float]:
+    """The least factor on x_a - x that reverses `share` of the decisions, for each decision that occurs.
+
+    It is sought by halving between `LEAST` and `MOST`, for a larger change mostly reverses more; where even `MOST`
+    reverses fewer, it is `MOST`.
+
+    Args:
+        network: the generators as trained.
+        classifier: what they explain, tempered.
+        rule: how its logits become a decision.
+        images: of validation patients, uint8, shape (N, 1, S, S).
+        device: where it runs.
+        share: of the images of a decision.
+    """
+    ready, made = for_inference(classifier, device), for_inference(network, device)
+
+    def decide(x: Tensor) -> Tensor:
+        return rule.decide(ready(x), torch.zeros(len(x), dtype=torch.long, device=device))
+
+    decided, changes = [], []
+    for chunk in images.split(_BATCH):
+        x = chunk.to(device).float() / 255
+        seen = seen_by(made, cast("Classifier", ready), x)
+        y = rule.decide(seen.logits, torch.zeros(len(x), dtype=torch.long, device=device))
+        decided.append(y.cpu())
+        changes.append((made(x, y, seen)[1].float() - x).cpu())
+    decisions, change = torch.cat(decided), torch.cat(changes)
+
+    def reversed_by(factor: float, rows: Tensor) -> float:
+        found = []
+        for part in rows.split(_BATCH):
+            x = images[part].to(device).float() / 255
+            found.append(decide((x + factor * change[part].to(device)).clamp(0, 1)).cpu() != decisions[part])
+        return float(torch.cat(found).float().mean())
+
+    factors = {}
+    for decision in decisions.unique().tolist():
+        rows, low, high = (decisions == decision).nonzero()[:, 0], LEAST, MOST
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if reversed_by(middle, rows) >= share else (middle, high)
+        factors[int(decision)] = round(high, 3)
+    return factors
