@@ -17,6 +17,7 @@ from dicom_node import scu
 from dicom_node.errors import DeliveryUnreachable
 from dicom_node.ledger import Ledger
 from dicom_node.model import Destination
+from explain_core.blur import BLUR
 from explain_core.bundle import load
 
 ROLES = ("listener", "dispatcher", "worker", "sender")
@@ -143,7 +144,7 @@ def test_a_method_from_a_file_reaches_a_destination(folder):
     assert picture.SOPInstanceUID == others["secondary capture, occlusion"].SOPInstanceUID, "the same object for both"
     assert picture.SeriesNumber == 9911
     said = [str(item.TextValue) for item in items(own["structured report"]) if "TextValue" in item]
-    assert {"occlusion", "method=occlusion", "occlusion.square=16", "blur=0.035", "augmentations=2"} <= set(said)
+    assert {"occlusion", "method=occlusion", "occlusion.square=16", f"blur={BLUR}", "augmentations=2"} <= set(said)
     assert not [text for text in said if "similar_adversarial" in text]
     ledger = Ledger(f"sqlite:///{folder}/ledger.sqlite")
     assert ledger.counts()["studies"] == {"explained": 1}

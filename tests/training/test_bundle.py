@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from explain_core.blur import weighted_blur
+from explain_core.blur import BLUR, weighted_blur
 from explain_core.bundle import load
 from explain_core.bundle_files import SUMS, digest_of, toml_text, verify
 from explain_core.classifier import look
@@ -160,10 +160,10 @@ def test_without_augmentation_the_map_is_the_difference_of_the_images_weighted_b
         decision = explainer.decisions(explainer.probabilities(x))
         seen = look(explainer.bundle.tempered().eval(), x)
         weights = load(bundle).generators.eval().weights(seen, decision, (64, 64))
-    shown = weighted_blur(difference * weights, 0.035 * 64)[0, 0].numpy()
-    assert not np.allclose(shown, weighted_blur(difference, 0.035 * 64)[0, 0].numpy(), atol=1e-5)
+    shown = weighted_blur(difference * weights, BLUR * 64)[0, 0].numpy()
+    assert not np.allclose(shown, weighted_blur(difference, BLUR * 64)[0, 0].numpy(), atol=1e-5)
     np.testing.assert_allclose(explanation.attribution.values, shown, atol=1e-6)
-    assert explanation.provenance.parameters == {"augmentations": 0, "blur": 0.035}
+    assert explanation.provenance.parameters == {"augmentations": 0, "blur": BLUR}
 
 
 def test_classify_says_what_explain_says(bundle):
@@ -237,9 +237,9 @@ def test_a_far_image_is_called_far_and_a_bundle_may_not_say(bundle, nih_folder, 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("blur = 0.035", "blur = -0.1", "the blur of a heatmap is a finite number >= 0, got -0.1"),
-        ("blur = 0.035", "blur = nan", "the blur of a heatmap is a finite number >= 0, got nan"),
-        ("blur = 0.035", "opening = 5", "unexpected keyword argument 'opening'"),
+        (f"blur = {BLUR}", "blur = -0.1", "the blur of a heatmap is a finite number >= 0, got -0.1"),
+        (f"blur = {BLUR}", "blur = nan", "the blur of a heatmap is a finite number >= 0, got nan"),
+        (f"blur = {BLUR}", "opening = 5", "unexpected keyword argument 'opening'"),
         ("augmentations = 0", "augmentations = -1", "augmentations is a whole number >= 0, got -1"),
         ("augmentations = 0", "augmentations = 2.5", "augmentations is a whole number >= 0, got 2.5"),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from explain_core.blur import BLUR
 from explain_core.bundle_files import write_sums
 from explain_core.explainer import open_bundle
 from explain_core.quality.localisation import location_prior
@@ -82,7 +83,7 @@ def test_the_delivered_map_is_the_bundles_own(bundle, nih_folder, figures):
     assert np.array_equal(made["evidence_blurred"][0], explainer.shown(x, y, "evidence")[0][0, 0].numpy())
     assert not np.array_equal(made["one_pass"][0], shown)
     assert figures["bundle"]["augmentations"] == explainer.augmentations == 0
-    assert figures["bundle"]["blur"] == 0.035
+    assert figures["bundle"]["blur"] == BLUR
 
 
 def test_what_was_measured_reads_in_two_lines_and_against_its_targets(figures):
@@ -237,4 +238,4 @@ def test_a_bundle_that_averages_says_so(bundle, nih_folder, tmp_path):
     write_sums(folder)
     figures = evaluate.evaluate(folder, f"nih:{nih_folder}", draws=10)
     assert figures["bundle"]["augmentations"] == 2
-    assert "Copies averaged for the delivered map 2, blur 3.5% of the width." in report.markdown(figures)
+    assert f"Copies averaged for the delivered map 2, blur {100 * BLUR:.1f}% of the width." in report.markdown(figures)
