@@ -1,4 +1,4 @@
-"""How strong the adversarial change is: for each decision as weak as still reverses nine in ten.
+"""How strong the adversarial change is: for each decision as weak as still reverses nine in ten, for sure.
 
 The loss trades a decision reversed against a change that is small, one weight for all images, and what it finds is
 stronger than it need be for one decision and weaker for the other. What reverses a decision with much to spare is
@@ -9,6 +9,7 @@ linear, so the factor goes into its weights and costs nothing afterwards.
 from typing import cast
 
 import torch
+from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from explain_core.classifier import Classifier, DecisionRule
@@ -32,8 +33,10 @@ def measure(
 ) -> dict[int, float]:
     """The least factor on x_a - x that reverses `share` of the decisions, for each decision that occurs.
 
-    It is sought by halving between `LEAST` and `MOST`, for a larger change mostly reverses more; where even `MOST`
-    reverses fewer, it is `MOST`.
+    So many must be reversed that the lower bound of the share, one-sided at 95 % (Wilson 1927,
+    doi:10.1080/01621459.1927.10502953), is `share`: what holds on these patients should hold on others. The factor is
+    sought by halving between `LEAST` and `MOST`, for a larger change mostly reverses more. A decision of which even
+    `MOST` reverses fewer, or that too few images have to show it, is left out: its change stays as trained.
 
     Args:
         network: the generators as trained.
@@ -57,18 +60,21 @@ def measure(
         changes.append((made(x, y, seen)[1].float() - x).cpu())
     decisions, change = torch.cat(decided), torch.cat(changes)
 
-    def reversed_by(factor: float, rows: Tensor) -> float:
+    def enough(factor: float, rows: Tensor) -> bool:
         found = []
         for part in rows.split(_BATCH):
             x = images[part].to(device).float() / 255
             found.append(decide((x + factor * change[part].to(device)).clamp(0, 1)).cpu() != decisions[part])
-        return float(torch.cat(found).float().mean())
+        shown = binomtest(int(torch.cat(found).sum()), len(rows), alternative="greater").proportion_ci(0.95, "wilson")
+        return bool(shown.low >= share)
 
     factors = {}
     for decision in decisions.unique().tolist():
         rows, low, high = (decisions == decision).nonzero()[:, 0], LEAST, MOST
+        if not enough(MOST, rows):
+            continue
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            low, high = (low, middle) if reversed_by(middle, rows) >= share else (middle, high)
+            low, high = (low, middle) if enough(middle, rows) else (middle, high)
         factors[int(decision)] = round(high, 3)
     return factors

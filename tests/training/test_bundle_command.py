@@ -45,7 +45,7 @@ def test_it_makes_a_bundle_that_says_what_it_learnt_from(made):
     assert found.description["classifier"] == {"architecture": "evidence_lite0", "outputs": list(OUTPUTS)}
     assert found.description["generators"]["kind"] == "features"
     assert list(found.heatmaps) == ["similar_adversarial", "evidence"]
-    assert found.augmentations == 0
+    assert found.augmentations == command.COPIES
     assert found.input_spec.size == 64
     assert figures["data"]["folds"] == sorted(TEST_FOLDS)
     card = (folder / "out" / "model_card.md").read_text()
