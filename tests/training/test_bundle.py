@@ -19,6 +19,7 @@ from explain_core.errors import BundleError
 from explain_core.explainer import open_bundle
 from explain_core.generators.kinds import build
 from explain_core.radiograph import Radiograph
+from training.bundle import COPIES
 from training.datasets import load_pixels
 
 
@@ -240,8 +241,8 @@ def test_a_far_image_is_called_far_and_a_bundle_may_not_say(bundle, nih_folder, 
         (f"blur = {BLUR}", "blur = -0.1", "the blur of a heatmap is a finite number >= 0, got -0.1"),
         (f"blur = {BLUR}", "blur = nan", "the blur of a heatmap is a finite number >= 0, got nan"),
         (f"blur = {BLUR}", "opening = 5", "unexpected keyword argument 'opening'"),
-        ("augmentations = 0", "augmentations = -1", "augmentations is a whole number >= 0, got -1"),
-        ("augmentations = 0", "augmentations = 2.5", "augmentations is a whole number >= 0, got 2.5"),
+        (f"augmentations = {COPIES}", "augmentations = -1", "augmentations is a whole number >= 0, got -1"),
+        (f"augmentations = {COPIES}", "augmentations = 2.5", "augmentations is a whole number >= 0, got 2.5"),
     ],
 )
 def test_a_heatmap_table_that_is_none_is_refused(bundle, tmp_path, old, new, said):
@@ -273,10 +274,10 @@ def test_a_bundle_of_an_earlier_version_is_refused_with_the_command_that_makes_o
 def test_the_bundle_says_how_many_copies_are_averaged_where_nobody_else_does(bundle, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(bundle, folder)
-    assert open_bundle(folder, device="cpu").augmentations == 0
+    assert open_bundle(folder, device="cpu").augmentations == COPIES
     text = (folder / "bundle.toml").read_text()
-    assert text.count("augmentations = 0\n") == 1
-    (folder / "bundle.toml").write_text(text.replace("augmentations = 0\n", ""))
+    assert text.count(f"augmentations = {COPIES}\n") == 1
+    (folder / "bundle.toml").write_text(text.replace(f"augmentations = {COPIES}\n", ""))
     sign(folder)
     assert open_bundle(folder, device="cpu").augmentations == 10
     assert open_bundle(folder, device="cpu", augmentations=3).augmentations == 3
