@@ -18,17 +18,18 @@ from typing import IO, Final
 
 import structlog
 
-from dicom_node import broker, observe
-from dicom_node.deployment import RunningModel, open_explainer
-from dicom_node.dispatch import Dispatcher
+from dicom_node.deliver.sender import Sender, register_deliver
 from dicom_node.errors import ConfigError
-from dicom_node.ledger import Ledger
-from dicom_node.model_store import bundle_path
-from dicom_node.scp import Listener
-from dicom_node.sender import Sender, register_deliver
-from dicom_node.settings import Settings
-from dicom_node.spool import Spool
-from explain_core.bundle_files import need_scales, scaled_methods
+from dicom_node.explain.running_model import RunningModel, open_explainer
+from dicom_node.queue import broker
+from dicom_node.receive.listener import Listener
+from dicom_node.route.dispatcher import Dispatcher
+from dicom_node.settings.sections import Settings
+from dicom_node.storage.bundles import bundle_path
+from dicom_node.storage.ledger import Ledger
+from dicom_node.storage.spool import Spool
+from dicom_node.watch import logs
+from explain_core.bundles.files import need_scales, scaled_methods
 from explain_core.errors import BundleError
 from explain_core.explanation import Explainer
 
@@ -126,7 +127,7 @@ def run_worker(settings: Settings, _stop: threading.Event) -> None:
     Raises:
         ConfigError: the deployed bundle cannot be used.
     """
-    from dicom_node.worker import Worker, register_explain  # noqa: PLC0415 - only here, with its result builders
+    from dicom_node.explain.worker import Worker, register_explain  # noqa: PLC0415 - only here, with its result builders
 
     ledger = open_ledger(settings)
     model = RunningModel(settings, ledger, partial(load_explainer, settings))
@@ -139,7 +140,7 @@ def run_worker(settings: Settings, _stop: threading.Event) -> None:
 
 def run_shadow(settings: Settings, stop: threading.Event) -> None:
     """Let the challenger see what the champion has explained, until `stop`."""
-    from dicom_node import shadow  # noqa: PLC0415 - loads torch
+    from dicom_node.models import shadow  # noqa: PLC0415 - loads torch
 
     shadow.run(settings, stop)
 
@@ -155,7 +156,7 @@ ROLES: Final[Mapping[str, Callable[[Settings, threading.Event], None]]] = {
 
 def run_role(role: str, settings: Settings) -> None:
     """Run one role in this process until SIGTERM or SIGINT."""
-    observe.configure(settings.logging.level, as_json=settings.logging.as_json)
+    logs.configure(settings.logging.level, as_json=settings.logging.as_json)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -240,7 +241,7 @@ class Supervisor:
 
 def supervise(config: Path | None, roles: Sequence[str], settings: Settings) -> None:
     """Run `roles` until SIGTERM or SIGINT."""
-    observe.configure(settings.logging.level, as_json=settings.logging.as_json)
+    logs.configure(settings.logging.level, as_json=settings.logging.as_json)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -3,14 +3,24 @@
 NodeError                    retry   status    meaning
 ├─ PeerError                 no      0xC000    the peer sent something we cannot take
 │  ├─ DatasetUnreadable      no      0xC000    not a DICOM data set
-│  └─ SOPClassMismatch       no      0xA900    data set does not match the SOP Class of the request
+│  ├─ SOPClassMismatch       no      0xA900    data set does not match the SOP Class of the request
+│  ├─ InvalidInstanceUID     no      0x0117    a UID of the request is none (receive.reception)
+│  └─ Conflict               no      0x0111    the UID is stored with another data set (receive.intake)
 ├─ OutOfResources            yes     0xA700    our disk, our database
 ├─ BrokerUnreachable         yes     -         the queue does not answer; the work waits in the ledger
-├─ DeliveryError             -       -
+├─ DeliveryError             -       -         a result could not be handed over
 │  ├─ DeliveryRefused        no      -         the destination answered with a failure status
 │  └─ DeliveryUnreachable    yes     -         no connection, rejected association, time-out
 ├─ StudyUnsuitable           no      -         no usable image: recorded, not an alarm
-└─ ConfigError               no      -         only at start-up: names file, line and key
+├─ ConfigError               no      -         only at start-up: names file, line and key
+├─ NotDeployed               no      -         a version may not be deployed, or none is left (models.promotion)
+├─ NoSuchJob                 no      -         no retraining job of that name (learn.jobs)
+├─ LabelsWrong               no      -         a table of labels cannot be used: names the line (learn.labels)
+├─ NotJudged                 no      -         no verdict may be given on that result (learn.export.judged)
+├─ NothingExported           no      -         no image is fit for a training set (learn.export.run)
+├─ ExportRefused             no      -         the folder cannot take an export (learn.export.folder)
+├─ IdentifierFound           no      -         what was written still names somebody (learn.export.recheck)
+└─ KeyUnusable               no      -         the key of the pseudonyms (learn.pseudonyms)
 """
 
 from enum import StrEnum

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from explain_core import plugins
 from explain_core.augmentation import registered_average
 from explain_core.blur import weighted_blur
-from explain_core.bundle import Bundle, load
-from explain_core.bundle_files import need_scales
+from explain_core.bundles.bundle import Bundle, load
+from explain_core.bundles.files import need_scales
 from explain_core.classifier import DecisionRule
 from explain_core.engine import choose_device, for_inference
 from explain_core.errors import AttributionError, BundleError

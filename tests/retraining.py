@@ -49,7 +49,7 @@ def make_champion(folder: Path) -> Path:
 
 def empty_registry(folder: Path) -> Path:
     """MLflow's database without any version: making one takes it ten seconds, so tests copy this one."""
-    from explain_core.registry import Registry
+    from explain_core.bundles.registry import Registry
 
     Registry(f"sqlite:///{folder}/mlflow.sqlite", "chest", folder / "artifacts").versions()
     return folder / "mlflow.sqlite"

@@ -8,8 +8,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from dicom_node.assembly import StudyActivity
-from dicom_node.rule_types import Condition, Rule
+from dicom_node.nouns import StudyActivity
+from dicom_node.settings.rule_tables import Condition, Rule
 
 settings.register_profile("busy-machine", deadline=None)
 settings.load_profile("busy-machine")

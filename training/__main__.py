@@ -184,7 +184,7 @@ def _retrain(arguments: argparse.Namespace) -> int:
 
 
 def _worker(arguments: argparse.Namespace) -> None:
-    from training.worker import BROKER, WorkerSettings, work  # noqa: PLC0415 - Celery
+    from training.retrain.worker import BROKER, WorkerSettings, work  # noqa: PLC0415 - Celery
 
     broker = arguments.broker or os.environ.get(BROKER, "")
     if not broker:
@@ -341,8 +341,8 @@ def _crossfit(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     from training.calibration import section_of  # noqa: PLC0415 - start quickly
-    from training.evaluate import evaluate  # noqa: PLC0415
-    from training.report import markdown  # noqa: PLC0415
+    from training.measure.evaluate import evaluate  # noqa: PLC0415
+    from training.report.evaluation import markdown  # noqa: PLC0415
 
     figures = evaluate(
         arguments.bundle, arguments.data, folds=frozenset(arguments.folds), second=arguments.second,

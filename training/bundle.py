@@ -26,11 +26,11 @@ from training.calibration import HEADING
 from training.calibration import markdown as markdown_of_calibration
 from training.cohort import TRAIN, VALIDATION, Cohort
 from training.cohort import load as load_cohort
-from training.datasets import Dataset, Sample
+from training.datasets.samples import Dataset, Sample
 from training.errors import TrainingError
-from training.evaluate import evaluate
 from training.making import finish, make
-from training.report import markdown
+from training.measure.evaluate import evaluate
+from training.report.evaluation import markdown
 from training.runs import evidence_classifier, generators, temperature
 from training.runs.evidence_classifier import EvidenceSettings
 from training.runs.evidence_targets import OUTPUTS, of_parts, of_whole

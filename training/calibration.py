@@ -25,14 +25,15 @@ from torch import Tensor
 
 from explain_core import display
 from explain_core.blur import BLUR
-from explain_core.bundle_files import OUTLIER, toml_text, write_sums
+from explain_core.bundles.files import OUTLIER, toml_text, write_sums
 from explain_core.explainer import BundleExplainer, open_bundle
 from explain_core.geometry import AffineRange, InputSpec, Preprocessing, draw_affine, warp
 from explain_core.outlier import OutlierModel
 from explain_core.statistics import OF_THE_IMAGE, REFERENCE, image_statistics, reference_of
 from training import datasets, scales
 from training.cohort import TRAIN, VALIDATION, Cohort, load
-from training.datasets import DatasetError
+from training.datasets import collecting
+from training.datasets.tables import DatasetError
 from training.errors import TrainingError
 from training.progress import Progress, silent
 from training.scales import Figures, Floats, Image, Scale, measure_scales, short
@@ -144,7 +145,7 @@ def parts(data: str, spec: InputSpec, splits: Sequence[str] = (TRAIN, VALIDATION
     samples = tuple(sample for split in splits for sample in dataset.part(split))
     images, problems = load(replace(dataset, samples=samples, problems=()), spec)
     if problems:
-        raise DatasetError("\n".join(["images that cannot be used:", *datasets.format_problems(problems, limit=20)]))
+        raise DatasetError("\n".join(["images that cannot be used:", *collecting.format_problems(problems, limit=20)]))
     return tuple(images.part(split) for split in splits)
 
 

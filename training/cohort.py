@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from explain_core.geometry import InputSpec
-from training import datasets
-from training.datasets import Dataset, Problem
+from training.datasets import loading, masks
+from training.datasets.samples import Dataset
+from training.datasets.tables import Problem
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
@@ -114,10 +115,10 @@ def load(dataset: Dataset, spec: InputSpec) -> tuple[Cohort, tuple[Problem, ...]
     Returns:
         the images that belong to a split, and every problem of the dataset, with those that decoding found.
     """
-    usable, images = datasets.load_all(dataset, spec)
+    usable, images = loading.load_all(dataset, spec)
     kept = [index for index, sample in enumerate(usable.samples) if sample.split]
     samples = [usable.samples[index] for index in kept]
-    truths = [datasets.truth_mask(sample, spec.size) for sample in samples]
+    truths = [masks.truth_mask(sample, spec.size) for sample in samples]
     cohort = Cohort(
         images=images[kept],
         targets=np.array([-1 if sample.target is None else sample.target for sample in samples], np.int64),

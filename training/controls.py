@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from explain_core.quality.localisation import PERCENTILES, centre_map, iou_at_percentiles, location_prior
-from training.datasets import Collector, DatasetError, union_mask
-from training.datasets.rsna import SPLIT, annotations
+from training.datasets.collecting import Collector
+from training.datasets.masks import union_mask
+from training.datasets.readers.rsna import SPLIT, annotations
+from training.datasets.tables import DatasetError
 
 SIZE = 224
 

@@ -19,19 +19,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from explain_core.bundle_files import SUMS, verify
+from explain_core.bundles.files import SUMS, verify
 from explain_core.errors import BundleError
 from explain_core.explainer import BundleExplainer, open_bundle
 from training import checkpoints, datasets
 from training.bundle import RECIPES, Recipe, bundle
 from training.cohort import TEST, TRAIN, VALIDATION
-from training.datasets import Dataset, Sample
+from training.datasets import loading, masks
+from training.datasets.samples import Dataset, Sample
 from training.errors import TrainingError
-from training.evaluate import boxed_images
 from training.measure import localisation
 from training.measure.estimates import DRAWS
+from training.measure.evaluate import boxed_images
 from training.measure.localisation import Boxed, Columns
-from training.report import localisation_tables
+from training.report.evaluation import localisation_tables
 
 Figures = dict[str, Any]
 Say = Callable[[str], None]
@@ -172,7 +173,7 @@ def _scored(explainer: BundleExplainer, split: Dataset) -> Figures:
     """The scores of a group's images with boxes, by row and image."""
     samples = [sample for sample in split.part(TEST) if sample.boxes]
     training = [sample for sample in split.part(TRAIN) if sample.boxes]
-    images = datasets.load_inputs(samples, explainer.bundle.input_spec)
+    images = loading.load_inputs(samples, explainer.bundle.input_spec)
     boxed = boxed_images(samples, images, training)
     with torch.no_grad():
         chances = torch.cat([explainer.probabilities(one[None].to(explainer.device).float() / 255) for one in images])
@@ -204,7 +205,7 @@ def _pooled(asked: CrossFit, dataset: Dataset, done: Mapping[Group, Figures]) ->
     }
     boxed = Boxed(
         images=torch.zeros(0),
-        truths=[datasets.box_mask(sample, size) for sample in samples],
+        truths=[masks.box_mask(sample, size) for sample in samples],
         patients=np.array([sample.patient_id for sample in samples]),
         views=[sample.view for sample in samples],
         boxes=[len(sample.boxes) for sample in samples],

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from explain_core.bundle_files import OUTLIER, REQUIRED, SUMS, WEIGHTS, toml_text, verify, write_sums
+from explain_core.bundles.files import OUTLIER, REQUIRED, SUMS, WEIGHTS, toml_text, verify, write_sums
 from explain_core.classifier import Classifier, DecisionRule, Tempered, tempered
 from explain_core.engine import choose_device
 from explain_core.explainer import open_bundle

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from explain_core import display, plugins
 from explain_core.blur import BLUR
-from explain_core.bundle import Bundle
+from explain_core.bundles.bundle import Bundle
 from explain_core.classifier import Classifier
 from explain_core.explainer import BundleExplainer
 from explain_core.method import obstacle, stated

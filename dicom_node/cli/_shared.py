@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from dicom_node.errors import ConfigError
-from dicom_node.settings import Settings, load_settings
+from dicom_node.settings.loading import load_settings
+from dicom_node.settings.sections import Settings
 
 WRONG_USE = 2
 

@@ -15,11 +15,11 @@ from rich.table import Table
 
 from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, print_json, settings_of
 from dicom_node.errors import NodeError
-from dicom_node.ledger.verdicts import Note, Opinion, Verdict
+from dicom_node.storage.ledger.verdicts import Note, Opinion, Verdict
 
 if TYPE_CHECKING:
-    from dicom_node.export import Report
-    from dicom_node.labels import LabelsWrong
+    from dicom_node.learn.export import Report
+    from dicom_node.learn.labels import LabelsWrong
 
 app = typer.Typer()
 
@@ -46,9 +46,9 @@ def export(
 ) -> None:
     """Write a de-identified training set of what the node has received."""
     from dicom_node import app as node  # noqa: PLC0415 - commands load only what they need
-    from dicom_node.export import NothingExported, Wishes  # noqa: PLC0415
-    from dicom_node.export import export as run  # noqa: PLC0415
-    from dicom_node.labels import LabelsWrong  # noqa: PLC0415
+    from dicom_node.learn.export import NothingExported, Wishes  # noqa: PLC0415
+    from dicom_node.learn.export import export as run  # noqa: PLC0415
+    from dicom_node.learn.labels import LabelsWrong  # noqa: PLC0415
 
     settings = settings_of(config)
     wishes = Wishes(labels=labels, since=since and since.replace(tzinfo=UTC), unlabelled=unlabelled, new_key=new_key)
@@ -91,7 +91,7 @@ def verdict(
         raise fail(f"give a Study Instance UID and one of {', '.join(Opinion)}, or --list", WRONG_USE)
     if by and not _READER.fullmatch(by):
         raise fail("--by: a sign of 1 to 16 letters, digits, dots and hyphens", WRONG_USE)
-    from dicom_node.export import judge  # noqa: PLC0415
+    from dicom_node.learn.export import judge  # noqa: PLC0415
 
     try:
         ledger, now = node.open_ledger(settings), datetime.now(UTC)

@@ -15,13 +15,13 @@ from rich.table import Column, Table
 
 from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, print_json, settings_of
 from dicom_node.errors import ConfigError, NodeError
-from dicom_node.settings import Settings
+from dicom_node.settings.sections import Settings
 
 if TYPE_CHECKING:
-    from dicom_node.drift import Challenged, Finding, ModelFacts, Reference
-    from dicom_node.ledger import Ledger
-    from dicom_node.ledger.observations import Observation
-    from dicom_node.observations import Agreement
+    from dicom_node.models.agreement import Agreement
+    from dicom_node.models.drift import Challenged, Finding, ModelFacts, Reference
+    from dicom_node.storage.ledger import Ledger
+    from dicom_node.storage.ledger.observations import Observation
 
 DRIFT_FOUND: Final = 3
 MOST_EARLIER: Final = 2000
@@ -76,7 +76,7 @@ def drift(
 ) -> None:
     """Compare what arrives and what the champion says with its training: 0 no drift, 3 drift, 1 not enough images."""
     from dicom_node import app as node  # noqa: PLC0415 - commands load only what they need
-    from dicom_node import drift as drifts  # noqa: PLC0415
+    from dicom_node.models import drift as drifts  # noqa: PLC0415
 
     settings, now = settings_of(config), datetime.now(UTC)
     if since is None and last is None:
@@ -132,10 +132,10 @@ def _look(
     by: By | None,
     against: Against | None,
 ) -> Look:
-    from dicom_node import drift as drifts  # noqa: PLC0415
-    from dicom_node import model_store  # noqa: PLC0415
+    from dicom_node.models import drift as drifts  # noqa: PLC0415
+    from dicom_node.storage import bundles  # noqa: PLC0415
 
-    facts = drifts.model_facts(model_store.bundle_path(settings, ledger.deployed("champion")))
+    facts = drifts.model_facts(bundles.bundle_path(settings, ledger.deployed("champion")))
     seen = ledger.observed(facts.digest, since=began, last=last)
     reference = None if against is Against.LIVE else drifts.training_reference(facts)
     note = "reference: the validation images of the bundle"
@@ -155,17 +155,18 @@ def _look(
 
 def _agreement(settings: Settings, ledger: "Ledger", began: datetime | None) -> "tuple[str, str, Agreement] | None":
     """Labels of champion and challenger and how they compare; None without a challenger."""
-    from dicom_node import drift as drifts  # noqa: PLC0415
-    from dicom_node import model_store, observations  # noqa: PLC0415
+    from dicom_node.models import agreement  # noqa: PLC0415
+    from dicom_node.models import drift as drifts  # noqa: PLC0415
+    from dicom_node.storage import bundles  # noqa: PLC0415
 
     deployment = ledger.deployed("challenger")
     if deployment is None:
         return None
-    champion = drifts.model_facts(model_store.bundle_path(settings, ledger.deployed("champion")))
+    champion = drifts.model_facts(bundles.bundle_path(settings, ledger.deployed("champion")))
     if champion.digest == deployment.digest:
         raise ConfigError("the challenger is the champion itself: there is nothing to compare")
     start = max(deployment.deployed_at, began) if began is not None else deployment.deployed_at
-    agreed = observations.agreement(
+    agreed = agreement.agreement(
         ledger.observed(champion.digest, since=start),
         ledger.observed(deployment.digest, since=start),
         ledger.shadow_failures(deployment.digest, since=start),
@@ -174,7 +175,7 @@ def _agreement(settings: Settings, ledger: "Ledger", began: datetime | None) -> 
 
 
 def _challenged(settings: Settings, ledger: "Ledger", began: datetime | None) -> "Challenged | None":
-    from dicom_node.drift import Challenged  # noqa: PLC0415
+    from dicom_node.models.drift import Challenged  # noqa: PLC0415
 
     try:
         found = _agreement(settings, ledger, began)
@@ -207,7 +208,7 @@ def _drift_json(look: Look, verdict: str) -> dict[str, object]:
 
 
 def _print_drift(look: Look, verdict: str) -> None:
-    from dicom_node.drift import MINIMUM  # noqa: PLC0415
+    from dicom_node.models.drift import MINIMUM  # noqa: PLC0415
 
     out = Console(highlight=False)
     out.print(f"model {look.facts.label}; {len(look.seen)} images\n{look.note}")

@@ -15,15 +15,16 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Column, Table
 
-from dicom_node import deployment, model_store
 from dicom_node.cli._shared import ConfigOption, JsonOption, fail, print_json, settings_of
 from dicom_node.errors import NodeError
-from dicom_node.ledger import Ledger
-from dicom_node.ledger.deployments import Deployment
-from dicom_node.settings import Settings
-from explain_core.bundle_files import verify as verify_bundle
+from dicom_node.models import promotion
+from dicom_node.settings.sections import Settings
+from dicom_node.storage import bundles
+from dicom_node.storage.ledger import Ledger
+from dicom_node.storage.ledger.deployments import Deployment
+from explain_core.bundles.files import verify as verify_bundle
+from explain_core.bundles.registry import Registry, RegistryError, Version
 from explain_core.errors import BundleError, ExplainError
-from explain_core.registry import Registry, RegistryError, Version
 
 app = typer.Typer(no_args_is_help=True, help="Models that the node runs.")
 
@@ -47,13 +48,13 @@ class _Place:
             RegistryError: the registry does not answer.
         """
         versions = self.registry.versions()
-        said = deployment.follow(self.settings, self.ledger, self.registry, versions)
+        said = promotion.follow(self.settings, self.ledger, self.registry, versions)
         return (self.registry.versions() if said else versions), said
 
     def follow(self) -> list[str]:
         """Set aliases right after a change; that the registry is away is said, and is no failure."""
         try:
-            deployment.follow(self.settings, self.ledger, self.registry, self.registry.versions())
+            promotion.follow(self.settings, self.ledger, self.registry, self.registry.versions())
         except RegistryError as error:
             return [f"{error}; its aliases will follow with the next model command"]
         return []
@@ -67,7 +68,7 @@ def _place(config: Path | None) -> Iterator[_Place]:
     settings = settings_of(config)
     try:
         ledger = open_ledger(settings)
-        yield _Place(settings, ledger, deployment.open_registry(settings))
+        yield _Place(settings, ledger, promotion.open_registry(settings))
     except (ExplainError, NodeError) as error:
         raise fail(str(error)) from error
     except OSError as error:
@@ -112,7 +113,7 @@ def _show_list(place: _Place, versions: Sequence[Version], said: Sequence[str]) 
     console = Console()
     columns = (Column(name, no_wrap=True) for name in ("version", "model", "gate", "runs as", "made", "digest"))
     table = Table(*columns, box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    roles = {row.digest: role for role in deployment.ROLES if (row := place.ledger.deployed(role)) is not None}
+    roles = {row.digest: role for role in promotion.ROLES if (row := place.ledger.deployed(role)) is not None}
     for one in versions:
         table.add_row(
             str(one.number),
@@ -180,7 +181,7 @@ def promote(
 ) -> None:
     """Make a version the champion; workers take it with their next study."""
     with _place(config) as place:
-        row = deployment.promote(
+        row = promotion.promote(
             place.settings,
             place.ledger,
             place.registry,
@@ -212,7 +213,7 @@ def shadow(
                 raise fail("there is no challenger")
             row = place.ledger.history("challenger")[-1]
         else:
-            row = deployment.shadow(
+            row = promotion.shadow(
                 place.settings, place.ledger, place.registry, version, by=_user(), reason=reason, now=now
             )
         _say(place, row, as_json=as_json)
@@ -222,7 +223,7 @@ def shadow(
 def rollback(*, reason: Reason = "", config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Go back to the champion before the last promotion that was not taken back; needs no registry."""
     with _place(config) as place:
-        row = deployment.rollback(
+        row = promotion.rollback(
             place.settings, place.ledger, place.registry, by=_user(), reason=reason, now=datetime.now(UTC)
         )
         _say(place, row, as_json=as_json)
@@ -259,9 +260,9 @@ def verify(
             checks.append({"what": "registry", "trouble": str(error)})
             versions = []
         if version is None:
-            checks.append(_checked("what runs", lambda: model_store.check(place.settings, _champion(place))))
+            checks.append(_checked("what runs", lambda: bundles.check(place.settings, _champion(place))))
         chosen = {one.digest for one in versions} if version is not None else None
-        for digest in model_store.digests(place.settings):
+        for digest in bundles.digests(place.settings):
             if chosen is None or digest in chosen:
                 folder = place.settings.model.store / digest
                 checks.append(_checked(f"store {digest[:DIGITS]}", lambda folder=folder: _is(folder)))
@@ -309,7 +310,7 @@ def import_bundle(
         raise fail("--reason: say where the bundle comes from", 2)
     if not source.exists():
         raise fail(f"{source}: no such file or folder", 2)
-    with _place(config) as place, model_store.unpacked(source, place.settings.model.store) as folder:
+    with _place(config) as place, bundles.unpacked(source, place.settings.model.store) as folder:
         made = place.registry.register(
             folder, gate="none", reason=f"imported by {_user()}: {reason}", lineage={"job": "import"}, metrics={}
         )
@@ -331,7 +332,7 @@ def export(
     """Write a version's bundle as a tar file, for another node."""
     with _place(config) as place, tempfile.TemporaryDirectory(prefix="dicom-node-export-") as aside:
         bundle = place.registry.fetch(version, Path(aside))
-        model_store.pack(bundle, file)
+        bundles.pack(bundle, file)
         if as_json:
             print_json({"file": str(file), "digest": bundle.name, "bytes": file.stat().st_size})
         else:
@@ -347,12 +348,12 @@ def _running(place: _Place) -> dict[str, Any]:
     row = _champion(place)
     trouble = None
     try:
-        digest = model_store.check(place.settings, row)
+        digest = bundles.check(place.settings, row)
     except (BundleError, OSError) as error:
         digest, trouble = "" if row is None else row.digest, str(error)
     if row is not None:
         return (_row(row) or {}) | {"since": f"since {row.deployed_at:%Y-%m-%d %H:%M} UTC", "trouble": trouble}
-    name, version = model_store.described(place.settings.model.bundle)
+    name, version = bundles.described(place.settings.model.bundle)
     return {
         "name": name,
         "version": version,

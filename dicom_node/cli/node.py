@@ -30,7 +30,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Run the whole node on this machine and explain a real chest radiograph."""
-    from dicom_node.demo import run  # noqa: PLC0415 - commands load only what they need
+    from dicom_node.demo.run import run  # noqa: PLC0415 - commands load only what they need
 
     for path in inputs or ():
         if not path.exists():
@@ -98,8 +98,8 @@ def explain(
 ) -> None:
     """Explain files by the node's rules and pipeline, without any server."""
     from dicom_node import app as node  # noqa: PLC0415
-    from dicom_node.files import explain_files  # noqa: PLC0415
-    from dicom_node.rule_types import result_names, split_words  # noqa: PLC0415
+    from dicom_node.offline.files import explain_files  # noqa: PLC0415
+    from dicom_node.settings.rule_tables import result_names, split_words  # noqa: PLC0415
 
     settings, known = settings_of(config), result_names()
     chosen = known if objects == "all" else split_words(objects or "")
@@ -192,7 +192,7 @@ def check_config(*, config: ConfigOption = None) -> None:
 @app.command()
 def conformance() -> None:
     """Print the DICOM conformance tables, made from the code."""
-    from dicom_node.conformance import render  # noqa: PLC0415
+    from dicom_node.cli._conformance import render  # noqa: PLC0415
 
     print(render())  # noqa: T201
 
@@ -208,8 +208,8 @@ def rules_test(
     from pydicom import dcmread  # noqa: PLC0415
 
     from dicom_node.errors import DatasetUnreadable  # noqa: PLC0415
-    from dicom_node.files import find, instance_of  # noqa: PLC0415
-    from dicom_node.rules import decide_instance  # noqa: PLC0415
+    from dicom_node.offline.files import find, instance_of  # noqa: PLC0415
+    from dicom_node.route.rules import decide_instance  # noqa: PLC0415
 
     settings, bad = settings_of(config), 0
     for path in find(files):

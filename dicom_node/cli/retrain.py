@@ -12,17 +12,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dicom_node import broker
 from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, print_json, settings_of
 from dicom_node.errors import BrokerUnreachable, ConfigError, NodeError
-from dicom_node.jobs import OPEN, Jobs, JobStatus, NoSuchJob, checked
-from dicom_node.settings import Settings
+from dicom_node.learn.jobs import OPEN, Jobs, JobStatus, NoSuchJob, checked
+from dicom_node.queue import broker
+from dicom_node.settings.sections import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Retraining jobs.")
 
 JobArgument = Annotated[str, typer.Argument(help="Name of the job, as `submit` said it.")]
 
-_BROKER = "RETRAIN_BROKER"  # as training/worker.py reads it: a command line shows its password to everybody
+_BROKER = "RETRAIN_BROKER"  # as training/retrain/worker.py reads it: a command line shows its password to everybody
 
 
 @app.command()
@@ -68,7 +68,7 @@ _UNSENT = "; the broker does not answer, so a worker will find the job by itself
 def _defaults(settings: Settings) -> dict[str, Any]:
     """What the node knows and job.toml need not say: which model runs, the registry, what training may claim."""
     from dicom_node import app as node  # noqa: PLC0415 - commands load only what they need
-    from dicom_node.model_store import bundle_path  # noqa: PLC0415
+    from dicom_node.storage.bundles import bundle_path  # noqa: PLC0415
 
     running = bundle_path(settings, node.open_ledger(settings).deployed("champion"))
     return {
@@ -89,8 +89,8 @@ def _export(settings: Settings, labels: Path, out: Path) -> Path:
         NodeError: the labels are wrong, which the message has by line.
     """
     from dicom_node import app as node  # noqa: PLC0415
-    from dicom_node.export import Wishes, export  # noqa: PLC0415
-    from dicom_node.labels import LabelsWrong  # noqa: PLC0415
+    from dicom_node.learn.export import Wishes, export  # noqa: PLC0415
+    from dicom_node.learn.labels import LabelsWrong  # noqa: PLC0415
 
     try:
         export(

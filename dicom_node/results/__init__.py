@@ -3,7 +3,7 @@
 A builder is a module of this package whose `PLUGIN` is a `Builder`. Builders do not import each other.
 """
 
-from dicom_node.results._context import (
+from dicom_node.results.context import (
     AssessedImage,
     Builder,
     Refusal,
@@ -12,7 +12,7 @@ from dicom_node.results._context import (
     SourceReference,
     StudyContext,
 )
-from dicom_node.results._profile import result_options
+from dicom_node.results.profile import result_options
 
 __all__ = [
     "AssessedImage",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from explain_core import plugins
-from explain_core.toys import ToyClassifier
+from explain_core.testing.classifier import ToyClassifier
 
 METHODS = "explain_core.methods"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from explain_core import plugins
-from explain_core.toys import check_classifier
+from explain_core.testing.promises import check_classifier
 
 FROM_A_FILE = {"onnx", "torchscript"}
 

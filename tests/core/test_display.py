@@ -9,7 +9,7 @@ from PIL import Image
 from explain_core import display
 from explain_core.explanation import Attribution, HeatmapScale
 from explain_core.radiograph import Radiograph
-from explain_core.testing import ToyExplainer
+from explain_core.testing.explainer import ToyExplainer
 
 SCALE = HeatmapScale(full_scale=0.2, unit="test")
 

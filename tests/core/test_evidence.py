@@ -10,7 +10,8 @@ from explain_core.classifiers.evidence_lite0 import EvidenceLite0
 from explain_core.errors import FeaturesNeeded
 from explain_core.method import obstacle
 from explain_core.methods.evidence import Evidence
-from explain_core.toys import ToyClassifier, check_method
+from explain_core.testing.classifier import ToyClassifier
+from explain_core.testing.promises import check_method
 
 
 @pytest.fixture(scope="module")

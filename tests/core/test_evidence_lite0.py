@@ -8,7 +8,7 @@ import torch
 from explain_core.classifier import Tempered, look, look_through_hooks, offers
 from explain_core.classifiers.efficientnet_lite0 import EfficientNetLite0, load_imagenet
 from explain_core.classifiers.evidence_lite0 import EvidenceLite0, log_mean_exp
-from explain_core.toys import ToyClassifier
+from explain_core.testing.classifier import ToyClassifier
 
 
 @pytest.fixture(scope="module")

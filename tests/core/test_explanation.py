@@ -7,7 +7,7 @@ import pytest
 
 from explain_core.explanation import HeatmapScale, OutOfDistribution, Prediction
 from explain_core.radiograph import Radiograph
-from explain_core.testing import TOY_SCALE, ToyExplainer
+from explain_core.testing.explainer import TOY_SCALE, ToyExplainer
 
 
 def explained(image, explainer=None):

@@ -10,12 +10,7 @@ from torch import nn
 from explain_core.classifier import DecisionRule
 from explain_core.classifiers.resnet20 import ResNet20
 from explain_core.errors import GradientsNeeded
-from explain_core.quality.faithfulness import (
-    max_sensitivity,
-    randomisation_similarity,
-    randomised,
-    road,
-)
+from explain_core.quality.faithfulness import max_sensitivity, randomisation_similarity, randomised, road
 from explain_core.quality.imputation import impute
 from explain_core.quality.localisation import ranking
 from explain_core.quality.removal import (

@@ -14,7 +14,7 @@ from explain_core.generators.kinds import build, description_of, seen_by
 from explain_core.generators.similar_adversarial import SimilarAdversarial
 from explain_core.methods.adversarial import Adversarial
 from explain_core.methods.similar_adversarial import SimilarAdversarialMethod
-from explain_core.toys import ToyClassifier
+from explain_core.testing.classifier import ToyClassifier
 
 DECISIONS = torch.tensor([0, 1])
 

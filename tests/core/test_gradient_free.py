@@ -14,7 +14,8 @@ from explain_core.classifiers.torchscript import TorchScriptClassifier
 from explain_core.errors import BundleError, GradientsNeeded
 from explain_core.generators.similar_adversarial import SimilarAdversarial
 from explain_core.methods.similar_adversarial import SimilarAdversarialMethod
-from explain_core.toys import ToyClassifier, check_classifier, check_method
+from explain_core.testing.classifier import ToyClassifier
+from explain_core.testing.promises import check_classifier, check_method
 
 SIZE = 12
 DEPRECATED = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")

@@ -12,7 +12,8 @@ from explain_core.methods.gradient import Gradient
 from explain_core.methods.input_gradient import InputGradient
 from explain_core.methods.integrated_gradients import IntegratedGradients
 from explain_core.methods.smooth_gradient import SmoothGradient
-from explain_core.toys import ToyClassifier, WithoutGradients, check_method
+from explain_core.testing.classifier import ToyClassifier, WithoutGradients
+from explain_core.testing.promises import check_method
 
 SIZE = 10
 METHODS = [

@@ -8,7 +8,8 @@ from torch.nn import functional
 from explain_core.classifier import DecisionRule
 from explain_core.errors import GradientsNeeded
 from explain_core.methods.optimum import Optimum
-from explain_core.toys import ToyClassifier, WithoutGradients, check_method
+from explain_core.testing.classifier import ToyClassifier, WithoutGradients
+from explain_core.testing.promises import check_method
 
 SIDE = 16
 SQUARE = (slice(4, 8), slice(8, 12))

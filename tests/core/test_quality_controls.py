@@ -3,15 +3,7 @@ import pytest
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
-from explain_core.quality.controls import (
-    blurred,
-    control_maps,
-    derangement,
-    matched_sigma,
-    roughness,
-    shuffled,
-    strata,
-)
+from explain_core.quality.controls import blurred, control_maps, derangement, matched_sigma, roughness, shuffled, strata
 from explain_core.quality.localisation import (
     bootstrap_interval,
     centre_map,

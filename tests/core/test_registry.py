@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from explain_core import bundle_files
+from explain_core.bundles import files
+from explain_core.bundles.registry import ABANDONED, Registry, RegistryError, RegistryUnreachable
 from explain_core.errors import BundleError
-from explain_core.registry import ABANDONED, Registry, RegistryError, RegistryUnreachable
 
 LINEAGE = {"data_sha256": "d" * 64, "code_version": "1.2", "seeds": "0,1", "parent_digest": "", "job": "job-1"}
 
@@ -26,7 +26,7 @@ def small_bundle(folder: Path, version: str = "1.0.0") -> Path:
     for name in ("classifier.safetensors", "generators.safetensors", "model_card.md"):
         (folder / name).write_bytes(f"{name} of {version}".encode() * 100)
     (folder / "bundle.toml").write_text(f'name = "small"\nversion = "{version}"\n')
-    bundle_files.write_sums(folder)
+    files.write_sums(folder)
     return folder
 
 
@@ -71,7 +71,7 @@ def everything(registry: Registry, bundle: Path, folder: Path) -> None:
     assert registry.by_alias("champion") is None
     assert registry.by_digest("0" * 64) is None
     one = register(registry, bundle, reason="because", reports=[report])
-    digest = bundle_files.verify(bundle)
+    digest = files.verify(bundle)
     assert (one.number, one.digest, one.gate) == (1, digest, "passed")
     assert (one.bundle_name, one.bundle_version) == ("small", "1.0.0")
     assert one.metrics == {"auc": 0.9, "ece": 0.01}
@@ -93,7 +93,7 @@ def everything(registry: Registry, bundle: Path, folder: Path) -> None:
     assert registry.versions()[0].tags["forced"] == "why"
     fetched = registry.fetch(1, folder / "store")
     assert fetched == folder / "store" / digest
-    assert bundle_files.verify(fetched) == digest
+    assert files.verify(fetched) == digest
     (copied,) = registry.reports(1, folder / "copied")
     assert copied.read_text() == "<p>figures</p>"
     with pytest.raises(RegistryError, match="not found"):
@@ -110,7 +110,7 @@ def test_the_database_and_its_folders_are_made(tmp_path, bundle, monkeypatch):
     register(registry, bundle)
     assert (tmp_path / "var" / "reg" / "mlflow.sqlite").is_file()
     monkeypatch.chdir("/")
-    assert bundle_files.verify(registry.fetch(1, tmp_path / "store"))
+    assert files.verify(registry.fetch(1, tmp_path / "store"))
 
 
 def test_a_damaged_bundle_is_refused_and_nothing_is_sent(registry, bundle):
@@ -138,11 +138,11 @@ def test_tampered_artifacts_are_not_fetched_and_leave_the_store_as_it_was(regist
         registry.fetch(1, tmp_path / "store")
     assert list((tmp_path / "store").iterdir()) == []
     # Checksums written anew do not help: the digest is another.
-    bundle_files.write_sums(kept.parent)
+    files.write_sums(kept.parent)
     with pytest.raises(BundleError, match="not the ones that were registered"):
         registry.fetch(1, tmp_path / "store")
     kept.write_bytes(content)
-    bundle_files.write_sums(kept.parent)
+    files.write_sums(kept.parent)
     assert registry.fetch(1, tmp_path / "store").name == one.digest
 
 
@@ -152,7 +152,7 @@ def test_a_damaged_copy_in_the_store_is_replaced_and_a_sound_one_is_left_alone(r
     number = fetched.stat().st_ino
     assert registry.fetch(1, tmp_path / "store").stat().st_ino == number
     (fetched / "model_card.md").unlink()
-    assert bundle_files.verify(registry.fetch(1, tmp_path / "store")) == fetched.name
+    assert files.verify(registry.fetch(1, tmp_path / "store")) == fetched.name
     assert fetched.stat().st_ino != number
     assert len(list((tmp_path / "store").glob("damaged-*"))) == 1
 
@@ -160,7 +160,7 @@ def test_a_damaged_copy_in_the_store_is_replaced_and_a_sound_one_is_left_alone(r
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from explain_core.registry import Registry
+from explain_core.bundles.registry import Registry
 registry = Registry(sys.argv[1], "chest", Path(sys.argv[2]))
 with registry._calling() as client:
     step = getattr(client, sys.argv[4])
@@ -188,7 +188,7 @@ def test_a_registration_killed_at_any_step_ends_in_exactly_one_version(registry,
     assert left == ([1] if step == "create_model_version" else []), "the version comes last"
     one = register(registry, bundle)
     assert [version.number for version in registry.versions()] == [1]
-    assert bundle_files.verify(registry.fetch(1, tmp_path / "store")) == one.digest
+    assert files.verify(registry.fetch(1, tmp_path / "store")) == one.digest
     marked = {run.info.run_id: ABANDONED in run.data.tags for run in runs(registry)}
     assert marked.pop(one.run_id) is False
     assert all(marked.values())
@@ -227,7 +227,7 @@ def test_a_database_that_cannot_be_opened_is_one_line(tmp_path, bundle):
 def test_without_mlflow_one_line_says_what_to_install(tmp_path):
     code = (
         "import sys; sys.modules['mlflow'] = None\n"
-        "from pathlib import Path\nfrom explain_core.registry import Registry\n"
+        "from pathlib import Path\nfrom explain_core.bundles.registry import Registry\n"
         "Registry('sqlite:///m.sqlite', 'chest', Path('a')).versions()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -236,7 +236,7 @@ def test_without_mlflow_one_line_says_what_to_install(tmp_path):
 
 def test_nothing_of_mlflow_or_torch_is_loaded_before_it_is_needed():
     code = (
-        "import sys; from explain_core.registry import Registry; from pathlib import Path\n"
+        "import sys; from explain_core.bundles.registry import Registry; from pathlib import Path\n"
         "Registry('http://127.0.0.1:9', 'chest', Path('a')); sys.exit(bool({'torch', 'mlflow'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

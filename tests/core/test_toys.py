@@ -8,7 +8,8 @@ from torch import nn
 from explain_core import plugins
 from explain_core.classifier import need_gradients, score
 from explain_core.errors import GradientsNeeded
-from explain_core.toys import ToyClassifier, WithoutGradients, check_classifier, check_method
+from explain_core.testing.classifier import ToyClassifier, WithoutGradients
+from explain_core.testing.promises import check_classifier, check_method
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from radiographs import encode, study_of, synthetic, task_for
 
-from dicom_node import pipeline, pixels
+from dicom_node.dicom import pixels
 from dicom_node.errors import Reason
+from dicom_node.explain import pipeline
 from dicom_node.results import AssessedImage, Refusal, ResultContext, ResultOptions, SourceReference, StudyContext
-from dicom_node.results._header import header_of
+from dicom_node.results.header import header_of
 from explain_core import plugins
-from explain_core.testing import TOY_MODEL, ToyExplainer
+from explain_core.testing.explainer import TOY_MODEL, ToyExplainer
 
 DCIODVFY = Path(sys.executable).parent / "dciodvfy"
 

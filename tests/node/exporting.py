@@ -9,12 +9,12 @@ from typer.testing import CliRunner
 from working import settings, task
 
 from dicom_node.cli import app
-from dicom_node.export import Wishes, export
-from dicom_node.ledger import Ledger
-from dicom_node.model import AETitle, Association, Instance, SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
-from dicom_node.spool import Spool
-from dicom_node.worker import Worker
-from explain_core.testing import ToyExplainer
+from dicom_node.explain.worker import Worker
+from dicom_node.learn.export import Wishes, export
+from dicom_node.nouns import AETitle, Association, Instance, SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
+from dicom_node.storage.ledger import Ledger
+from dicom_node.storage.spool import Spool
+from explain_core.testing.explainer import ToyExplainer
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ROOT = "1.2.826.0.1.3680043.9.77"

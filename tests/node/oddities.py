@@ -10,7 +10,7 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from radiographs import encode, phantom
 
-from dicom_node.results._header import TYPE_2
+from dicom_node.results.header import TYPE_2
 from explain_core.explanation import Prediction
 
 PLANE = {

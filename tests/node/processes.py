@@ -19,13 +19,15 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from dicom_node import broker, observe, scu
-from dicom_node.dispatch import Dispatcher
-from dicom_node.ledger import Ledger
-from dicom_node.sender import Sender, register_deliver
-from dicom_node.settings import Settings
-from dicom_node.spool import Spool
-from explain_core.testing import ToyExplainer
+from dicom_node.deliver import scu
+from dicom_node.deliver.sender import Sender, register_deliver
+from dicom_node.queue import broker
+from dicom_node.route.dispatcher import Dispatcher
+from dicom_node.settings.sections import Settings
+from dicom_node.storage.ledger import Ledger
+from dicom_node.storage.spool import Spool
+from dicom_node.watch import logs
+from explain_core.testing.explainer import ToyExplainer
 
 
 def die(*_: object, **__: object) -> None:
@@ -58,7 +60,7 @@ class Patient:
 
 
 def worker(settings: Settings, ledger: Ledger, spool: Spool, folder: Path, point: str) -> None:
-    from dicom_node.worker import Worker, register_explain
+    from dicom_node.explain.worker import Worker, register_explain
 
     if point == "leased":
         ledger.lease = after(ledger.lease, die)
@@ -87,7 +89,7 @@ def sender(settings: Settings, ledger: Ledger, point: str) -> None:
 
 def main(role: str, folder: Path, point: str) -> None:
     settings = Settings.model_validate(json.loads((folder / "settings.json").read_text()))
-    observe.configure("info")
+    logs.configure("info")
     ledger = Ledger(settings.node.database)
     ledger.create()
     spool = Spool(settings.node.spool, 0)
@@ -96,7 +98,7 @@ def main(role: str, folder: Path, point: str) -> None:
     elif role == "sender":
         sender(settings, ledger, point)
     elif role == "listener":
-        from dicom_node.scp import Listener
+        from dicom_node.receive.listener import Listener
 
         Listener(settings, ledger, spool).serve_forever(threading.Event())
     else:

@@ -12,7 +12,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
-from dicom_node.model import (
+from dicom_node.nouns import (
     AETitle,
     Instance,
     SeriesInstanceUID,

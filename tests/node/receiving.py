@@ -19,10 +19,10 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.dsutils import encode
 
-from dicom_node.ledger import Ledger
-from dicom_node.scp import Listener
-from dicom_node.settings import load_settings
-from dicom_node.spool import Spool
+from dicom_node.receive.listener import Listener
+from dicom_node.settings.loading import load_settings
+from dicom_node.storage.ledger import Ledger
+from dicom_node.storage.spool import Spool
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
 STUDY = "1.2.826.0.1.3680043.9.7.1"

@@ -17,18 +17,18 @@ from pydicom import Dataset
 from radiographs import encode, phantom, synthetic
 from working import association, at, instance, settings, study, task
 
-from dicom_node import observations
-from dicom_node.ledger import Ledger
-from dicom_node.model import StudyState
-from dicom_node.pipeline import Analysis
+from dicom_node.explain import record
+from dicom_node.explain.pipeline import Analysis
+from dicom_node.explain.worker import Worker
+from dicom_node.models.shadow import Shadow
+from dicom_node.nouns import StudyState
 from dicom_node.results import AssessedImage, SourceReference
-from dicom_node.settings import Settings
-from dicom_node.shadow import Shadow
-from dicom_node.spool import Spool
-from dicom_node.worker import Worker
-from explain_core.bundle_files import verify, write_sums
+from dicom_node.settings.sections import Settings
+from dicom_node.storage.ledger import Ledger
+from dicom_node.storage.spool import Spool
+from explain_core.bundles.files import verify, write_sums
 from explain_core.explanation import ModelIdentity
-from explain_core.testing import ToyExplainer
+from explain_core.testing.explainer import ToyExplainer
 
 RULES = [{"name": "chest", "action": "explain", "destinations": ["pacs"]}]
 STUDIES = "1.2.826.0.1.3680043.9.7"
@@ -164,7 +164,7 @@ def observed(assessments, first: int = 0, seconds: float = 0) -> list:
         for number, one in enumerate(assessments, first)
     )
     analysis = Analysis(task=of, header=Dataset(), model=None, assessed=images, state=StudyState.EXPLAINED, reason=None)
-    return observations.rows_of(of, analysis, role="champion", seconds=seconds, now=at(60 + first))
+    return record.rows_of(of, analysis, role="champion", seconds=seconds, now=at(60 + first))
 
 
 def main(folder: Path) -> None:

@@ -23,10 +23,10 @@ from working import (
     wait_for,
 )
 
-from dicom_node import scu
+from dicom_node.deliver import scu
 from dicom_node.errors import DeliveryUnreachable
-from dicom_node.ledger import Ledger
-from dicom_node.model import DeliveryState, Destination, StudyState, TaskState
+from dicom_node.nouns import DeliveryState, Destination, StudyState, TaskState
+from dicom_node.storage.ledger import Ledger
 
 PROCESSES = str(Path(__file__).with_name("processes.py"))
 SR_STORAGE = "1.2.840.10008.5.1.4.1.1.88.33"
@@ -270,7 +270,7 @@ def _let_the_delivery_lease_run_out(node: Node) -> None:
     """Delivery leases last longer than a test should; waiting is the ledger's own business (test_ledger)."""
     from sqlalchemy import update
 
-    from dicom_node.ledger.schema import deliveries
+    from dicom_node.storage.ledger.schema import deliveries
 
     with node.ledger._write() as connection:
         connection.execute(update(deliveries).values(lease_until=None))

@@ -13,12 +13,12 @@ from radiographs import encode, synthetic
 from retraining import make_champion
 from working import CR_STORAGE, Peer, RedisServer, free_port, python, short_folder, wait_for
 
-from dicom_node import scu
+from dicom_node.deliver import scu
 from dicom_node.errors import DeliveryUnreachable
-from dicom_node.ledger import Ledger
-from dicom_node.model import Destination
+from dicom_node.nouns import Destination
+from dicom_node.storage.ledger import Ledger
 from explain_core.blur import BLUR
-from explain_core.bundle import load
+from explain_core.bundles.bundle import load
 
 ROLES = ("listener", "dispatcher", "worker", "sender")
 CONFIG = """

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from dicom_node.model import (
+from dicom_node.nouns import (
     AETitle,
     Association,
     Delivery,
@@ -242,7 +242,7 @@ class Peer:
 
 def settings(folder: Path, *destinations, **sections):
     """Settings with everything in `folder`; destinations are (name, AE title, port) and what else they say."""
-    from dicom_node.settings import Settings
+    from dicom_node.settings.sections import Settings
 
     return Settings.model_validate(
         {

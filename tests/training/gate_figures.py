@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from explain_core.bundle_files import toml_text, write_sums
+from explain_core.bundles.files import toml_text, write_sums
 from explain_core.explainer import open_bundle
 from explain_core.generators.similar_adversarial import SimilarAdversarial
 from explain_core.geometry import InputSpec

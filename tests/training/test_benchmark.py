@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from explain_core.bundle_files import write_sums
+from explain_core.bundles.files import write_sums
 from explain_core.errors import ExplainError
 from explain_core.generators.similar_adversarial import SimilarAdversarial
 from training.benchmark import profiles, report, run
 from training.benchmark.run import Request, benchmark
-from training.datasets import DatasetError
+from training.datasets.tables import DatasetError
 
 ROWS = ("single_2_w_tv", "gradient", "mask_generator")
 

@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import save_file
 
 from explain_core.blur import BLUR, weighted_blur
-from explain_core.bundle import load
-from explain_core.bundle_files import SUMS, digest_of, toml_text, verify
+from explain_core.bundles.bundle import load
+from explain_core.bundles.files import SUMS, digest_of, toml_text, verify
 from explain_core.classifier import look
 from explain_core.errors import BundleError
 from explain_core.explainer import open_bundle
 from explain_core.generators.kinds import build
 from explain_core.radiograph import Radiograph
 from training.bundle import COPIES
-from training.datasets import load_pixels
+from training.datasets.images import load_pixels
 
 
 def explained(explainer, image):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import TINY
 
-from explain_core.bundle import load
-from explain_core.bundle_files import digest_of, verify
+from explain_core.bundles.bundle import load
+from explain_core.bundles.files import digest_of, verify
 from explain_core.classifiers.evidence_lite0 import EvidenceLite0
 from explain_core.engine import for_inference
 from explain_core.explainer import open_bundle

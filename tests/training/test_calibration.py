@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from explain_core.bundle import load
-from explain_core.bundle_files import digest_of, toml_text
+from explain_core.bundles.bundle import load
+from explain_core.bundles.files import digest_of, toml_text
 from explain_core.errors import BundleError
 from explain_core.explainer import open_bundle
 from explain_core.explanation import HeatmapScale

@@ -16,9 +16,13 @@ from explain_core.explainer import BundleExplainer, open_bundle
 from explain_core.quality.reliability import bin_of, ece, ece_by_chance, ece_of_draws
 from explain_core.quality.resampling import roc_auc
 from training import datasets
-from training import evaluate as evaluation
-from training.comparison import cases, compare, data, metrics, scores, written
-from training.comparison.estimates import (
+from training.datasets import loading
+from training.errors import TrainingError
+from training.gate import COUNTS, GROUPS, MEASURES, Rules, judge
+from training.measure import evaluate as evaluation
+from training.measure.comparison import cases, data, scores
+from training.measure.comparison.compare import compare, metrics, written
+from training.measure.comparison.estimates import (
     GRID,
     Column,
     Resamples,
@@ -30,9 +34,7 @@ from training.comparison.estimates import (
     pr_curves,
     roc_curves,
 )
-from training.comparison.meter import Meter
-from training.errors import TrainingError
-from training.gate import COUNTS, GROUPS, MEASURES, Rules, judge
+from training.measure.comparison.meter import Meter
 from training.progress import Cancelled, silent
 
 FEW = {"cases": 6, "draws": 100, "device": "cpu", "augmentations": 2}
@@ -224,7 +226,7 @@ def test_the_figures_are_those_of_evaluate(figures, challenger, nih_folder, monk
 def test_the_maps_of_gated_generators_are_the_methods_own(bundle, nih_folder):
     explainer = open_bundle(bundle, device="cpu", augmentations=0)
     samples = [sample for sample in datasets.read(f"nih:{nih_folder}") if sample.boxes][:2]
-    images = datasets.load_inputs(samples, explainer.bundle.input_spec)
+    images = loading.load_inputs(samples, explainer.bundle.input_spec)
     one_pass, delivered = scores.maps(explainer, images, "one", None, Meter(silent, 1))
     x = images.float() / 255
     with torch.no_grad():

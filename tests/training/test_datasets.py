@@ -6,6 +6,7 @@ import pytest
 
 from explain_core.geometry import InputSpec
 from training import cohort, datasets
+from training.datasets import loading, masks, tables
 from training.splits import TEST_FOLDS, VALIDATION_FOLDS
 
 
@@ -36,7 +37,7 @@ def test_kermany_reads_as_its_readme_says(shared_data):
     assert {"bacteria", "virus"} <= {f.lower() for s in samples for f in s.findings}
     assert np.bincount([s.target for s in samples]).tolist() == [1583, 2780, 1493]
     # the official split has 170 groups on both sides
-    assert samples.problem_counts == {datasets.Kind.PATIENT_IN_TWO_SPLITS: 170}
+    assert samples.problem_counts == {tables.Kind.PATIENT_IN_TWO_SPLITS: 170}
     splits = {}
     for sample in samples:
         splits.setdefault(sample.patient_id, set()).add(sample.split)
@@ -46,10 +47,10 @@ def test_kermany_reads_as_its_readme_says(shared_data):
 
 def test_boxes_land_on_the_model_grid(nih_folder):
     sample = next(s for s in datasets.read(f"nih:{nih_folder}") if s.boxes)
-    mask = datasets.box_mask(sample, 96)
+    mask = masks.box_mask(sample, 96)
     assert mask[30:60, 20:50].all()
     assert mask.sum() == 900
-    inputs = datasets.load_inputs([sample], InputSpec(size=96))[0, 0].numpy()
+    inputs = loading.load_inputs([sample], InputSpec(size=96))[0, 0].numpy()
     assert inputs[mask].mean() > inputs[~mask].mean() + 50
 
 

@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 
 from explain_core.blur import BLUR
-from explain_core.bundle_files import write_sums
+from explain_core.bundles.files import write_sums
 from explain_core.explainer import open_bundle
 from explain_core.quality.localisation import location_prior
-from training import datasets, evaluate, report
+from training import datasets
 from training.__main__ import main
 from training.bundle import COPIES
+from training.datasets import loading
 from training.errors import TrainingError
-from training.measure import localisation
+from training.measure import evaluate, localisation
 from training.measure.classification import classification
 from training.measure.decisions import transfer
 from training.measure.estimates import mean_of
 from training.measure.localisation import Boxed
+from training.report import evaluation
 from training.runs import second_classifier
 from training.runs.image_classifier import ImageClassifierSettings
 
@@ -75,7 +77,7 @@ def test_every_map_stands_beside_every_control(figures):
 def test_the_delivered_map_is_the_bundles_own(bundle, nih_folder, figures):
     explainer = open_bundle(bundle, device="cpu")
     samples = [s for s in datasets.read(f"nih:{nih_folder}") if s.fold in {0, 1} and s.boxes]
-    images = datasets.load_inputs(samples, explainer.bundle.input_spec)
+    images = loading.load_inputs(samples, explainer.bundle.input_spec)
     made = localisation.maps_of(explainer, images)
     x = images[:1].float() / 255
     y = explainer.decisions(explainer.probabilities(x))
@@ -89,12 +91,12 @@ def test_the_delivered_map_is_the_bundles_own(bundle, nih_folder, figures):
 
 
 def test_what_was_measured_reads_in_two_lines_and_against_its_targets(figures):
-    page = report.markdown(figures)
+    page = evaluation.markdown(figures)
     first, _, second_line, *_ = page.splitlines()
     assert first.startswith("**Where:** on 8 images of patients nobody trained on, the delivered map overlaps")
     assert second_line.startswith("**Why:** the change that it shows reverses")
     assert "of another network" in second_line
-    for target in report.TARGETS:
+    for target in evaluation.TARGETS:
         assert f"| {target.name} |" in page
     assert "nan" not in page
     lines = page.splitlines()
@@ -108,13 +110,13 @@ def entry(value, low):
 
 
 def test_a_target_is_met_only_where_its_interval_allows():
-    target = report.Target(name="gain", path=("a",), floor=0.05, goal=0.12, excludes_zero=True)
+    target = evaluation.Target(name="gain", path=("a",), floor=0.05, goal=0.12, excludes_zero=True)
     assert target.verdict(entry(0.06, 0.01)) == "floor met"
     assert target.verdict(entry(0.13, 0.01)) == "goal met"
     assert target.verdict(entry(0.13, -0.01)) == "**not met**"
     assert target.verdict(entry(0.04, 0.01)) == "**not met**"
     assert target.verdict({}) == "not measured"
-    least = report.Target(name="random", path=("a",), floor=0.15, goal=0.15, at_most=True)
+    least = evaluation.Target(name="random", path=("a",), floor=0.15, goal=0.15, at_most=True)
     assert [least.verdict(entry(value, 0)) for value in (0.1, 0.2)] == ["met", "**not met**"]
 
 
@@ -199,7 +201,7 @@ def test_a_bundle_stands_in_for_a_second_classifier(bundle, second, nih_folder):
     out, made = second
     other = second_classifier.open_second(out, "cpu")
     assert (other.size, other.threshold) == (32, made["threshold"])
-    images = datasets.load_inputs(datasets.read(f"nih:{nih_folder}").samples[:4], open_bundle(bundle).bundle.input_spec)
+    images = loading.load_inputs(datasets.read(f"nih:{nih_folder}").samples[:4], open_bundle(bundle).bundle.input_spec)
     assert set(other.decide(images.float() / 255).tolist()) <= {0, 1}
 
 
@@ -240,4 +242,6 @@ def test_a_bundle_that_averages_says_so(bundle, nih_folder, tmp_path):
     write_sums(folder)
     figures = evaluate.evaluate(folder, f"nih:{nih_folder}", draws=10)
     assert figures["bundle"]["augmentations"] == 2
-    assert f"Copies averaged for the delivered map 2, blur {100 * BLUR:.1f}% of the width." in report.markdown(figures)
+    assert f"Copies averaged for the delivered map 2, blur {100 * BLUR:.1f}% of the width." in evaluation.markdown(
+        figures
+    )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from explain_core.geometry import InputSpec
-from training.datasets import Sample
+from training.datasets.samples import Sample
 from training.runs.evidence_targets import FINDINGS, OUTPUTS, Lessons, image_loss, map_loss, of_parts, of_whole
 
 SPEC = InputSpec(size=32)

@@ -12,8 +12,8 @@ import torch
 
 from explain_core import plugins
 from explain_core.blur import weighted_blur
-from explain_core.bundle import Heatmap, load
-from explain_core.bundle_files import toml_text, write_sums
+from explain_core.bundles.bundle import Heatmap, load
+from explain_core.bundles.files import toml_text, write_sums
 from explain_core.errors import AttributionError, BundleError
 from explain_core.explainer import BundleExplainer, open_bundle
 from explain_core.explanation import HeatmapScale
@@ -21,7 +21,7 @@ from explain_core.method import obstacle
 from explain_core.methods.gradient import Gradient
 from explain_core.plugins import METHODS
 from explain_core.radiograph import Radiograph
-from explain_core.toys import ToyClassifier, WithoutGradients
+from explain_core.testing.classifier import ToyClassifier, WithoutGradients
 
 SCALE = HeatmapScale(full_scale=1, unit="toy")
 SITE = """

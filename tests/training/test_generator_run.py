@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from explain_core.bundle import load
+from explain_core.bundles.bundle import load
 from explain_core.classifier import DecisionRule, Tempered
 from explain_core.classifiers.evidence_lite0 import EvidenceLite0
 from explain_core.classifiers.resnet20 import ResNet20

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from explain_core.blur import BLUR
-from explain_core.bundle_files import digest_of, listed, verify
+from explain_core.bundles.files import digest_of, listed, verify
 from explain_core.classifier import Tempered
 from explain_core.classifiers.resnet20 import ResNet20
 from explain_core.errors import BundleError
@@ -16,7 +16,7 @@ from explain_core.explainer import open_bundle
 from explain_core.geometry import AffineRange, InputSpec
 from explain_core.radiograph import Radiograph
 from explain_core.statistics import OF_THE_IMAGE, OF_THE_MODEL, image_statistics
-from explain_core.toys import ToyClassifier, WithoutGradients
+from explain_core.testing.classifier import ToyClassifier, WithoutGradients
 from training import calibration, cohort, datasets, making, scales
 from training.errors import TrainingError
 from training.progress import Cancelled

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from training import datasets
-from training.datasets import Kind, nih14, split_of_fold
+from training.datasets.readers import nih14
+from training.datasets.samples import split_of_fold
+from training.datasets.tables import Kind
 
 OLD = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImage[Width"
 OLD += ",Height],OriginalImagePixelSpacing[x,y],"

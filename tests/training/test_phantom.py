@@ -5,7 +5,8 @@ import pytest
 
 from explain_core.geometry import InputSpec
 from training import cohort, datasets
-from training.datasets import phantom
+from training.datasets import masks, tables
+from training.datasets.readers import phantom
 
 
 def test_an_image_is_the_same_from_the_same_seed():
@@ -37,9 +38,7 @@ def test_boxes_follow_those_of_the_rsna_patients(shared_data):
     real = list(box_masks(shared_data / "rsna_annotations")["train"])
     generator = np.random.default_rng(0)
     drawn = [phantom.draw_boxes(generator) for _ in range(2000)]
-    masks = [
-        datasets.union_mask([(x - w / 2, y - h / 2, w, h) for x, y, w, h in boxes.tolist()], 224) for boxes in drawn
-    ]
+    masks = [masks.union_mask([(x - w / 2, y - h / 2, w, h) for x, y, w, h in boxes.tolist()], 224) for boxes in drawn]
     assert np.mean([m.mean() for m in masks]) == pytest.approx(np.mean([m.mean() for m in real]), rel=0.08)
     priors = [np.mean([m[::4, ::4] for m in part], axis=0).ravel() for part in (masks, real)]
     assert np.corrcoef(*priors)[0, 1] > 0.97
@@ -55,5 +54,5 @@ def test_the_reader_splits_by_image_and_refuses_nonsense():
     for target, truth, boxes in zip(images.targets, images.truths, images.boxes, strict=True):
         assert (truth is not None) == (target == 1) == (boxes > 0)
     assert len(images.part("test")) == 3
-    with pytest.raises(datasets.DatasetError, match="phantom\\?size=-3: give a whole number"):
+    with pytest.raises(tables.DatasetError, match="phantom\\?size=-3: give a whole number"):
         datasets.read("phantom?size=-3")

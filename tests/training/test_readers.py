@@ -13,7 +13,9 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 
 from explain_core.geometry import InputSpec
 from training import datasets
-from training.datasets import Kind, Sample, fold_of_split
+from training.datasets import collecting, images, loading, masks, samples, tables
+from training.datasets.samples import Sample, fold_of_split
+from training.datasets.tables import Kind
 from training.splits import TEST_FOLDS, VALIDATION_FOLDS
 
 
@@ -88,7 +90,7 @@ def test_a_clean_folder_reads_without_a_problem(folder):
     assert [s.split for s in dataset] == ["train", "validation", "test", ""]
     assert [s.view for s in dataset] == ["PA", "AP", "", ""]
     assert dataset.part("test") == (dataset[2],)
-    assert [datasets.split_of_fold(s.fold) for s in dataset] == [s.split for s in dataset]
+    assert [samples.split_of_fold(s.fold) for s in dataset] == [s.split for s in dataset]
 
 
 def test_a_dataset_is_a_sequence_of_its_samples(folder):
@@ -105,8 +107,8 @@ def test_boxes_of_an_image_that_is_not_square_land_where_they_were_drawn(folder)
         write_png(folder / "1.png", rows, columns, box=(8, 4, 10, 12))
         (sample,) = (s for s in datasets.read(f"folder:{folder}") if s.boxes)
         assert sample.shape == (rows, columns)
-        mask = datasets.box_mask(sample, 64)
-        image = datasets.load_inputs([sample], InputSpec(size=64, percentiles=(0, 100)))[0, 0].numpy()
+        mask = masks.box_mask(sample, 64)
+        image = loading.load_inputs([sample], InputSpec(size=64, percentiles=(0, 100)))[0, 0].numpy()
         assert mask.sum() == 120
         assert (image[mask] > 200).all()
         assert (image[~mask] < 110).all()
@@ -156,14 +158,14 @@ def test_pixels_that_fail_later_are_found_before_training(folder):
     Image.fromarray(np.full((32, 32), 7, np.uint8)).save(folder / "2.png")
     dataset = datasets.read(f"folder:{folder}")
     assert len(dataset) == 4
-    checked, images = datasets.load_all(dataset, InputSpec(size=16))
+    checked, images = loading.load_all(dataset, InputSpec(size=16))
     assert [s.path.name for s in checked] == ["0.png", "3.png"]
     assert images.shape == (2, 1, 16, 16)
     assert kinds(checked) == [Kind.IMAGE_UNREADABLE] * 2
     assert "constant" in checked.problems[1].detail
-    assert images.equal(datasets.load_inputs(checked, InputSpec(size=16)))
+    assert images.equal(loading.load_inputs(checked, InputSpec(size=16)))
     with pytest.raises(SystemExit, match=r"(?s)2 x image file unreadable.*1\.png.*2\.png"):
-        datasets.load_inputs(dataset, InputSpec(size=16))
+        loading.load_inputs(dataset, InputSpec(size=16))
 
 
 def test_a_patient_in_two_splits_is_kept_in_the_most_held_out(folder):
@@ -177,7 +179,7 @@ def test_a_patient_in_two_splits_is_kept_in_the_most_held_out(folder):
     )
     dataset = datasets.read(f"folder:{folder}")
     assert [s.split for s in dataset] == ["test", "test", "validation", "validation"]
-    assert [datasets.split_of_fold(s.fold) for s in dataset] == [s.split for s in dataset]
+    assert [samples.split_of_fold(s.fold) for s in dataset] == [s.split for s in dataset]
     assert [p.where for p in only(dataset, Kind.PATIENT_IN_TWO_SPLITS)] == ["patient a", "patient b"]
     assert "1 images in train, 1 images in test; all now in test" in dataset.problems[0].detail
 
@@ -215,7 +217,7 @@ def test_without_a_split_patients_are_split_by_name_alone(folder):
     first = datasets.read(f"folder:{folder}")
     assert first[0].split == first[1].split
     assert [s.fold for s in first] == [s.fold for s in datasets.read(f"folder:{folder}")]
-    folds = np.bincount([datasets.fold_of_patient(str(i)) for i in range(2000)])
+    folds = np.bincount([samples.fold_of_patient(str(i)) for i in range(2000)])
     assert len(folds) == 10
     assert folds.min() > 150
 
@@ -271,9 +273,9 @@ def test_a_wrong_option_is_refused_in_words(folder, spec, message):
 
 
 def test_problems_are_listed_by_kind_with_counts():
-    problems = [datasets.Problem(Kind.IMAGE_MISSING, f"{i}.png", "no such file") for i in range(7)]
-    problems.append(datasets.Problem(Kind.BOX_EMPTY, "boxes.csv, line 2", "x"))
-    assert datasets.format_problems(problems, limit=2) == [
+    problems = [tables.Problem(Kind.IMAGE_MISSING, f"{i}.png", "no such file") for i in range(7)]
+    problems.append(tables.Problem(Kind.BOX_EMPTY, "boxes.csv, line 2", "x"))
+    assert collecting.format_problems(problems, limit=2) == [
         f"7 x {Kind.IMAGE_MISSING}",
         "    0.png: no such file",
         "    1.png: no such file",
@@ -281,7 +283,7 @@ def test_problems_are_listed_by_kind_with_counts():
         f"1 x {Kind.BOX_EMPTY}",
         "    boxes.csv, line 2: x",
     ]
-    assert datasets.format_problems([]) == []
+    assert collecting.format_problems([]) == []
     assert json.dumps([problems[0].kind]) == f'["{Kind.IMAGE_MISSING}"]'
 
 
@@ -291,19 +293,19 @@ def test_problems_are_listed_by_kind_with_counts():
 def test_sixteen_bit_pictures_keep_their_range(tmp_path):
     pixels = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
     Image.fromarray(pixels).save(tmp_path / "deep.png")
-    np.testing.assert_allclose(datasets.load_pixels(tmp_path / "deep.png"), pixels / 65535, atol=1e-6)
+    np.testing.assert_allclose(images.load_pixels(tmp_path / "deep.png"), pixels / 65535, atol=1e-6)
 
 
 def test_dicom_luminance_follows_the_file(tmp_path):
     eight = np.arange(64, dtype=np.uint8).reshape(8, 8)
     write_dicom(tmp_path / "plain.dcm", eight)
-    np.testing.assert_allclose(datasets.load_pixels(tmp_path / "plain.dcm"), eight / 255, atol=1e-6)
+    np.testing.assert_allclose(images.load_pixels(tmp_path / "plain.dcm"), eight / 255, atol=1e-6)
     write_dicom(tmp_path / "inverse.dcm", eight, photometric="MONOCHROME1")
-    np.testing.assert_allclose(datasets.load_pixels(tmp_path / "inverse.dcm"), 1 - eight / 255, atol=1e-6)
+    np.testing.assert_allclose(images.load_pixels(tmp_path / "inverse.dcm"), 1 - eight / 255, atol=1e-6)
     deep = np.linspace(100, 4000, 64).astype(np.uint16).reshape(8, 8)
     window = {"WindowCenter": 1000, "WindowWidth": 1000, "RescaleSlope": 1, "RescaleIntercept": -100}
     write_dicom(tmp_path / "deep.dcm", deep, **window)
-    shown = datasets.load_pixels(tmp_path / "deep.dcm")
+    shown = images.load_pixels(tmp_path / "deep.dcm")
     assert shown.min() == 0
     assert shown.max() == 1
     assert (shown[deep <= 590] == 0).all()
@@ -313,9 +315,9 @@ def test_dicom_luminance_follows_the_file(tmp_path):
 
 def test_real_dicom_files_are_read(shared_data):
     chest = shared_data / "dicom" / "siim_one"
-    plain = datasets.load_pixels(chest / "siim_cr_jpegbaseline.dcm")
+    plain = images.load_pixels(chest / "siim_cr_jpegbaseline.dcm")
     assert plain.shape == (1024, 1024)
-    np.testing.assert_allclose(datasets.load_pixels(chest / "siim_fake_mono1.dcm"), 1 - plain, atol=1e-6)
+    np.testing.assert_allclose(images.load_pixels(chest / "siim_fake_mono1.dcm"), 1 - plain, atol=1e-6)
 
 
 # rsna
@@ -363,8 +365,8 @@ def test_the_challenges_own_folder_is_read(rsna):
     assert dataset[2].boxes[0] == (0.125, 0.25, 0.25, 0.5)
     assert dataset.problem_counts == {Kind.NOT_USED: 1, Kind.BOX_CLIPPED: 1}
     assert "1 of 5 patients" in only(dataset, Kind.NOT_USED)[0].detail
-    image = datasets.load_inputs([dataset[2]], InputSpec(size=64))[0, 0].numpy()
-    assert (image[datasets.union_mask(dataset[2].boxes[:1], 64)] == 255).all()
+    image = loading.load_inputs([dataset[2]], InputSpec(size=64))[0, 0].numpy()
+    assert (image[masks.union_mask(dataset[2].boxes[:1], 64)] == 255).all()
     assert {s.fold in TEST_FOLDS for s in dataset if s.split == "test"} == {True}
     assert {s.fold in VALIDATION_FOLDS for s in dataset if s.split == "validation"} == {True}
 
@@ -373,7 +375,7 @@ def test_rsna_takes_another_split_file_and_splits_by_name_without_one(rsna):
     (rsna / "paper_split.csv").rename(rsna / "other.csv")
     by_name = datasets.read(f"rsna:{rsna}")
     assert len(by_name) == 4
-    assert all(s.split in datasets.SPLITS for s in by_name)
+    assert all(s.split in samples.SPLITS for s in by_name)
     given = datasets.read(f"rsna:{rsna}?split={rsna / 'other.csv'}")
     assert [s.split for s in given] == ["train", "validation", "test", "test"]
     with pytest.raises(SystemExit, match=r"none\.csv is missing; give the split file as rsna:FOLDER\?split=FILE"):
@@ -435,11 +437,11 @@ def test_rsna_reads_a_real_jpeg_dicom(rsna, shared_data):
 
 
 def test_the_real_annotations_have_the_papers_numbers(shared_data):
-    from training.datasets.rsna import annotations
+    from training.datasets.readers.rsna import annotations
 
-    collector = datasets.Collector()
+    collector = collecting.Collector()
     patients = annotations(shared_data / "rsna_annotations", collector)
-    counts = {(split, t): 0 for split in datasets.SPLITS for t in (0, 1)}
+    counts = {(split, t): 0 for split in samples.SPLITS for t in (0, 1)}
     for patient in patients:
         counts[patient.split, patient.target] += 1
     assert list(counts.values()) == [7065, 4852, 904, 591, 882, 569]
@@ -477,8 +479,8 @@ def test_nih_boxes_of_both_files_are_read(nih_folder, tmp_path):
     assert dataset[1].finding_boxes == {}
     assert len(dataset[1].boxes) == 1
     assert dataset.problem_counts == {Kind.BOX_CLIPPED: 1, Kind.LABEL_UNKNOWN: 1, Kind.BOX_UNMATCHED: 1}
-    assert {s.split for s in dataset} == set(datasets.SPLITS)
-    assert all(s.split == datasets.split_of_fold(s.fold) for s in dataset)
+    assert {s.split for s in dataset} == set(samples.SPLITS)
+    assert all(s.split == samples.split_of_fold(s.fold) for s in dataset)
 
 
 def test_nih_labels_that_are_not_known_are_named(nih_folder, tmp_path):
@@ -538,18 +540,18 @@ def test_an_exact_mask_is_the_truth_and_boxes_are_where_there_is_none():
     exact = np.zeros((8, 8), np.bool_)
     exact[2:4, 1:7] = True
     boxed = sample(boxes=((0.25, 0.25, 0.5, 0.5),))
-    assert datasets.truth_mask(sample(mask=exact, boxes=boxed.boxes), 8) is exact
-    assert datasets.truth_mask(boxed, 8).sum() == 16
-    doubled = datasets.truth_mask(sample(mask=exact.repeat(2, 0).repeat(2, 1)), 8)
+    assert masks.truth_mask(sample(mask=exact, boxes=boxed.boxes), 8) is exact
+    assert masks.truth_mask(boxed, 8).sum() == 16
+    doubled = masks.truth_mask(sample(mask=exact.repeat(2, 0).repeat(2, 1)), 8)
     assert np.array_equal(doubled, exact)
     tall = np.zeros((8, 4), np.bool_)
     tall[:4] = True
-    placed = datasets.truth_mask(sample(mask=tall), 8)
+    placed = masks.truth_mask(sample(mask=tall), 8)
     assert placed[:4, 2:6].all()
     assert placed.sum() == 16
 
 
 def test_an_image_without_a_file_is_made_when_it_is_loaded():
     ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
-    images = datasets.load_inputs([sample(pixels=lambda: ramp)], InputSpec(size=16, percentiles=(0, 100)))
+    images = loading.load_inputs([sample(pixels=lambda: ramp)], InputSpec(size=16, percentiles=(0, 100)))
     np.testing.assert_allclose(images[0, 0].numpy(), ramp * 255, atol=1)

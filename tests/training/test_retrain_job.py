@@ -188,8 +188,8 @@ def test_the_same_file_of_two_patients_is_not_on_both_sides(tmp_path, parts):
 
 @pytest.mark.slow
 def test_a_refused_job_is_registered_as_refused_and_passes_by_force_with_a_reason(tmp_path, parts):
-    from explain_core.bundle_files import verify
-    from explain_core.registry import Registry
+    from explain_core.bundles.files import verify
+    from explain_core.bundles.registry import Registry
 
     job, path = asked(tmp_path, parts, auc=1.01), tmp_path / "job"
     assert finished(path, job=job) == REFUSED, (path / "job.log").read_text()

@@ -50,7 +50,7 @@ def wait_for(condition, seconds: float = 60) -> None:
 
 
 def versions(folder: Path) -> list:
-    from explain_core.registry import Registry
+    from explain_core.bundles.registry import Registry
 
     return Registry(f"sqlite:///{folder}/mlflow.sqlite", "chest", folder / "artifacts").versions()
 
@@ -86,7 +86,7 @@ def test_killed_in_every_stage_it_ends_as_if_nothing_had_happened(tmp_path, part
 
 @pytest.mark.slow
 def test_what_is_done_stays_done_and_what_is_changed_is_done_again(tmp_path, parts, undisturbed):
-    from explain_core.bundle_files import write_sums
+    from explain_core.bundles.files import write_sums
 
     folder = tmp_path / "job"
     shutil.copytree(undisturbed, folder)
@@ -217,7 +217,7 @@ def test_each_of_several_processes_keeps_within_the_limits(tmp_path):
 def test_the_evaluation_runs_on_the_device_of_the_job(tmp_path, parts):
     from training.retrain.job import load
     from training.retrain.judging import evaluate
-    from training.retrain.run import Context
+    from training.retrain.stage import Context
 
     asked = prepare(tmp_path, parts)
     assert finished(tmp_path / "job", job=asked, die_in="classifier", when="begun") == -signal.SIGKILL

@@ -5,12 +5,12 @@ import shutil
 import pytest
 from retraining import empty_registry, finished, job_text
 
-from explain_core.bundle import load
-from explain_core.bundle_files import toml_text
+from explain_core.bundles.bundle import load
+from explain_core.bundles.files import toml_text
 from training.errors import TrainingError
 from training.retrain.folder import JobFolder
 from training.retrain.job import ON_PIXELS, Job
-from training.retrain.run import Context
+from training.retrain.stage import Context
 from training.retrain.training import classifier_settings, generator_settings
 
 PIXELS = {"kind": "single", "filters": [4, 8], "head_layers": 1, "output": "plain", "dropout": 0.0, "decisions": 2}

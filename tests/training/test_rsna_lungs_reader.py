@@ -11,7 +11,9 @@ from PIL import Image
 from explain_core.geometry import InputSpec
 from training import datasets
 from training.bundle import _parts
-from training.datasets import Kind, rsna_lungs
+from training.datasets import images, loading
+from training.datasets.readers import rsna_lungs
+from training.datasets.tables import Kind
 
 GREY = 90
 
@@ -74,9 +76,9 @@ def test_what_is_visible_is_each_images_own(lungs):
 def test_images_of_parts_keep_their_grey(lungs):
     """Percentiles of a lung would stretch it over the whole range; nothing is stretched here."""
     sample = datasets.read(f"rsna_lungs:{lungs}")[0]
-    kept = datasets.load_inputs([sample], InputSpec(size=40))[0, 0].numpy()
+    kept = loading.load_inputs([sample], InputSpec(size=40))[0, 0].numpy()
     assert np.array_equal(kept, np.asarray(Image.open(sample.path)))
-    whole = datasets.load_inputs([_without_mask(sample)], InputSpec(size=40))[0, 0].numpy()
+    whole = loading.load_inputs([_without_mask(sample)], InputSpec(size=40))[0, 0].numpy()
     assert (whole.min(), whole.max()) == (0, 255)
 
 
@@ -142,6 +144,6 @@ def test_the_real_folder_has_its_readmes_numbers(shared_data):
     assert {s.split for s in found} == {"train"}
     assert all(s.target == 1 for s in found if s.boxes)
     boxed = next(s for s in found if s.boxes)
-    mask, pixels = boxed.visible(), datasets.load_pixels(boxed.path)
+    mask, pixels = boxed.visible(), images.load_pixels(boxed.path)
     assert mask.shape == pixels.shape == (320, 320)
     assert pixels[~mask].std() < 0.05 < pixels[mask].std()

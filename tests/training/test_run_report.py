@@ -12,9 +12,10 @@ from gate_figures import halved, small_bundle, small_cohorts
 from PIL import Image
 
 from training.calibration import HEADING, section_of
-from training.comparison import compare
 from training.gate import Finding, Rules, Verdict, judge
-from training.run_report import card, html, sheet
+from training.measure.comparison.compare import compare
+from training.report.model_card import card, sheet
+from training.report.page import html
 
 JOB = {
     "id": "2026-0001",

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from training import datasets
-from training.datasets import DatasetError
+from training.datasets.tables import DatasetError
 
 SIDES = (32, 40)
 

@@ -6,7 +6,8 @@ import torch
 
 from explain_core.classifier import DecisionRule, Tempered, TemperedLogits, tempered
 from explain_core.errors import GradientsNeeded
-from explain_core.toys import ToyClassifier, WithoutGradients, check_classifier
+from explain_core.testing.classifier import ToyClassifier, WithoutGradients
+from explain_core.testing.promises import check_classifier
 from training.errors import TrainingError
 from training.runs import temperature
 

@@ -13,8 +13,8 @@ from screen import save_small
 from viewer_pacs import DICOMWEB_PLUGIN, DicomWebOrthanc
 from viewer_server import OhifServer
 
-from dicom_node.model import AETitle, Destination
-from dicom_node.servers import free_port
+from dicom_node.demo.servers import free_port
+from dicom_node.nouns import AETitle, Destination
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 from viewer_pacs import DicomWebOrthanc
 
-from dicom_node.demo import sample
+from dicom_node.demo.run import sample
 
 OBJECTS = (
     "secondary_capture",
@@ -64,7 +64,7 @@ class Explained:
 
 
 def _series(name: str) -> int:
-    return importlib.import_module(f"dicom_node.results.{name}").PLUGIN.series
+    return importlib.import_module(f"dicom_node.results.objects.{name}").PLUGIN.series
 
 
 @dataclass(frozen=True)

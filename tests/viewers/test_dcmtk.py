@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from screen import agreement, blocks_of
 
-from dicom_node import pixels
+from dicom_node.dicom import pixels
 
 pytestmark = [pytest.mark.external, pytest.mark.slow]
 

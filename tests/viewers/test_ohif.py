@@ -20,7 +20,7 @@ from screen import (
     yellow_or_green,
 )
 
-from dicom_node import pixels
+from dicom_node.dicom import pixels
 
 pytestmark = [pytest.mark.external, pytest.mark.slow]
 

@@ -7,7 +7,7 @@ from email.parser import BytesHeaderParser
 from pathlib import Path
 from typing import Any
 
-from dicom_node.servers import Orthanc
+from dicom_node.demo.servers import Orthanc
 
 DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 

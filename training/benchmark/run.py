@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from explain_core import plugins
-from explain_core.bundle import load as load_bundle
+from explain_core.bundles.bundle import load as load_bundle
 from explain_core.classifier import need_gradients
 from explain_core.engine import choose_device
 from explain_core.errors import ExplainError
@@ -54,6 +54,7 @@ from training.benchmark.rows import (
 )
 from training.benchmark.stages import Bench, floats
 from training.checkpoints import fingerprint, write
+from training.datasets import tables
 
 Figures = dict[str, Any]
 SettingsT = TypeVar("SettingsT")
@@ -227,7 +228,7 @@ def _check(images: cohort.Cohort, request: Request) -> None:
             raise ExplainError(f"--data {request.data}: no image in the {split} split; every split needs patients")
 
 
-def _data(spec: str, bench: Bench, problems: Sequence[datasets.Problem]) -> Figures:
+def _data(spec: str, bench: Bench, problems: Sequence[tables.Problem]) -> Figures:
     images = bench.cohort
     counts: dict[str, int] = {}
     for problem in problems:

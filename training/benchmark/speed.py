@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from explain_core import plugins
 from explain_core.augmentation import registered_average
 from explain_core.blur import BLUR, weighted_blur
-from explain_core.bundle import load
+from explain_core.bundles.bundle import load
 from explain_core.classifier import DecisionRule
 from explain_core.engine import choose_device, for_inference
 from explain_core.explainer import DEFAULT_METHOD

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from explain_core import plugins
-from explain_core.bundle import load as load_bundle
+from explain_core.bundles.bundle import load as load_bundle
 from explain_core.classifier import Classifier, DecisionRule, need_gradients
 from explain_core.engine import for_inference
 from explain_core.errors import BundleError

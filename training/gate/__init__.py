@@ -1,6 +1,6 @@
 """The gate: written rules that say whether a challenger may take the champion's place, and by how much it failed.
 
-The rules stand in TOML (`training/gate.toml` explains every key); the figures come from `training.comparison`.
+The rules stand in TOML (`training/gate.toml` explains every key); the figures come from `training.measure.comparison`.
 Nothing here measures anything: the same rules and figures always give the same verdict.
 """
 

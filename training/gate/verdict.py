@@ -1,4 +1,4 @@
-"""Findings and the verdict: the rules held against the figures of `training.comparison`."""
+"""Findings and the verdict: the rules held against the figures of `training.measure.comparison`."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from explain_core.quality.resampling import roc_auc
-from training.datasets import Sample
+from training.datasets.samples import Sample
 from training.measure.estimates import DRAWS, Use, estimate
 
 Figures = dict[str, Any]

@@ -25,10 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from explain_core.bundle_files import SUMS, digest_of, verify
+from explain_core.bundles.files import SUMS, digest_of, verify
 from explain_core.geometry import InputSpec
 from training import datasets
-from training.datasets import Dataset, Problem, Sample
+from training.datasets import loading, masks, tables
+from training.datasets.samples import Dataset, Sample
+from training.datasets.tables import Problem
 from training.errors import TrainingError
 from training.progress import Progress
 from training.retrain.folder import write_json, write_text
@@ -82,7 +84,7 @@ def champion_digest(job: Job) -> str:
 
 def open_registry(job: Job) -> Any:
     """The registry of the job; nothing connects yet."""
-    from explain_core.registry import Registry  # noqa: PLC0415 - only where it is used
+    from explain_core.bundles.registry import Registry  # noqa: PLC0415 - only where it is used
 
     return Registry(job.registry.uri, job.registry.name, Path(job.registry.artifacts))
 
@@ -134,7 +136,7 @@ def collect(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
         for name, sample, plane, sha256 in _decoded(found, spec, problems):
             index = images.written
             images.write(plane)
-            truth = datasets.truth_mask(sample, spec.size) if plane is not None else None
+            truth = masks.truth_mask(sample, spec.size) if plane is not None else None
             truths.write(None if truth is None else np.packbits(truth))
             if plane is not None:
                 split = sample.split if ready_made[name] else ""
@@ -185,7 +187,7 @@ def _decoded(
     for name, dataset in found:
         for start in range(0, len(dataset), CHUNK):
             part = replace(dataset, samples=dataset.samples[start : start + CHUNK], problems=())
-            usable, images = datasets.load_all(part, spec)
+            usable, images = loading.load_all(part, spec)
             problems += [(name, problem) for problem in usable.problems]
             with ThreadPoolExecutor(4) as pool:
                 hashes = list(pool.map(_sha256, usable.samples, images))
@@ -260,4 +262,4 @@ def manifest(folder: Path) -> list[dict[str, str]]:
 def problems_of(folder: Path) -> list[tuple[str, Problem]]:
     """Source and problem, as collected."""
     listed = json.loads((folder / "manifest.json").read_text())["problems"]
-    return [(one["source"], Problem(datasets.Kind[one["kind"]], one["where"], one["detail"])) for one in listed]
+    return [(one["source"], Problem(tables.Kind[one["kind"]], one["where"], one["detail"])) for one in listed]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
-from explain_core.bundle_files import toml_text
+from explain_core.bundles.files import toml_text
 from training.errors import TrainingError
 
 REGISTRY = "registry"

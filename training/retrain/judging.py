@@ -8,13 +8,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from training import comparison, datasets, gate, run_report
+from training import datasets, gate
 from training.making import finish
+from training.measure.comparison import compare
+from training.report import model_card, page
 from training.retrain.collect import open_registry
 from training.retrain.folder import read_json, write_json, write_text
 from training.retrain.job import Job, RehearsalTable, source_name, source_reader
 from training.retrain.parts import load
-from training.retrain.run import Context
+from training.retrain.stage import Context
 from training.retrain.training import TRAIN, VALIDATION, sha256
 
 TEST = "test"
@@ -29,7 +31,7 @@ def evaluate(context: Context) -> dict[str, Any]:
     """
     out, asked = context.folder.stage("evaluate"), context.job.evaluation
     collected, split = context.folder.stage("collect"), context.folder.stage("split")
-    figures = comparison.compare(
+    figures = compare.compare(
         collected / "champion",
         context.folder.stage("bundle") / "bundle",
         load(collected, split, TEST),
@@ -71,7 +73,7 @@ def report(context: Context) -> dict[str, Any]:
     figures = read_json(folder.stage("evaluate") / "figures.json")
     verdict = gate.Verdict.from_dict(read_json(folder.stage("gate") / "verdict.json"))
     described, past = description(context), history(context)
-    write_text(folder.path / "report.html", run_report.html(figures, verdict, described, past))
+    write_text(folder.path / "report.html", page.html(figures, verdict, described, past))
     context.progress(0.6)
     aside = out / "bundle"
     shutil.rmtree(aside, ignore_errors=True)
@@ -79,7 +81,7 @@ def report(context: Context) -> dict[str, Any]:
     provisional = (aside / "model_card.md").read_text()
     digest = finish(
         aside,
-        run_report.card(figures, verdict, described, past, provisional=provisional, training=attributions(context)),
+        model_card.card(figures, verdict, described, past, provisional=provisional, training=attributions(context)),
     )
     shutil.rmtree(folder.path / "bundle", ignore_errors=True)
     aside.rename(folder.path / "bundle")
@@ -95,7 +97,7 @@ def attributions(context: Context) -> str:
         lines.append(f"- {source_name(source)}: {stated}")
     if "champion" in {context.job.classifier.start, context.job.generators.start}:
         card = (context.folder.stage("collect") / "champion" / "model_card.md").read_text(encoding="utf-8")
-        _, _, rest = card.partition(run_report.TRAINING_HEADING)
+        _, _, rest = card.partition(model_card.TRAINING_HEADING)
         before = rest.partition("\n## ")[0].strip() or "its model card says nothing of its training data"
         lines += [
             "",
@@ -185,7 +187,7 @@ def register(context: Context) -> dict[str, Any]:
     gate = PASSED if verdict["passed"] else FORCED if context.forced else REFUSED
     reason = f"by force: {context.forced}" if gate == FORCED else verdict["reason"] if gate == REFUSED else ""
     registry = open_registry(context.job)
-    metrics = {name: value for name, value in comparison.metrics(figures).items() if math.isfinite(value)}
+    metrics = {name: value for name, value in compare.metrics(figures).items() if math.isfinite(value)}
     version = registry.register(
         bundle,
         gate=gate,

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from training import datasets
 from training.cohort import Cohort
-from training.datasets import Kind
+from training.datasets import collecting
+from training.datasets.tables import Kind
 from training.errors import TrainingError
 from training.retrain import splits_book
 from training.retrain.collect import manifest, problems_of
@@ -112,14 +112,14 @@ def refusals(found: Mapping[str, Mapping[str, int]], limits: LimitsTable, folder
     problems = [problem for _, problem in problems_of(folder)]
     wrong = [one for one in problems if one.kind in LABELS and not one.detail.startswith(("sex=", "age="))]
     if len(wrong) > limits.label_problems:
-        table = "\n".join(datasets.format_problems(wrong, limit=50))
+        table = "\n".join(collecting.format_problems(wrong, limit=50))
         allowed = f"{limits.label_problems} allowed ([limits] label_problems)"
         reasons.append(f"{len(wrong)} problems of labels or splits, {allowed}:\n{table}")
     summary = read_json(folder / "manifest.json")
     lost = [one for one in problems if one.kind in IMAGES]
     share = len(lost) / max(summary["read"] + len(lost), 1)
     if share > limits.unreadable_share:
-        table = "\n".join(datasets.format_problems(lost, limit=20))
+        table = "\n".join(collecting.format_problems(lost, limit=20))
         allowed = f"{limits.unreadable_share:.1%} allowed ([limits] unreadable_share)"
         reasons.append(f"{share:.1%} of the images are missing or unreadable, {allowed}:\n{table}")
     return reasons

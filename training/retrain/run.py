@@ -19,13 +19,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from explain_core.registry import RegistryUnreachable
+from explain_core.bundles.registry import RegistryUnreachable
 from training.errors import TrainingError
 from training.progress import Cancelled
 from training.retrain import job as jobs
 from training.retrain.folder import RESERVE, STAGES, JobFolder, JobLog, now, read_json, write_json, write_text
 from training.retrain.job import Job
 from training.retrain.resources import limit_torch, stand_back
+from training.retrain.stage import Context, Stage
 
 DONE, FAILED, REFUSED, CANCELLED, WAITING = 0, 1, 3, 4, 75
 """Exit statuses; 75 is EX_TEMPFAIL of sysexits.h: try again later."""
@@ -44,48 +45,6 @@ _FULL_TEXTS = ("No space left on device", "disk is full", "Disk quota exceeded")
 
 class Stopped(Cancelled):
     """The process was told to end; the job goes on when it is started again."""
-
-
-@dataclass
-class Context:
-    """What every stage is given.
-
-    Attributes:
-        job: what was asked.
-        folder: of the job.
-        progress: told how far the stage is; raises Cancelled.
-    """
-
-    job: Job
-    folder: JobFolder
-    progress: Callable[..., None]
-
-    @property
-    def forced(self) -> str:
-        """Why this very verdict of the gate is passed over, "" where it is not."""
-        state, gate = self.folder.state(), self.made("gate")
-        meant = not gate.get("passed", True) and state.get("forced_for") == gate.get("verdict")
-        return str(state.get("forced", "")) if meant else ""
-
-    def made(self, stage: str) -> dict[str, Any]:
-        """What an earlier stage says of what it made."""
-        made: dict[str, Any] = read_json(self.folder.path / "stages" / stage / "done.json").get("made", {})
-        return made
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One step of a job.
-
-    Attributes:
-        name: of the step, and of its folder.
-        inputs: everything that what is made depends on, as JSON.
-        make: does it; returns what there is to say of the result, as JSON: later stages depend on that.
-    """
-
-    name: str
-    inputs: Callable[[Context], Any]
-    make: Callable[[Context], dict[str, Any]]
 
 
 @dataclass

@@ -9,7 +9,7 @@ from training.gate import Rules
 from training.retrain import collect, judging, parts, splits_book, training
 from training.retrain.folder import STAGES as NAMES
 from training.retrain.folder import write_text
-from training.retrain.run import Context, Stage
+from training.retrain.stage import Context, Stage
 from training.retrain.training import inputs, sha256
 
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from explain_core import plugins
-from explain_core.bundle import Bundle
-from explain_core.bundle import load as load_bundle
-from explain_core.bundle_files import verify
+from explain_core.bundles.bundle import Bundle
+from explain_core.bundles.bundle import load as load_bundle
+from explain_core.bundles.files import verify
 from explain_core.classifier import Classifier, DecisionRule, offers, tempered
 from explain_core.engine import choose_device, for_inference
 from explain_core.generators.features import KIND
@@ -28,7 +28,7 @@ from training.errors import TrainingError
 from training.retrain import child, parts, resources
 from training.retrain.folder import read_json
 from training.retrain.job import ON_PIXELS
-from training.retrain.run import Context
+from training.retrain.stage import Context
 from training.runs import cohort_classifier, generators, image_classifier, temperature
 from training.runs.evidence_classifier import EvidenceSettings
 

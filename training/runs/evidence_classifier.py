@@ -26,7 +26,8 @@ from explain_core.classifiers.evidence_lite0 import EvidenceLite0
 from explain_core.engine import choose_device, for_inference
 from explain_core.geometry import AffineRange, draw_affine, warp
 from explain_core.quality.localisation import iou_at_percentiles
-from training import checkpoints, datasets
+from training import checkpoints
+from training.datasets import masks
 from training.errors import TrainingError
 from training.progress import Progress, silent
 from training.runs.evidence_targets import EXPERT, OTHER_ABNORMAL, POSITIVE, Lessons, image_loss, map_loss
@@ -158,7 +159,7 @@ def validate(network: EvidenceLite0, lessons: Lessons) -> dict[str, float]:
     if marked:
         size = lessons.images.shape[-1]
         wide = functional.interpolate(maps[marked], (size, size), mode="bilinear", align_corners=False)
-        truths = [datasets.union_mask(lessons.boxes[row][0], size, lessons.shapes[row]) for row in marked]
+        truths = [masks.union_mask(lessons.boxes[row][0], size, lessons.shapes[row]) for row in marked]
         ious = [iou_at_percentiles(one[0].numpy(), truth) for one, truth in zip(wide, truths, strict=True)]
         found["iou_90"] = float(np.mean(ious, axis=0)[2])
     return found

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from explain_core.geometry import InputSpec, Preprocessing
-from training import datasets
 from training.cohort import Cohort
-from training.datasets import Box, Sample
-from training.datasets.nih import OPACITY
+from training.datasets import loading, masks
+from training.datasets.readers.nih import OPACITY
+from training.datasets.samples import Box, Sample
 
 FINDINGS = (
     "Atelectasis",
@@ -82,7 +82,7 @@ class Lessons:
         found = torch.zeros(len(self), self.labels.shape[1], side, side)
         for row, (boxes, shape) in enumerate(zip(self.boxes, self.shapes, strict=True)):
             for output, marked in boxes.items():
-                found[row, output] = torch.from_numpy(datasets.union_mask(marked, side, shape))
+                found[row, output] = torch.from_numpy(masks.union_mask(marked, side, shape))
         return found
 
 
@@ -112,7 +112,7 @@ def of_whole(samples: Sequence[Sample], spec: InputSpec) -> Lessons:
         map_trust.append(maps)
         boxes.append(here)
     return Lessons(
-        images=datasets.load_inputs(samples, spec),
+        images=loading.load_inputs(samples, spec),
         labels=torch.tensor(labels),
         trust=torch.tensor(trust),
         boxes=tuple(boxes),
@@ -134,7 +134,7 @@ def of_parts(samples: Sequence[Sample], spec: InputSpec) -> Lessons:
     map_trust = torch.zeros(count, len(OUTPUTS))
     map_trust[:, 0] = _LUNGS
     return Lessons(
-        images=datasets.load_inputs(samples, spec),
+        images=loading.load_inputs(samples, spec),
         labels=torch.zeros(count, len(OUTPUTS)),
         trust=torch.zeros(count, len(OUTPUTS)),
         boxes=tuple({0: sample.boxes} if sample.boxes else {} for sample in samples),

@@ -22,6 +22,7 @@ from explain_core.engine import choose_device, for_inference
 from explain_core.generators.mask_generator import MaskGenerator, MaskWeights, blend, terms
 from explain_core.geometry import AffineRange, InputSpec, draw_affine, warp
 from training import checkpoints, datasets
+from training.datasets import loading
 from training.errors import TrainingError
 from training.splits import TEST_FOLDS, VALIDATION_FOLDS
 
@@ -317,7 +318,7 @@ def load_images(data: str) -> tuple[Tensor, Tensor]:
     samples, spec = datasets.read(data), InputSpec()
     training = [s for s in samples if s.fold not in TEST_FOLDS | VALIDATION_FOLDS]
     validation = [s for s in samples if s.fold in VALIDATION_FOLDS]
-    return datasets.load_inputs(training, spec), datasets.load_inputs(validation, spec)
+    return loading.load_inputs(training, spec), loading.load_inputs(validation, spec)
 
 
 def main() -> None:

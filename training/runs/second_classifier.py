@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from explain_core.bundle import load as load_bundle
+from explain_core.bundles.bundle import load as load_bundle
 from explain_core.engine import choose_device, for_inference
 from explain_core.geometry import AffineRange, InputSpec
 from training import checkpoints, cohort, datasets

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from explain_core.bundle_files import WEIGHTS
+from explain_core.bundles.files import WEIGHTS
 from training.errors import TrainingError
 
 Initial = Path | Mapping[str, Tensor]

@@ -1,0 +1,109 @@
+"""The conformance statement (PS3.2), made from the tables that the code itself uses."""
+
+from collections.abc import Iterable
+
+from pydicom.uid import (
+    UID,
+)
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+
+from dicom_node.dicom.negotiation import TRANSFER_SYNTAXES, storage_sop_classes
+from dicom_node.settings.sections import NodeSettings
+from dicom_node.status import REJECTIONS, STATUS_MEANING
+from explain_core import plugins
+
+RESULTS = "dicom_node.results.objects"
+
+
+def result_sop_classes() -> dict[str, tuple[str, ...]]:
+    """SOP Classes that this node sends, by the name of the result object; imports the builders."""
+    return {
+        name: tuple(str(uid) for uid in plugins.load(RESULTS, name).sop_class_uids)
+        for name in plugins.available(RESULTS)
+    }
+
+
+def render() -> str:
+    """The conformance statement (PS3.2) as Markdown: the whole of docs/conformance.md."""
+    from dicom_node.results.encoding import TRANSFER_SYNTAXES as compressed  # noqa: N811, PLC0415 - loads codecs
+
+    node = NodeSettings()
+    lines = [
+        "# DICOM conformance statement",
+        "",
+        "Made by `dicom-node conformance` from the code's own tables; do not edit.",
+        "",
+        "The node is an acceptor of Verification and Storage, and a requestor of Verification and Storage.",
+        "",
+        "## Association acceptance",
+        "",
+        *_table(("Setting", "Default"), _limits(node)),
+        "",
+        "The called AE title must be the node's, the calling AE title one of `node.calling_ae_titles`;",
+        "an empty list accepts nobody, unless `node.accept_any_calling_ae` is true.",
+        "",
+        *_table(
+            ("Result", "Source", "Reason", "Meaning"),
+            [(str(r.result), str(r.source), str(r.diagnostic), r.meaning) for r in REJECTIONS],
+        ),
+        "",
+        "A PDU longer than announced, a PDU that takes longer than the deadline, and a peer that stays",
+        "silent end the association without an answer or with A-ABORT.",
+        "",
+        "## Statuses of the Storage SCP",
+        "",
+        *_table(
+            ("Status", "Name", "Meaning"),
+            [(f"0x{status:04X}", *meaning) for status, meaning in STATUS_MEANING.items()],
+        ),
+        "",
+        "Every failure carries an Error Comment (0000,0902). Conformance level 2 (full); no element is coerced.",
+        "",
+        "## Transfer syntaxes",
+        "",
+        "Of every storage SOP Class; of Verification the first four.",
+        "",
+        *_table(("Name", "UID"), [(uid.name, str(uid)) for uid in TRANSFER_SYNTAXES]),
+        "",
+        "## SOP Classes accepted",
+        "",
+        *_table(("Name", "UID"), [(uid.name, str(uid)) for uid in (UID(Verification), *storage_sop_classes())]),
+        "",
+        "## SOP Classes sent",
+        "",
+        "In Explicit VR Little Endian and Implicit VR Little Endian. Pictures with a legend that a destination",
+        "wants compressed (`compression` in the settings) are offered in one of these alone:",
+        "",
+        *_table(("Name", "UID"), [(uid.name, str(uid)) for uid in compressed]),
+        "",
+        "A destination that rejects the presentation contexts of an object, or answers 0x0122, gets the stand-in of",
+        "the last column instead, where there is one; the node records that and shows it in `dicom-node status`.",
+        "",
+        *_table(
+            ("Result", "Name", "UID", "Stand-in"),
+            [
+                (name, UID(uid).name, uid, plugins.load(RESULTS, name).fallback or "none")
+                for name, uids in result_sop_classes().items()
+                for uid in uids
+            ],
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _limits(node: NodeSettings) -> list[tuple[str, str]]:
+    return [
+        ("AE title", node.ae_title),
+        ("Port", str(node.port)),
+        ("Maximum PDU length received", f"{node.max_pdu} bytes"),
+        ("Associations at a time", str(node.max_associations)),
+        ("Asynchronous operations", "not supported"),
+        ("ACSE time-out", f"{node.acse_timeout:g} s"),
+        ("Network time-out", f"{node.network_timeout:g} s"),
+        ("Deadline of one PDU", f"{node.association_deadline:g} s"),
+    ]
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return [f"| {' | '.join(cells)} |" for cells in lines]

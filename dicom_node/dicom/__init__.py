@@ -1,0 +1,1 @@
+"""What the node knows of DICOM: files, elements, pixels, what is negotiated."""

@@ -1,0 +1,112 @@
+"""Data sets out of files, within bounds: whole ones, and headers without the pixels.
+
+Files may be cut off in transfer, or be small and unpack to any size.
+"""
+
+import zlib
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_dataset, read_file_meta_info
+from pydicom.tag import Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from dicom_node.errors import DatasetUnreadable
+from dicom_node.watch.logs import without_warnings
+
+MOST_INFLATED = 256 << 20
+"""Bytes that a deflated data set may unpack to."""
+
+
+def read(path: Path) -> Dataset:
+    """The data set in the file at `path`; if its pixel data break off, the header with empty Pixel Data.
+
+    Raises:
+        DatasetUnreadable: the file is missing, is no DICOM file, or holds no data set.
+    """
+    with without_warnings():
+        if not inflates_within(path, MOST_INFLATED):
+            raise DatasetUnreadable("its deflated data set unpacks to more than any radiograph holds")
+        try:
+            ds = dcmread(path)
+            if not ds:  # pydicom drops every element when encapsulated pixel data lack their end
+                ds = dcmread(path, stop_before_pixels=True)
+                ds.add_new("PixelData", "OB", b"")
+        except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
+            raise DatasetUnreadable("the file cannot be read as DICOM") from error
+    if "SOPInstanceUID" not in ds:
+        raise DatasetUnreadable("the file holds no data set")
+    return ds
+
+
+_META_GROUP_LENGTH_END = 144  # preamble, "DICM", and the element (0002,0000) itself (PS3.10 7.1)
+
+
+_MOST_INFLATED = 8 << 20
+
+
+_FIRST_PIXEL_TAG = Tag(0x7FE0, 0x0001)
+
+
+def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
+    """The data set in a file up to the pixels, however the rest of the file looks.
+
+    Of a deflated data set only the first megabytes are inflated: a small file may unpack to any size.
+
+    Args:
+        path: a file in the DICOM File Format.
+        keywords: read only these elements and skip all others unread; None for all.
+
+    Raises:
+        DatasetUnreadable: there is no data set to read; the message quotes nothing of it.
+    """
+    try:
+        meta = read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            return _read_deflated_header(path, meta, keywords)
+        tags = list(keywords) if keywords is not None else None
+        return dcmread(path, stop_before_pixels=True, specific_tags=tags)
+    except Exception as error:
+        raise DatasetUnreadable("Data set cannot be read") from error
+
+
+def inflates_within(path: Path, limit: int) -> bool:
+    """Whether a file's data set is not deflated, or unpacks to at most `limit` bytes; nothing is kept.
+
+    Raises:
+        DatasetUnreadable: the file meta information or the compressed bytes cannot be read.
+    """
+    try:
+        meta = read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return True
+        inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        with path.open("rb") as file:
+            file.seek(_META_GROUP_LENGTH_END + int(meta.FileMetaInformationGroupLength))
+            waiting = file.read(_MOST_INFLATED)
+            while waiting and total <= limit:
+                total += len(inflater.decompress(waiting, _MOST_INFLATED))
+                waiting = inflater.unconsumed_tail or file.read(_MOST_INFLATED)
+    except Exception as error:
+        raise DatasetUnreadable("the file cannot be read as DICOM") from error
+    return total <= limit
+
+
+def _read_deflated_header(path: Path, meta: FileMetaDataset, keywords: Sequence[str] | None) -> Dataset:
+    start = _META_GROUP_LENGTH_END + int(meta.FileMetaInformationGroupLength)
+    with path.open("rb") as file:
+        file.seek(start)
+        inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(_MOST_INFLATED), _MOST_INFLATED)
+    header = read_dataset(
+        BytesIO(inflated),
+        is_implicit_VR=False,
+        is_little_endian=True,
+        stop_when=lambda tag, _vr, _length: tag >= _FIRST_PIXEL_TAG,
+        specific_tags=[Tag(keyword) for keyword in keywords] if keywords is not None else None,
+    )
+    header.file_meta = meta
+    return header

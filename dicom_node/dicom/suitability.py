@@ -1,0 +1,117 @@
+"""Which images may be analysed: single-frame frontal chest radiographs meant for display.
+
+Routing rules choose before this; these checks hold whatever the rules say, because the model was made for
+nothing else. Reasons finish the sentence "not analysed because ..." and quote coded attributes only.
+"""
+
+from pydicom import Dataset
+from pydicom.uid import UID
+
+from dicom_node.dicom.elements import code, code_values, codes, integer, is_own_result, orientation
+from dicom_node.errors import DatasetUnreadable, Reason, StudyUnsuitable
+from dicom_node.watch.logs import without_warnings
+
+MODALITIES = frozenset({"CR", "DX"})
+BODY_PARTS = frozenset({"CHEST", "THORAX", "LUNG", "LUNGS"})
+FRONTAL_VIEWS = frozenset({"PA", "AP"})
+# SNOMED CT, and the SNOMED RT codes that older equipment sends (PS3.16 annex A mapping).
+CHEST_CODES = frozenset({"816094009", "51185008", "302551006", "39607008", "T-D3000", "T-28000"})
+FRONTAL_CODES = frozenset({"272479007", "399348003", "399033003", "R-10214", "R-10206", "R-40888"})
+# PS3.3 C.7.3.1.1.2, and what CR and DX equipment writes there instead.
+PATIENT_POSITIONS = frozenset(
+    {"HFP", "HFS", "HFDR", "HFDL", "FFDR", "FFDL", "FFP", "FFS", "LFP", "LFS", "RFP", "RFS"}
+    | {"AFDR", "AFDL", "PFDR", "PFDL", "PA", "AP", "ERECT", "UPRIGHT", "STANDING", "SITTING", "SUPINE"}
+)
+MIN_SIDE = 128
+MAX_PIXELS = 100_000_000
+MAX_BITS = 16
+_FOR_PROCESSING = frozenset({"1.2.840.10008.5.1.4.1.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.2.1"})
+
+
+def check(ds: Dataset) -> None:
+    """Refuse what is not a single frontal chest radiograph meant for display; reads no pixel.
+
+    Raises:
+        StudyUnsuitable: with a reason that a radiologist understands.
+        DatasetUnreadable: the description of the pixels is missing or contradicts itself.
+    """
+    with without_warnings():
+        _check_kind(ds)
+        _check_anatomy(ds)
+        _check_view(ds)
+        _check_origin(ds)
+        _check_layout(ds)
+
+
+def _check_kind(ds: Dataset) -> None:
+    sop_class = str(ds.get("SOPClassUID", ""))
+    if "PixelData" not in ds:
+        if "FloatPixelData" in ds or "DoubleFloatPixelData" in ds:
+            raise StudyUnsuitable("its pixels are floating-point numbers, not a radiograph", Reason.PIXELS)
+        raise StudyUnsuitable(f"it holds no pixel data ({UID(sop_class).name or 'unknown SOP Class'})", Reason.PIXELS)
+    modality = code(ds, "Modality")
+    if modality not in MODALITIES:
+        raise StudyUnsuitable(f"modality {modality or 'unknown'} is not a plain radiograph (CR or DX)", Reason.MODALITY)
+    if sop_class in _FOR_PROCESSING or code(ds, "PresentationIntentType") == "FOR PROCESSING":
+        raise StudyUnsuitable("it is a raw detector image (For Processing), not one for presentation", Reason.RAW)
+    frames = integer(ds, "NumberOfFrames", 1)
+    if frames > 1:
+        raise StudyUnsuitable(f"it has {frames} frames; only single-frame radiographs are analysed", Reason.FRAMES)
+    photometric = code(ds, "PhotometricInterpretation")
+    if integer(ds, "SamplesPerPixel", 1) != 1 or photometric not in {"MONOCHROME1", "MONOCHROME2"}:
+        raise StudyUnsuitable(
+            f"it is a colour image ({photometric or 'unknown photometric interpretation'})", Reason.COLOUR
+        )
+
+
+def _check_origin(ds: Dataset) -> None:
+    """Refuse what was made from a radiograph, by us or by others; processed or compressed ones are still PRIMARY."""
+    if is_own_result(ds):
+        raise StudyUnsuitable("it is a result of this node", Reason.DERIVED)
+    if code(ds, "SyntheticData") == "YES":
+        raise StudyUnsuitable("its pixels are synthetic", Reason.DERIVED)
+    if code_values(ds, "ImageType")[:2] == ("DERIVED", "SECONDARY"):
+        raise StudyUnsuitable("it was made from another image (Image Type DERIVED, SECONDARY)", Reason.DERIVED)
+
+
+def _check_anatomy(ds: Dataset) -> None:
+    body_part = code(ds, "BodyPartExamined")
+    if body_part and body_part not in BODY_PARTS:
+        raise StudyUnsuitable(f"body part {body_part} is not the chest", Reason.BODY_PART)
+    regions = codes(ds, "AnatomicRegionSequence")
+    if not body_part and regions and not regions & CHEST_CODES:
+        raise StudyUnsuitable("the anatomic region is not the chest", Reason.BODY_PART)
+
+
+def _check_view(ds: Dataset) -> None:
+    view = code(ds, "ViewPosition")
+    if view:
+        if view not in FRONTAL_VIEWS:
+            raise StudyUnsuitable(f"view position {view} is not a frontal view (PA or AP)", Reason.VIEW)
+        return
+    views = codes(ds, "ViewCodeSequence")
+    if views and not views & FRONTAL_CODES:
+        raise StudyUnsuitable("the view is not a frontal view (PA or AP)", Reason.VIEW)
+    directions = orientation(ds)
+    if directions and directions[0][:1] in {"A", "P"}:
+        raise StudyUnsuitable("its rows run front to back: a lateral view, not a frontal one", Reason.VIEW)
+    position = code(ds, "PatientPosition")
+    if position and position not in PATIENT_POSITIONS:
+        raise StudyUnsuitable(
+            f"the view is not stated, and patient position {position} is no defined term", Reason.VIEW
+        )
+
+
+def _check_layout(ds: Dataset) -> None:
+    rows, columns = integer(ds, "Rows", 0), integer(ds, "Columns", 0)
+    if rows < 1 or columns < 1:
+        raise DatasetUnreadable("Rows or Columns is missing or zero", Reason.PIXELS)
+    if min(rows, columns) < MIN_SIDE:
+        raise StudyUnsuitable(f"{columns} x {rows} pixels are too few (at least {MIN_SIDE} each way)", Reason.SIZE)
+    if rows * columns > MAX_PIXELS:
+        raise StudyUnsuitable(f"{columns} x {rows} pixels are more than any radiograph has", Reason.SIZE)
+    allocated, stored = integer(ds, "BitsAllocated", 0), integer(ds, "BitsStored", 0)
+    if not 1 <= stored <= allocated:
+        raise DatasetUnreadable(f"{stored} bits stored of {allocated} allocated contradict each other", Reason.PIXELS)
+    if allocated > MAX_BITS:
+        raise StudyUnsuitable(f"{allocated} bits per pixel are more than a radiograph has", Reason.PIXELS)

@@ -1,0 +1,1 @@
+"""One task: its images explained, its results written."""

@@ -1,0 +1,388 @@
+"""One study revision -> analysis -> result data sets; plain functions, so that anything can call and repeat them.
+
+`analyse` runs the model once; `build` makes what one destination gets of it. Every image leaves an answer: results,
+or a line in the report that says why there are none. What the image is to blame for (unsuitable, unreadable, nothing
+the model can use) ends with that line, and the other images are still explained. Anything else (out of memory, a
+fault of ours) is raised: the caller records it and asks for `not_analysed`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import structlog
+from pydicom import Dataset
+
+from dicom_node.dicom import pixels, suitability
+from dicom_node.errors import DatasetUnreadable, Reason, StudyUnsuitable
+from dicom_node.nouns import Instance, SOPInstanceUID, Study, StudyState, Task
+from dicom_node.results import (
+    AssessedImage,
+    Builder,
+    Refusal,
+    ResultContext,
+    ResultOptions,
+    SourceReference,
+    StudyContext,
+)
+from dicom_node.results.header import header_of, patient_and_study
+from dicom_node.route.rules import Action, decide_instance
+from dicom_node.settings.rule_tables import Rule
+from dicom_node.watch.logs import place
+from explain_core import plugins
+from explain_core.errors import ExplainError
+from explain_core.explanation import Assessment, Explainer, Explanation, ModelIdentity
+from explain_core.radiograph import Radiograph
+
+RESULTS = "dicom_node.results.objects"
+REPORT = "structured_report"
+DOCUMENTS = (REPORT, "report_page", "key_object")
+_NUMBERS_PER_REVISION = 1000
+_FAULTS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
+"""Of a builder; what interrupts a task, or lacks memory or disk, is none of them."""
+
+log = structlog.get_logger(__name__)
+
+Read = Callable[[Instance], Dataset]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedImage:
+    """One image with its decision and the reasons for it, one by each method; at least one."""
+
+    source: SourceReference
+    header: Dataset
+    radiograph: Radiograph
+    shown_range: tuple[float, float] | None
+    explanations: tuple[Explanation, ...]
+
+    @property
+    def assessment(self) -> Assessment:
+        """The decision, which all explanations share."""
+        return self.explanations[0].assessment
+
+    def assessed(self) -> AssessedImage:
+        """The decision alone."""
+        return AssessedImage(source=self.source, header=self.header, assessment=self.assessment)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Analysis:
+    """What the model said of one task's images.
+
+    Attributes:
+        task: the task.
+        header: what an instance that can be read says of patient and study; empty when none can be read.
+        model: the model version, if one was loaded.
+        explained, assessed, refused: the images, each list in the order of the SOP Instance UIDs.
+        state: EXPLAINED when at least one image was decided; IGNORED when the rules chose none; else FAILED.
+        reason: why not every chosen image was decided, or None; names no patient.
+    """
+
+    task: Task
+    header: Dataset
+    model: ModelIdentity | None
+    explained: tuple[ExplainedImage, ...] = ()
+    assessed: tuple[AssessedImage, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    state: StudyState
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One object for one destination.
+
+    Attributes:
+        kind: name of its builder.
+        dataset: complete with file meta information.
+        fallback: the kind that a destination gets when it does not take this SOP Class, or None.
+        standby: only for a destination that refuses another object.
+    """
+
+    kind: str
+    dataset: Dataset
+    fallback: str | None
+    standby: bool
+
+
+def analyse(
+    task: Task,
+    study: Study,
+    read: Read,
+    explainer: Explainer,
+    *,
+    methods: Sequence[str],
+    rules: Sequence[Rule] = (),
+    negatives: bool = True,
+) -> Analysis:
+    """Classify and explain the images that `task` selects of `study`, or say why nothing is analysed.
+
+    Args:
+        task: which images, and when it was made.
+        study: the instances of the revision.
+        read: gives the data set of an instance, pixels included; raises DatasetUnreadable.
+        explainer: the loaded model, which serves `methods`.
+        methods: by which methods; at least one.
+        rules: the routing rules, which say why the images that they did not choose are not analysed.
+        negatives: whether an image without the finding is explained too.
+
+    Raises:
+        LookupError: `task` selects an instance that `study` lacks.
+    """
+    if not task.selected:
+        reason = task.reason or "no image of the study was selected"
+        analysis = not_analysed(task, study, read, reason, Reason.RULES, model=explainer.identity)
+        return dataclasses.replace(analysis, refused=tuple(_passed_by(task, study, read, rules)) or analysis.refused)
+    images = [_instance(study, uid) for uid in sorted(task.selected)]
+    found = [_answer(one, read, explainer, methods, negatives=negatives) for one in images]
+    explained = tuple(one for one in found if isinstance(one, ExplainedImage))
+    assessed = tuple(one for one in found if isinstance(one, AssessedImage))
+    refused = tuple(one for one in found if isinstance(one, Refusal))
+    decided = len(explained) + len(assessed)
+    return Analysis(
+        task=task,
+        header=_sibling_header(study, read),
+        model=explainer.identity,
+        explained=explained,
+        assessed=assessed,
+        refused=(*refused, *_passed_by(task, study, read, rules)),
+        state=StudyState.EXPLAINED if decided else StudyState.FAILED,
+        reason=_summary([one.reason for one in refused], len(task.selected)),
+    )
+
+
+def not_analysed(
+    task: Task,
+    study: Study,
+    read: Read,
+    reason: str,
+    code: Reason,
+    *,
+    model: ModelIdentity | None = None,
+) -> Analysis:
+    """What is left to say when the images of `task` cannot be analysed, from whatever header can be read.
+
+    Args:
+        task: the task; its selected images, or without any the whole study, are what the answer is about.
+        study: the instances of the revision.
+        read: gives the data set of an instance; whatever it raises, there is an answer.
+        reason: a plain clause that follows "because"; names no patient.
+        code: the reason for machines.
+        model: the model version, if one was loaded.
+    """
+    selected = set(task.selected)
+    about = [one for one in study.instances if not selected or one.sop_instance_uid in selected]
+    about.sort(key=lambda instance: instance.sop_instance_uid)
+    return Analysis(
+        task=task,
+        header=_sibling_header(study, read),
+        model=model,
+        refused=(Refusal(sources=tuple(_reference(one) for one in about), reason=reason, code=code),),
+        state=StudyState.FAILED if selected else StudyState.IGNORED,
+        reason=reason,
+    )
+
+
+def build(analysis: Analysis, options: ResultOptions, *, earlier: Sequence[Dataset] = ()) -> tuple[Result, ...]:
+    """What one destination gets of an analysis, and what it gets instead of objects that it refuses.
+
+    An image has its objects once for each of the destination's methods. There is always something: what no picture
+    shows is said in the structured report.
+
+    Args:
+        analysis: what the model said.
+        options: what the destination wants; `options.objects` names the builders, `options.methods` the methods,
+            by which the images were explained.
+        earlier: results already sent there for this study, which new reports name as predecessors.
+
+    Raises:
+        LookupError: `options.objects` names no builder.
+    """
+    images, assessed = _by_policy(analysis, options)
+    names = dict.fromkeys(options.objects)
+    if analysis.refused or assessed:
+        names[REPORT] = None
+    common = _Common(task=analysis.task, model=analysis.model, options=options, earlier=earlier)
+    first = _NUMBERS_PER_REVISION * (analysis.task.revision - 1)
+    contexts = tuple(
+        ResultContext(
+            **common,
+            header=one.header,
+            sources=(one.source,),
+            number=first + position,
+            radiograph=one.radiograph,
+            shown_range=one.shown_range,
+            explanation=explanation,
+        )
+        for position, one in enumerate(images, start=1)
+        for explanation in _of_methods(one, options.methods)
+    )
+    decided: tuple[ExplainedImage | AssessedImage, ...] = (*images, *assessed)
+    of_refused = [source for one in analysis.refused for source in one.sources]
+    study = StudyContext(
+        **common,
+        header=next((one.header for one in decided), analysis.header),
+        sources=(*(one.source for one in decided), *of_refused),
+        number=first + 1,
+        images=contexts,
+        assessed=assessed,
+        refused=analysis.refused,
+    )
+    results = _built(study, tuple(names))
+    if all(one.standby for one in results):
+        results = _built(study, (*names, REPORT))
+    return results
+
+
+class _Common(TypedDict):
+    """What every context is made from."""
+
+    task: Task
+    model: ModelIdentity | None
+    options: ResultOptions
+    earlier: Sequence[Dataset]
+
+
+def _built(study: StudyContext, names: Sequence[str]) -> tuple[Result, ...]:
+    """The objects `names` and their stand-ins: pictures first, so that documents can say what could not be made."""
+    results: list[Result] = []
+    omitted: dict[tuple[str, str], None] = {}
+    wanted = _in_order(names)
+    for builder in _with_fallbacks(wanted):
+        standby = builder.name not in names
+        refusals = [(image, builder.refuses(image)) for image in study.images]
+        made = tuple(one.dataset for one in results if not one.standby)
+        possible = tuple(image for image, why in refusals if why is None)
+        whys = [why for _, why in refusals if why is not None]
+        context = dataclasses.replace(study, images=possible, made=made, omitted=tuple(omitted))
+        try:
+            datasets = builder.build(context)
+        except _FAULTS as error:
+            if builder.name == REPORT:
+                raise
+            log.error("object failed", kind=builder.name, error=type(error).__name__, place=place(error))  # noqa: TRY400
+            whys, datasets = [f"building it failed ({type(error).__name__})"], ()
+        if not standby:
+            omitted |= {(builder.name, why): None for why in whys}
+        results += [
+            Result(kind=builder.name, dataset=dataset, fallback=builder.fallback, standby=standby)
+            for dataset in datasets
+        ]
+    return tuple(results)
+
+
+def _in_order(names: Sequence[str] | dict[str, None]) -> tuple[Builder, ...]:
+    builders: list[Builder] = [plugins.load(RESULTS, name) for name in names]
+    return tuple(sorted(builders, key=lambda builder: (builder.name in DOCUMENTS, builder.series)))
+
+
+def _with_fallbacks(wanted: Sequence[Builder]) -> tuple[Builder, ...]:
+    """`wanted` and everything that may have to stand in for one of them."""
+    names = {builder.name: builder.fallback for builder in wanted}
+    while missing := {name for name in names.values() if name is not None} - names.keys():
+        names |= {name: plugins.load(RESULTS, name).fallback for name in missing}
+    return _in_order(list(names))
+
+
+def _by_policy(
+    analysis: Analysis, options: ResultOptions
+) -> tuple[tuple[ExplainedImage, ...], tuple[AssessedImage, ...]]:
+    if options.explain == "always":
+        return analysis.explained, analysis.assessed
+    positive = tuple(one for one in analysis.explained if one.assessment.prediction.positive)
+    negative = tuple(one.assessed() for one in analysis.explained if not one.assessment.prediction.positive)
+    return positive, (*analysis.assessed, *negative)
+
+
+def _of_methods(image: ExplainedImage, methods: Sequence[str]) -> Iterator[Explanation]:
+    """The explanations by `methods`, in that order."""
+    found = {one.provenance.method: one for one in image.explanations}
+    for name in methods:
+        yield found[name]
+
+
+def _answer(
+    instance: Instance, read: Read, explainer: Explainer, methods: Sequence[str], *, negatives: bool
+) -> ExplainedImage | AssessedImage | Refusal:
+    """Explain one image, or say why not."""
+    source = _reference(instance)
+    try:
+        ds = read(instance)
+        header, rendering = header_of(ds), pixels.render(ds)
+        image = rendering.radiograph
+        if not negatives:
+            assessment = explainer.classify(image)
+            if not assessment.prediction.positive:
+                return AssessedImage(source=source, header=header, assessment=assessment)
+        explanations = explainer.explain(image, methods)
+    except (StudyUnsuitable, DatasetUnreadable) as error:
+        return Refusal(sources=(source,), reason=str(error), code=error.reason)
+    except ExplainError as error:
+        return Refusal(sources=(source,), reason=str(error), code=Reason.MODEL)
+    return ExplainedImage(
+        source=source, header=header, radiograph=image, shown_range=rendering.shown_range, explanations=explanations
+    )
+
+
+def _passed_by(task: Task, study: Study, read: Read, rules: Sequence[Rule]) -> Iterator[Refusal]:
+    """Why the rules did not choose the other images; silent about answers and what another rule explains."""
+    if not rules:
+        return
+    for instance in sorted(study.instances, key=lambda one: one.sop_instance_uid):
+        if instance.sop_instance_uid in task.selected:
+            continue
+        try:
+            ds = read(instance)
+            decision = decide_instance(ds, instance.calling_ae_title, rules)
+        except DatasetUnreadable as error:
+            yield Refusal(sources=(_reference(instance),), reason=str(error), code=error.reason)
+            continue
+        if decision.action is Action.IGNORE:
+            reason = decision.reason or "no routing rule takes it"
+            yield Refusal(sources=(_reference(instance),), reason=reason, code=_code(ds))
+
+
+def _code(ds: Dataset) -> Reason:
+    """What stands against an image that the rules did not choose; the rules alone when nothing else does."""
+    try:
+        suitability.check(ds)
+    except (StudyUnsuitable, DatasetUnreadable) as error:
+        return error.reason
+    return Reason.RULES
+
+
+def _instance(study: Study, sop_instance_uid: SOPInstanceUID) -> Instance:
+    """The selected instance; that it is missing would be a fault of ours."""
+    for instance in study.instances:
+        if instance.sop_instance_uid == sop_instance_uid:
+            return instance
+    raise LookupError(f"{sop_instance_uid} is not in revision {study.revision} of its study")
+
+
+def _reference(instance: Instance) -> SourceReference:
+    return SourceReference(
+        study_instance_uid=instance.study_instance_uid,
+        series_instance_uid=instance.series_instance_uid,
+        sop_class_uid=instance.sop_class_uid,
+        sop_instance_uid=instance.sop_instance_uid,
+    )
+
+
+def _sibling_header(study: Study, read: Read) -> Dataset:
+    """Patient and Study from the first instance that can be read; empty when none can."""
+    for instance in sorted(study.instances, key=lambda one: one.sop_instance_uid):
+        try:
+            return patient_and_study(read(instance))
+        except Exception:  # noqa: BLE001, S112 - the report must go out whatever the files are like
+            continue
+    return Dataset()
+
+
+def _summary(reasons: list[str], images: int) -> str | None:
+    """Why not everything was explained, in one line."""
+    if not reasons:
+        return None
+    unique = "; ".join(dict.fromkeys(reasons))
+    return unique if len(reasons) == images else f"{len(reasons)} of {images} images not analysed: {unique}"

@@ -1,0 +1,1 @@
+"""What administrators retrain with: exports, labels, jobs."""

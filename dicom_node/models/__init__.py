@@ -1,0 +1,1 @@
+"""Which version of the model runs, and how versions and weeks compare."""

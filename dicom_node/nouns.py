@@ -1,0 +1,176 @@
+"""The nouns of the node. They import nothing of the node and do nothing."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import NewType
+
+SOPInstanceUID = NewType("SOPInstanceUID", str)
+SeriesInstanceUID = NewType("SeriesInstanceUID", str)
+StudyInstanceUID = NewType("StudyInstanceUID", str)
+AETitle = NewType("AETitle", str)
+
+
+class StudyState(StrEnum):
+    """receiving -> ready -> explaining -> explained, ignored or failed."""
+
+    RECEIVING = "receiving"
+    READY = "ready"
+    EXPLAINING = "explaining"
+    EXPLAINED = "explained"
+    IGNORED = "ignored"
+    FAILED = "failed"
+
+
+class TaskState(StrEnum):
+    """pending -> leased -> done, or failed (terminal, replayable)."""
+
+    PENDING = "pending"
+    LEASED = "leased"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class DeliveryState(StrEnum):
+    """pending -> sent, downgraded (another object stands in), or dead (kept, shown, replayable).
+
+    An object on standby is kept ready should the destination not take the SOP Class of another one.
+    """
+
+    PENDING = "pending"
+    SENT = "sent"
+    DEAD = "dead"
+    STANDBY = "standby"
+    DOWNGRADED = "downgraded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Association:
+    """One accepted association (PS3.8), from A-ASSOCIATE to its end."""
+
+    association_id: str
+    calling_ae_title: AETitle
+    called_ae_title: AETitle
+    peer_address: str
+    opened_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One stored SOP Instance: a file in the spool and a row in the ledger."""
+
+    sop_instance_uid: SOPInstanceUID
+    sop_class_uid: str
+    series_instance_uid: SeriesInstanceUID
+    study_instance_uid: StudyInstanceUID
+    transfer_syntax_uid: str
+    association_id: str
+    calling_ae_title: AETitle
+    path: Path
+    sha256: str
+    size: int
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """The instances of one study that make up one revision."""
+
+    study_instance_uid: StudyInstanceUID
+    revision: int
+    instances: tuple[Instance, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """What to do with the images that a rule selects: names only, from the settings.
+
+    Attributes:
+        name: of the rule.
+        destinations: who gets the results.
+        results: the only objects that they get, among those that they want; empty: all that they want.
+    """
+
+    name: str
+    destinations: tuple[str, ...]
+    results: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """A Storage SCP that takes results."""
+
+    name: str
+    ae_title: AETitle
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One unit of work: explain `selected` of a study revision, or, without any, report `reason`.
+
+    Attributes:
+        task_id: UUIDv5 of study, revision and route: submitting twice is the same task.
+        route: name of the route; the empty string for a study that no rule takes.
+        selected: the SOP Instances to explain; empty for a "not analysed" report.
+        reason: why nothing is analysed, or None.
+        created_at: recorded once; the content date and time of the results.
+    """
+
+    task_id: str
+    study_instance_uid: StudyInstanceUID
+    revision: int
+    route: str
+    selected: tuple[SOPInstanceUID, ...]
+    reason: str | None
+    state: TaskState
+    attempts: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One result object owed to one destination (the outbox).
+
+    Attributes:
+        kind: name of the object's builder.
+        fallback: the kind that stands in when the destination does not take the SOP Class, or None.
+        stand_in: the kind that does stand in for a downgraded one, or None.
+        last_error: why the last attempt failed, or the warning that it was delivered with.
+    """
+
+    delivery_id: str
+    task_id: str
+    kind: str
+    fallback: str | None
+    sop_instance_uid: SOPInstanceUID
+    sop_class_uid: str
+    path: Path
+    destination: str
+    state: DeliveryState
+    attempts: int
+    next_attempt_at: datetime
+    last_error: str | None
+    stand_in: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyActivity:
+    """What the ledger knows of a study that holds instances in no revision yet.
+
+    Attributes:
+        revision: the revision that these instances will make, counted from 1.
+        first_received: when the first of them was stored.
+        last_received: when the last of them was stored.
+        open_associations: associations that touched the study and have not ended.
+        new_instances: how many there are, at least 1.
+    """
+
+    study_instance_uid: StudyInstanceUID
+    revision: int
+    first_received: datetime
+    last_received: datetime
+    open_associations: int
+    new_instances: int

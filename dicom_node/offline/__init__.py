@@ -1,0 +1,1 @@
+"""Explaining files and folders without servers."""

@@ -1,0 +1,1 @@
+"""What peers send, up to the acknowledgement."""

@@ -1,0 +1,321 @@
+"""The incoming side of one association: limits on what a peer may send, and objects written to disk as they come.
+
+pynetdicom reads a PDU of any length into memory, waits without end for the rest of one, and collects a data set
+in memory or, by switches that hold for the whole process, in a temporary file. `Reception.guard` replaces, for
+one association, the two functions through which bytes come in:
+
+    AssociationSocket.recv                   refuses a PDU that is too long; one deadline for each whole PDU
+    DIMSEServiceProvider.receive_primitive   hands the data set of a C-STORE to a PartFile, of any other message to
+                                             nobody; what is no message ends the association as an invalid PDU
+                                             does (PS3.8 9.2, Evt19)
+"""
+
+import hashlib
+import socket
+import struct
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import UID
+from pynetdicom.association import Association as Acceptor
+from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
+from pynetdicom.dsutils import create_file_meta
+from pynetdicom.pdu_primitives import P_DATA
+
+from dicom_node.dicom.uids import checked_uid
+from dicom_node.errors import DatasetUnreadable, NodeError, OutOfResources, PeerError
+from dicom_node.status import Status
+from dicom_node.storage.spool import PART_SUFFIX, Spool
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+log = structlog.get_logger(__name__)
+
+PREAMBLE = b"\0" * 128 + b"DICM"  # PS3.10 7.1
+PDU_HEADER = struct.Struct(">BxL")  # PS3.8 9.3.1
+P_DATA_TF = 0x04
+PDU_TYPES = range(0x01, 0x08)
+PDU_SLACK = 1024
+"""Bytes more than the negotiated length that are forgiven: some peers leave PDV headers out of their sum."""
+LONGEST_OTHER_PDU = 262_144
+"""Bytes of an A-ASSOCIATE: 128 presentation contexts with all transfer syntaxes take about half of it."""
+LONGEST_COMMAND = 65_536
+SPACE_CHECK_EVERY = 16 << 20
+_BUFFER = 1 << 18
+
+
+class InvalidInstanceUID(PeerError):
+    """The Affected SOP Instance UID or SOP Class UID breaks the rules for UIDs."""
+
+    status = Status.INVALID_SOP_INSTANCE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """One object, complete as sent, in a file that is not durable yet.
+
+    Attributes:
+        path: in the spool's `incoming`; DICOM File Format.
+        sha256: of the data set as sent, without the file meta information.
+        size: of the data set, in bytes.
+    """
+
+    path: Path
+    sha256: str
+    size: int
+
+
+class PartFile(BytesIO):
+    """Stands in for the buffer of a C-STORE's data set; nothing is kept in memory.
+
+    Failures are kept until `finish`, so that a full disk becomes an answer and not a broken association.
+    """
+
+    def __init__(self, spool: Spool, sop_class: str, sop_instance: str, transfer_syntax: str) -> None:
+        super().__init__()
+        self.path = spool.incoming / f"{uuid.uuid4().hex}{PART_SUFFIX}"
+        self.size = 0
+        self._spool = spool
+        self._digest = hashlib.sha256()
+        self._next_check = SPACE_CHECK_EVERY
+        self._file: Any = None
+        self._failure: NodeError | None = None
+        try:
+            _check_uids(sop_class, sop_instance)
+            spool.check_space()
+            self._file = self.path.open("xb", buffering=_BUFFER)
+            self._file.write(PREAMBLE)
+            meta = create_file_meta(
+                sop_class_uid=UID(sop_class),
+                sop_instance_uid=UID(sop_instance),
+                transfer_syntax=UID(transfer_syntax),
+            )
+            write_file_meta_info(self._file, meta)
+        except (NodeError, OSError) as error:
+            self._fail(error)
+
+    def write(self, buffer: "ReadableBuffer", /) -> int:
+        """Append one fragment."""
+        length = memoryview(buffer).nbytes
+        self.size += length
+        if self._failure is None:
+            try:
+                self._file.write(buffer)
+                self._digest.update(buffer)
+                if self.size >= self._next_check:
+                    self._next_check += SPACE_CHECK_EVERY
+                    self._spool.check_space()
+            except (NodeError, OSError) as error:
+                self._fail(error)
+        return length
+
+    def finish(self) -> Received:
+        """Hand the file over.
+
+        Raises:
+            OutOfResources: it could not be written.
+            InvalidInstanceUID: the request named it wrongly.
+        """
+        if self._failure is None:
+            try:
+                self._file.close()
+            except OSError as error:
+                self._fail(error)
+        if self._failure is not None:
+            raise self._failure
+        return Received(path=self.path, sha256=self._digest.hexdigest(), size=self.size)
+
+    def discard(self) -> None:
+        """Forget the file, wherever it has got to; does nothing when it was moved away."""
+        try:
+            if self._file is not None:
+                self._file.close()
+        except OSError:
+            log.debug("part could not be flushed", part=self.path.name)
+        self.path.unlink(missing_ok=True)
+
+    def _fail(self, error: NodeError | OSError) -> None:
+        if isinstance(error, NodeError):
+            self._failure = error
+        else:
+            self._failure = OutOfResources(f"Spool cannot be written: {error.strerror}")
+            self._failure.__cause__ = error
+        self.discard()
+
+
+class _Nowhere(BytesIO):
+    """Takes the data set of a message that this node has no use for."""
+
+    def write(self, buffer: "ReadableBuffer", /) -> int:
+        return memoryview(buffer).nbytes
+
+
+class Reception:
+    """What one connection is sending.
+
+    Args:
+        acceptor: pynetdicom's side of the association.
+        spool: where objects go.
+        max_pdu: longest P-DATA-TF that was negotiated, in bytes.
+        deadline: seconds for one PDU from its first byte to its last.
+
+    Attributes:
+        association_id: ours, for the ledger and the log.
+        opened_at: when the association was accepted; None before.
+        recorded: whether the ledger knows the association.
+    """
+
+    def __init__(self, acceptor: Acceptor, spool: Spool, *, max_pdu: int, deadline: float) -> None:
+        self.association_id = uuid.uuid4().hex
+        self.opened_at: datetime | None = None
+        self.recorded = False
+        self._acceptor = acceptor
+        self._spool = spool
+        self._longest_p_data = max_pdu + PDU_SLACK
+        self._seconds = deadline
+        self._deadline = 0.0
+        self._body: int | None = None
+        self._connection: socket.socket | None = None
+        self._parts: set[PartFile] = set()
+        self._ended = False
+        self._lock = threading.Lock()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the threads of the connection have ended; pynetdicom does not always say so with an event."""
+        started = self._acceptor.ident is not None
+        return started and not (self._acceptor.is_alive() or self._acceptor.dul.is_alive())
+
+    def guard(self) -> None:
+        """Put the limits in place; before the association's threads start."""
+        wrapper = self._acceptor.dul.socket
+        if wrapper is not None:
+            self._connection = wrapper.socket
+            wrapper.recv = self._recv  # type: ignore[method-assign]
+        self._receive_primitive = self._acceptor.dimse.receive_primitive
+        self._acceptor.dimse.receive_primitive = self._receive  # type: ignore[method-assign]
+
+    def claim(self, part: PartFile) -> bool:
+        """Take over responsibility for a part; False when the connection ended and the part is gone."""
+        with self._lock:
+            if part not in self._parts:
+                return False
+            self._parts.remove(part)
+            return True
+
+    def close(self) -> None:
+        """Close the socket: pynetdicom leaves it open when the peer has reset the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def end(self) -> None:
+        """Remove the parts that nobody has claimed; a transfer that breaks off leaves nothing behind."""
+        with self._lock:
+            self._ended = True
+            while self._parts:
+                self._parts.pop().discard()
+
+    def _recv(self, nr_bytes: int) -> bytearray:
+        """Read the 6 bytes that begin a PDU, or the rest of it.
+
+        Raises:
+            OSError: the PDU is too long; pynetdicom closes the connection.
+            TimeoutError: the deadline passed.
+        """
+        connection = self._connection
+        if connection is None:
+            raise OSError("the connection is closed")
+        if nr_bytes != self._body:
+            self._deadline = time.monotonic() + self._seconds
+        self._body = None
+        received = bytearray(nr_bytes)
+        view = memoryview(received)
+        position = 0
+        while position < nr_bytes:
+            remaining = self._deadline - time.monotonic()
+            if remaining <= 0:
+                log.warning("PDU took too long", association=self.association_id, seconds=self._seconds)
+                raise TimeoutError("the PDU took too long")
+            connection.settimeout(remaining)
+            count = connection.recv_into(view[position:])
+            if count == 0:
+                break
+            position += count
+            acknowledge_now(connection)
+        connection.settimeout(self._seconds)
+        view.release()
+        del received[position:]
+        if nr_bytes == PDU_HEADER.size and position == nr_bytes:
+            self._expect(received)
+        return received
+
+    def _expect(self, header: bytearray) -> None:
+        kind, length = PDU_HEADER.unpack(header)
+        limit = self._longest_p_data if kind == P_DATA_TF else max(self._longest_p_data, LONGEST_OTHER_PDU)
+        if kind in PDU_TYPES and length > limit:
+            log.warning("PDU too long", association=self.association_id, length=length, limit=limit)
+            raise OSError(f"PDU of {length} bytes refused, at most {limit}")
+        self._body = length
+
+    def _receive(self, primitive: P_DATA) -> None:
+        """Take a P-DATA primitive one fragment at a time, to see a command before its data set comes."""
+        for value in primitive.presentation_data_value_list:
+            try:
+                fragment = P_DATA()
+                fragment.presentation_data_value_list = [list(value)]  # type: ignore[list-item]  # it checks so
+                self._receive_primitive(fragment)
+                self._redirect(self._acceptor.dimse.message)
+            except Exception:
+                log.warning("invalid message", association=self.association_id, exc_info=True)
+                self._acceptor.dimse.message = None
+                self._acceptor.dul.event_queue.put("Evt19")
+                return
+
+    def _redirect(self, message: DIMSEMessage | None) -> None:
+        """Choose where the data set of a message goes whose command is complete."""
+        if message is None or isinstance(message.data_set, PartFile | _Nowhere):
+            return
+        if type(message) is DIMSEMessage:
+            kept = message.data_set.tell() if message.data_set is not None else 0
+            if message.encoded_command_set.tell() + kept > LONGEST_COMMAND:
+                raise DatasetUnreadable("command set too long")
+            return
+        if not isinstance(message, C_STORE_RQ):
+            message.data_set = _Nowhere()
+            return
+        command = message.command_set
+        context = self._acceptor._accepted_cx[message.context_id]  # type: ignore[index]  # noqa: SLF001
+        with self._lock:
+            if self._ended:
+                return
+            part = PartFile(
+                self._spool,
+                str(command.AffectedSOPClassUID),
+                str(command.AffectedSOPInstanceUID),
+                str(context.transfer_syntax[0]),
+            )
+            self._parts.add(part)
+            message.data_set = part
+
+
+def acknowledge_now(connection: socket.socket) -> None:
+    """Acknowledge what was read without the usual delay: a peer with Nagle's algorithm on waits 40 ms for it."""
+    if hasattr(socket, "TCP_QUICKACK"):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+def _check_uids(*uids: str) -> None:
+    try:
+        for uid in uids:
+            checked_uid(uid)
+    except DatasetUnreadable as error:
+        raise InvalidInstanceUID("UID in the request is not valid") from error

@@ -1,0 +1,68 @@
+"""What a reader must know of a source, a decision or a heatmap: sentences of ours, in ASCII, naming no patient."""
+
+from collections.abc import Iterator
+
+from pydicom import Dataset
+
+from dicom_node.dicom.elements import code, integer, numbers, orientation
+from dicom_node.results.header import plain
+from explain_core.explanation import Explanation, OutOfDistribution, Prediction
+
+NO_EVIDENCE = "No evidence above the scale's floor"
+NOT_AN_OUTLINE = "Marked is what changes the decision, not the outline of a finding"
+
+
+def which(header: Dataset) -> str:
+    """What tells an image from the others of its study: view, series and number, as far as stated; "" if none is."""
+    series, number = integer(header, "SeriesNumber", 0), integer(header, "InstanceNumber", 0)
+    parts = (
+        plain(code(header, "ViewPosition")),
+        f"series {series}" if series else "",
+        f"number {number}" if number else "",
+    )
+    return ", ".join(part for part in parts if part)
+
+
+def limits_of(header: Dataset) -> Iterator[str]:
+    """What the source does not say, and what follows from that."""
+    if not code(header, "PatientID"):
+        yield "The source has no Patient ID: these results are matched to the patient by the study alone"
+    if not code(header, "StudyDate"):
+        yield "The source has no Study Date"
+    spacings = [numbers(header, keyword) for keyword in ("PixelSpacing", "ImagerPixelSpacing")]
+    if not any(len(found) == 2 and 0 < min(found) <= max(found) < float("inf") for found in spacings):  # noqa: PLR2004
+        yield "The source has no usable pixel spacing: sizes are given as parts of the image, not in millimetres"
+    if orientation(header) is None:
+        yield "The source does not state Patient Orientation: left and right are those of the picture"
+
+
+def warnings_of(prediction: Prediction, distance: OutOfDistribution | None, *, measure: bool = True) -> Iterator[str]:
+    """When a decision is to be taken with care; what stands before the colon is enough where room is short.
+
+    Args:
+        prediction: the decision.
+        distance: of the image from the training data, None where the model cannot say.
+        measure: whether to say how the distance is measured.
+    """
+    if prediction.near_threshold:
+        yield (
+            f"Near the threshold (within {100 * prediction.margin:.1f} points): "
+            "a small shift or turn of the image may change the decision"
+        )
+    if distance is not None and distance.far:
+        how = f" ({plain(distance.measure, 200)})" if measure else ""
+        yield f"Far from the training data: score {distance.score:.3g}, limit {distance.limit:.3g}{how}"
+
+
+def distance_of(distance: OutOfDistribution) -> str:
+    """The distance from the training data and its limit, without a judgement: within the limit is no assurance."""
+    return f"Distance from the training data {distance.score:.3g} (limit {distance.limit:.3g})"
+
+
+def emptiness(explanation: Explanation) -> str | None:
+    """That the heatmap shows no evidence, where it shows none, and what is missing then if the decision is positive."""
+    attribution = explanation.attribution
+    if (attribution.painted > attribution.scale.floor).any():
+        return None
+    graver = ": the method does not show what this decision rests on" if explanation.prediction.positive else ""
+    return f"{NO_EVIDENCE}{graver}"

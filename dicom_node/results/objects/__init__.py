@@ -1,0 +1,1 @@
+"""One file per object that the node sends; the folder is the registry."""

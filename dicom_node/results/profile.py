@@ -1,0 +1,39 @@
+"""What a destination gets, from the settings."""
+
+from datetime import UTC
+from importlib import metadata
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from dicom_node.nouns import Route
+from dicom_node.results.context import ResultOptions
+from dicom_node.settings.sections import SYNTHETIC, Settings
+
+
+def result_options(settings: Settings, route: Route | None = None, destination: str | None = None) -> ResultOptions:
+    """What a destination gets, without one what [results] says; a route may restrict the objects."""
+    chosen = settings.results
+    profile = next((one for one in settings.destinations if one.name == destination), None)
+    objects, asked = chosen.objects, dict[str, Any]()
+    fields = ("methods", "long_edge", "compression", "explain")
+    usual: dict[str, Any] = {name: getattr(chosen, name) for name in fields}
+    fields = ("methods", "long_edge", "compression", "explain")
+    if profile is not None:
+        objects = profile.objects if profile.objects is not None else objects
+        objects += (SYNTHETIC,) if profile.synthetic_images else ()
+        asked = {name: value for name in fields if (value := getattr(profile, name)) is not None}
+    if route is not None and route.results:
+        objects = tuple(name for name in objects if name in route.results)
+    return ResultOptions(
+        objects=objects,
+        method_order=settings.methods(),
+        **usual | asked,
+        patient_in_image=chosen.patient_in_image,
+        content_qualification=chosen.content_qualification,
+        series_number_base=chosen.series_number_base,
+        manufacturer=chosen.manufacturer,
+        institution=chosen.institution,
+        timezone=ZoneInfo(chosen.timezone) if chosen.timezone else UTC,
+        station_ae_title=settings.node.ae_title,
+        software_version=metadata.version("dicom-explanation-node"),
+    )

@@ -1,0 +1,253 @@
+"""The loop: what the ledger knows + clock -> assembly -> rules -> task rows -> broker; and the reconciler.
+
+Every step looks at the ledger alone and may be repeated, by this process or another:
+
+    complete studies     closed as a revision with its tasks, in one transaction
+    leases run out       the task is pending again; after max_attempts its study is reported as not analysed,
+                         and when that fails too, the task is failed: visible, replayable
+    pending tasks        submitted; again after `resubmit` when nobody has leased them
+    due deliveries       one message for each destination, likewise
+
+The broker is a hint, not a store: flushing or restarting Redis costs at most `resubmit` seconds, and while it
+is away the listener and this loop go on; that it is away is said once, that it is back too.
+"""
+
+import dataclasses
+import threading
+import uuid
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+
+import structlog
+from celery import Celery
+from pydicom import Dataset
+
+from dicom_node.clock import utc_now
+from dicom_node.dicom import reading
+from dicom_node.errors import DatasetUnreadable, NodeError
+from dicom_node.nouns import Instance, SOPInstanceUID, Study, StudyActivity, StudyState, Task, TaskState
+from dicom_node.queue import broker
+from dicom_node.queue.broker import DELIVER, EXPLAIN
+from dicom_node.route import rules
+from dicom_node.route.assembly import Ready, ready
+from dicom_node.route.rules import StudyDecision
+from dicom_node.settings.sections import Settings
+from dicom_node.storage.ledger import Ledger
+from dicom_node.watch.logs import place, without_warnings
+
+RESUBMIT = timedelta(seconds=30)
+PATIENCE = 20
+"""While other messages wait in the queue, a submission may take this many times longer to be leased."""
+
+UNREADABLE = "the data set cannot be read"
+NAMESPACE = uuid.UUID("6a3b1f54-2a2e-5a39-9d8e-1b7c4c2f0e61")
+"""Never change: task identifiers come from it."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What follows from a complete revision: tasks, or nothing with a reason."""
+
+    tasks: tuple[Task, ...]
+    state: StudyState
+    reason: str | None
+
+
+def plan(study: Study, decision: StudyDecision, earlier: Iterable[Task], now: datetime) -> Plan:
+    """Turn the rules' decision into tasks; pure.
+
+    One task for each route. A study that no rule takes is answered with its reason, once: late images that
+    change nothing about what the radiologist was told make no second report.
+
+    Args:
+        study: the revision.
+        decision: what the rules say of its images.
+        earlier: the tasks of earlier revisions.
+        now: becomes the content date and time of all results.
+    """
+    if decision.routes:
+        made = [
+            _task(study, route.name, now, selected=tuple(sorted(uids)))
+            for route, uids in sorted(decision.routes.items(), key=lambda item: item[0].name)
+        ]
+        return Plan(tasks=tuple(made), state=StudyState.READY, reason=None)
+    if decision.silent:
+        return Plan(tasks=(), state=StudyState.IGNORED, reason=decision.reason)
+    if any(task.reason in (None, decision.reason) for task in earlier):
+        return Plan(tasks=(), state=StudyState.IGNORED, reason=f"late images: {decision.reason}")
+    report = _task(study, "", now, reason=decision.reason)
+    return Plan(tasks=(report,), state=StudyState.READY, reason=None)
+
+
+class Dispatcher:
+    """Moves studies, tasks and deliveries on.
+
+    Args:
+        settings: times, rules, attempts.
+        ledger: what there is.
+        app: the broker.
+        clock: the time, for run().
+        resubmit: how long a message may be on its way before another is sent.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        app: Celery,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        resubmit: timedelta = RESUBMIT,
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._app = app
+        self._clock = clock
+        self._resubmit = resubmit
+        self._troubles: set[str] = set()
+
+    def run(self, stop: threading.Event, poll_seconds: float = 0.5) -> None:
+        """Step until told to stop; no failure of a step ends the loop."""
+        while not stop.is_set():
+            self.step(self._clock())
+            stop.wait(poll_seconds)
+
+    def step(self, now: datetime) -> None:
+        """Look once and do what is due. The parts fail apart from each other; a trouble is logged once."""
+        for name, part in (
+            ("assembly", self._assemble),
+            ("leases", self._reclaim),
+            ("tasks", self._submit_tasks),
+            ("deliveries", self._submit_deliveries),
+        ):
+            try:
+                part(now)
+            except NodeError as error:
+                self._trouble(name, str(error))
+            except Exception as error:  # noqa: BLE001 - the loop must live; the next look may succeed
+                self._trouble(name, type(error).__name__, place=place(error))
+            else:
+                self._fine(name)
+
+    def _assemble(self, now: datetime) -> None:
+        for activity in self._ledger.assembly_snapshot():
+            decided = ready(activity, now, self._settings.study.quiet, self._settings.study.cap)
+            if isinstance(decided, Ready):
+                self._close(activity, decided, now)
+
+    def _close(self, activity: StudyActivity, decided: Ready, now: datetime) -> None:
+        uid = activity.study_instance_uid
+        study = self._ledger.study(uid, activity.revision)
+        earlier = [task for task in self._ledger.tasks(uid) if task.revision < activity.revision]
+        made = plan(study, self._decide(study), earlier, now)
+        if self._ledger.mark_ready(study, made.tasks, now, state=made.state, reason=made.reason):
+            log.info(
+                "study ready",
+                study=uid,
+                revision=study.revision,
+                because=decided.because.value,
+                instances=len(study.instances),
+                tasks=len(made.tasks),
+                reason=made.reason or next((task.reason for task in made.tasks), None),
+            )
+
+    def _decide(self, study: Study) -> StudyDecision:
+        headers = {one.sop_instance_uid: read_header(one) for one in study.instances}
+        images = [
+            (one.sop_instance_uid, header, one.calling_ae_title)
+            for one in study.instances
+            if (header := headers[one.sop_instance_uid]) is not None
+        ]
+        unreadable: dict[SOPInstanceUID, str] = {uid: UNREADABLE for uid, header in headers.items() if header is None}
+        try:
+            decision = rules.decide_study(images, self._settings.rules)
+        except Exception as error:  # noqa: BLE001 - a study must be answered even when a rule fails on it
+            log.error(  # noqa: TRY400 - the message may quote a data set
+                "rules failed", study=study.study_instance_uid, error=type(error).__name__, place=place(error)
+            )
+            failed = f"the routing rules failed ({type(error).__name__})"
+            ignored = {one.sop_instance_uid: failed for one in study.instances}
+            return StudyDecision(routes={}, ignored=ignored, passed_over=())
+        return dataclasses.replace(decision, ignored=decision.ignored | unreadable)
+
+    def _reclaim(self, now: datetime) -> None:
+        most = self._settings.broker.max_attempts
+        for task in self._ledger.expired_leases(now):
+            entry = log.bind(task=task.task_id, study=task.study_instance_uid, attempts=task.attempts)
+            if task.attempts < most:
+                if self._ledger.reclaim(task.task_id, now):
+                    entry.warning("lease ran out, task is pending again")
+            elif task.reason is None:
+                reason = f"the analysis ended {task.attempts} times without a result"
+                if self._ledger.reclaim(task.task_id, now, give_up=reason):
+                    entry.error("task given up, will be reported as not analysed")
+            elif self._ledger.reclaim(task.task_id, now):
+                self._ledger.fail(task.task_id, f"{task.reason}; no report could be made", now)
+                entry.error("task failed, not even a report could be made")
+
+    def _submit_tasks(self, now: datetime) -> None:
+        for task in self._ledger.pending_tasks(now, None):
+            self._submit_task(task, now)
+        if self._ledger.pending_tasks(now, self._resubmit, limit=1):
+            for task in self._ledger.pending_tasks(now, self._wait(EXPLAIN)):
+                self._submit_task(task, now)
+                log.warning("task submitted again", task=task.task_id, study=task.study_instance_uid)
+
+    def _submit_task(self, task: Task, now: datetime) -> None:
+        broker.submit(self._app, EXPLAIN, task.task_id)
+        self._ledger.task_submitted(task.task_id, now)
+
+    def _submit_deliveries(self, now: datetime) -> None:
+        if not self._ledger.deliveries_to_submit(now, self._resubmit):
+            return
+        for delivery in self._ledger.deliveries_to_submit(now, self._wait(DELIVER)):
+            broker.submit(self._app, DELIVER, delivery.delivery_id)
+            self._ledger.delivery_submitted(delivery.delivery_id, now)
+
+    def _wait(self, name: str) -> timedelta:
+        """An empty queue has lost what was submitted; in a full one the message is waiting its turn."""
+        return self._resubmit if broker.depth(self._app, name) == 0 else PATIENCE * self._resubmit
+
+    def _trouble(self, name: str, reason: str, **more: object) -> None:
+        if name not in self._troubles:
+            self._troubles.add(name)
+            log.error("dispatch trouble, will go on trying", part=name, reason=reason, **more)
+
+    def _fine(self, name: str) -> None:
+        if name in self._troubles:
+            self._troubles.remove(name)
+            log.info("dispatch recovered", part=name)
+
+
+def read_header(instance: Instance) -> Dataset | None:
+    """The data set without pixels, or None when it cannot be read."""
+    with without_warnings():
+        try:
+            found = reading.read_header(instance.path)
+        except DatasetUnreadable:
+            return None
+    return found if len(found) else None
+
+
+def _task(
+    study: Study,
+    route: str,
+    now: datetime,
+    *,
+    selected: tuple[SOPInstanceUID, ...] = (),
+    reason: str | None = None,
+) -> Task:
+    name = f"{study.study_instance_uid}|{study.revision}|{route}"
+    return Task(
+        task_id=str(uuid.uuid5(NAMESPACE, name)),
+        study_instance_uid=study.study_instance_uid,
+        revision=study.revision,
+        route=route,
+        selected=selected,
+        reason=reason,
+        state=TaskState.PENDING,
+        attempts=0,
+        created_at=now,
+    )

@@ -1,0 +1,194 @@
+"""Ledger, receiving side: associations, instances, quarantine, and what assembly needs to know."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
+
+from dicom_node.nouns import (
+    AETitle,
+    Association,
+    Instance,
+    SeriesInstanceUID,
+    SOPInstanceUID,
+    StudyActivity,
+    StudyInstanceUID,
+)
+from dicom_node.storage.ledger.schema import associations, instances, quarantine, studies, touches
+from dicom_node.storage.ledger.store import Store, insert_missing
+
+Added = Literal["added", "duplicate", "conflict"]
+
+
+class Receiving(Store):
+    """What the listener writes."""
+
+    def open_association(self, association: Association) -> None:
+        """Record an accepted association; a second call with the same id changes nothing."""
+        with self._write() as connection:
+            insert_missing(
+                connection,
+                associations,
+                {
+                    "association_id": association.association_id,
+                    "calling_ae_title": association.calling_ae_title,
+                    "called_ae_title": association.called_ae_title,
+                    "peer_address": association.peer_address,
+                    "opened_at": association.opened_at,
+                },
+            )
+
+    def close_association(self, association_id: str, now: datetime) -> None:
+        """Record the end of an association, however it ended; the first end counts."""
+        with self._write() as connection:
+            connection.execute(
+                update(associations)
+                .where(associations.c.association_id == association_id, associations.c.closed_at.is_(None))
+                .values(closed_at=now)
+            )
+
+    def close_stale_associations(self, now: datetime) -> int:
+        """End every association that is still open: its listener has died. Call it before listening.
+
+        Returns:
+            how many there were.
+        """
+        with self._write() as connection:
+            return connection.execute(
+                update(associations).where(associations.c.closed_at.is_(None)).values(closed_at=now)
+            ).rowcount
+
+    def add_instance(self, instance: Instance) -> Added:
+        """Record a stored instance whose file is already durable.
+
+        Returns:
+            "added"; "duplicate" when the same SOP Instance UID with the same sha256 is there already;
+            "conflict" when it is there with other bytes (nothing changes: the first is kept).
+
+        Raises:
+            OutOfResources: nothing is recorded; the peer must not be told success.
+        """
+        with self._write() as connection:
+            insert_missing(
+                connection,
+                touches,
+                {
+                    "association_id": instance.association_id,
+                    "study_instance_uid": instance.study_instance_uid,
+                },
+            )
+            if insert_missing(connection, instances, _row(instance)):
+                return "added"
+            known = connection.execute(
+                select(instances.c.sha256).where(instances.c.sop_instance_uid == instance.sop_instance_uid)
+            ).scalar_one()
+            return "duplicate" if known == instance.sha256 else "conflict"
+
+    def find_instance(self, sop_instance_uid: str) -> Instance | None:
+        """The stored instance, or None."""
+        with self._read() as connection:
+            row = (
+                connection.execute(select(instances).where(instances.c.sop_instance_uid == sop_instance_uid))
+                .mappings()
+                .one_or_none()
+            )
+        return None if row is None else as_instance(row)
+
+    def add_quarantine(
+        self, sop_instance_uid: str, study_instance_uid: str, path: Path, reason: str, now: datetime
+    ) -> None:
+        """Record a file that was set aside: same UID, other bytes, or not readable."""
+        with self._write() as connection:
+            connection.execute(
+                insert(quarantine).values(
+                    sop_instance_uid=sop_instance_uid,
+                    study_instance_uid=study_instance_uid,
+                    path=str(path),
+                    reason=reason,
+                    quarantined_at=now,
+                )
+            )
+
+    def assembly_snapshot(self) -> list[StudyActivity]:
+        """Every study that holds instances of no revision yet, oldest first."""
+        waiting = instances.c.revision.is_(None)
+        with self._read() as connection:
+            rows = connection.execute(
+                select(
+                    instances.c.study_instance_uid,
+                    func.min(instances.c.received_at).label("first"),
+                    func.max(instances.c.received_at).label("last"),
+                    func.count().label("images"),
+                )
+                .where(waiting)
+                .group_by(instances.c.study_instance_uid)
+                .order_by(func.min(instances.c.received_at))
+            ).all()
+            uids = select(instances.c.study_instance_uid).where(waiting)
+            open_now = _open_associations(connection, uids)
+            latest = _latest_revisions(connection, uids)
+        return [
+            StudyActivity(
+                study_instance_uid=StudyInstanceUID(row.study_instance_uid),
+                revision=latest.get(row.study_instance_uid, 0) + 1,
+                first_received=row.first,
+                last_received=row.last,
+                open_associations=open_now.get(row.study_instance_uid, 0),
+                new_instances=row.images,
+            )
+            for row in rows
+        ]
+
+
+def _open_associations(connection: Connection, uids: Any) -> Mapping[str, int]:
+    rows = connection.execute(
+        select(touches.c.study_instance_uid, func.count())
+        .join(associations, associations.c.association_id == touches.c.association_id)
+        .where(associations.c.closed_at.is_(None), touches.c.study_instance_uid.in_(uids))
+        .group_by(touches.c.study_instance_uid)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def _latest_revisions(connection: Connection, uids: Any) -> Mapping[str, int]:
+    rows = connection.execute(
+        select(studies.c.study_instance_uid, func.max(studies.c.revision))
+        .where(studies.c.study_instance_uid.in_(uids))
+        .group_by(studies.c.study_instance_uid)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def _row(instance: Instance) -> dict[str, Any]:
+    return {
+        "sop_instance_uid": instance.sop_instance_uid,
+        "sop_class_uid": instance.sop_class_uid,
+        "series_instance_uid": instance.series_instance_uid,
+        "study_instance_uid": instance.study_instance_uid,
+        "transfer_syntax_uid": instance.transfer_syntax_uid,
+        "association_id": instance.association_id,
+        "calling_ae_title": instance.calling_ae_title,
+        "path": str(instance.path),
+        "sha256": instance.sha256,
+        "size": instance.size,
+        "received_at": instance.received_at,
+    }
+
+
+def as_instance(row: RowMapping) -> Instance:
+    """One row of `instances` as the noun."""
+    return Instance(
+        sop_instance_uid=SOPInstanceUID(row["sop_instance_uid"]),
+        sop_class_uid=row["sop_class_uid"],
+        series_instance_uid=SeriesInstanceUID(row["series_instance_uid"]),
+        study_instance_uid=StudyInstanceUID(row["study_instance_uid"]),
+        transfer_syntax_uid=row["transfer_syntax_uid"],
+        association_id=row["association_id"],
+        calling_ae_title=AETitle(row["calling_ae_title"]),
+        path=Path(row["path"]),
+        sha256=row["sha256"],
+        size=row["size"],
+        received_at=row["received_at"],
+    )

@@ -1,0 +1,308 @@
+"""Ledger, for people: what there is, where it stands, how long it took, and trying again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Table, and_, func, select, update
+
+from dicom_node.nouns import DeliveryState, StudyInstanceUID, StudyState, TaskState
+from dicom_node.storage.ledger.schema import associations, deliveries, instances, quarantine, studies, tasks
+from dicom_node.storage.ledger.store import Store
+
+_ANSWERED = (DeliveryState.SENT, DeliveryState.DOWNGRADED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudySummary:
+    """One revision of one study in a list.
+
+    Attributes:
+        instances: number of instances in this revision.
+        reason: why it was ignored or failed, or None.
+    """
+
+    study_instance_uid: StudyInstanceUID
+    revision: int
+    state: StudyState
+    reason: str | None
+    instances: int
+    received_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """When each step of a study revision happened; None for what has not happened yet.
+
+    Attributes:
+        first_received, last_received: first and last instance durable in the spool.
+        ready_at: the study was complete and its tasks were written.
+        leased_at: a worker took the (first) task.
+        explained_at: the last task was finished.
+        delivered_at: the last delivery was acknowledged or downgraded; None while any waits or is dead.
+    """
+
+    first_received: datetime | None
+    last_received: datetime | None
+    ready_at: datetime | None
+    leased_at: datetime | None
+    explained_at: datetime | None
+    delivered_at: datetime | None
+
+    def seconds(self) -> dict[str, float | None]:
+        """Seconds that each step took, and in all; None where an end is missing."""
+        steps = {
+            "received": (self.first_received, self.last_received),
+            "ready": (self.last_received, self.ready_at),
+            "leased": (self.ready_at, self.leased_at),
+            "explained": (self.leased_at, self.explained_at),
+            "delivered": (self.explained_at, self.delivered_at),
+            "total": (self.first_received, self.delivered_at),
+        }
+        return {
+            name: None if begin is None or end is None else (end - begin).total_seconds()
+            for name, (begin, end) in steps.items()
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """How many tasks and deliveries are pending again."""
+
+    tasks: int
+    deliveries: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Downgrade:
+    """Objects of one kind that a destination did not take for one reason.
+
+    Attributes:
+        stand_in: the kind that was sent instead.
+        count: number of objects of `kind`.
+    """
+
+    destination: str
+    kind: str
+    stand_in: str
+    reason: str
+    count: int
+
+
+class Reports(Store):
+    """What the CLI and the demo read, and `rerun`."""
+
+    def studies(self, limit: int = 100, state: StudyState | None = None) -> list[StudySummary]:
+        """Study revisions, newest first; those still receiving have the revision they will get."""
+        found = [] if state not in (None, StudyState.RECEIVING) else self._receiving(limit)
+        if state is not StudyState.RECEIVING:
+            found += self._closed(limit, state)
+        return sorted(found, key=lambda study: study.received_at, reverse=True)[:limit]
+
+    def _receiving(self, limit: int) -> list[StudySummary]:
+        latest = (
+            select(func.max(studies.c.revision))
+            .where(studies.c.study_instance_uid == instances.c.study_instance_uid)
+            .scalar_subquery()
+        )
+        query = (
+            select(
+                instances.c.study_instance_uid,
+                (func.coalesce(func.max(latest), 0) + 1).label("revision"),
+                func.count().label("count"),
+                func.min(instances.c.received_at).label("received_at"),
+            )
+            .where(instances.c.revision.is_(None))
+            .group_by(instances.c.study_instance_uid)
+            .order_by(func.min(instances.c.received_at).desc())
+            .limit(limit)
+        )
+        with self._read() as connection:
+            return [
+                _summary(row | {"state": StudyState.RECEIVING, "reason": None, "finished_at": None})
+                for row in map(dict, connection.execute(query).mappings())
+            ]
+
+    def _closed(self, limit: int, state: StudyState | None) -> list[StudySummary]:
+        query = (
+            select(
+                studies,
+                func.count(instances.c.sop_instance_uid).label("count"),
+                func.coalesce(func.min(instances.c.received_at), studies.c.ready_at).label("received_at"),
+            )
+            .outerjoin(
+                instances,
+                and_(
+                    instances.c.study_instance_uid == studies.c.study_instance_uid,
+                    instances.c.revision == studies.c.revision,
+                ),
+            )
+            .group_by(studies.c.study_instance_uid, studies.c.revision)
+            .order_by(studies.c.ready_at.desc())
+            .limit(limit)
+        )
+        if state is not None:
+            query = query.where(studies.c.state == state)
+        with self._read() as connection:
+            return [_summary(row) for row in map(dict, connection.execute(query).mappings())]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many rows are in which state, by kind; states that nothing is in are left out."""
+        receiving = select(func.count(instances.c.study_instance_uid.distinct())).where(instances.c.revision.is_(None))
+        with self._read() as connection:
+            by_state = {
+                name: _by_state(connection, table)
+                for name, table in (("studies", studies), ("tasks", tasks), ("deliveries", deliveries))
+            }
+            if waiting := connection.execute(receiving).scalar_one():
+                by_state["studies"][StudyState.RECEIVING.value] = waiting
+            by_state["associations"] = {"open": _count(connection, associations, associations.c.closed_at.is_(None))}
+            by_state["instances"] = {
+                "stored": _count(connection, instances),
+                "quarantined": _count(connection, quarantine),
+            }
+        return by_state
+
+    def timeline(self, study_instance_uid: str, revision: int = 1) -> Timeline:
+        """When each step of one revision happened."""
+        of_task = and_(tasks.c.study_instance_uid == study_instance_uid, tasks.c.revision == revision)
+        with self._read() as connection:
+            received = connection.execute(
+                select(func.min(instances.c.received_at), func.max(instances.c.received_at)).where(
+                    instances.c.study_instance_uid == study_instance_uid, instances.c.revision == revision
+                )
+            ).one()
+            study = connection.execute(
+                select(studies.c.ready_at, studies.c.finished_at).where(
+                    studies.c.study_instance_uid == study_instance_uid, studies.c.revision == revision
+                )
+            ).one_or_none()
+            leased = connection.execute(select(func.min(tasks.c.leased_at)).where(of_task)).scalar_one()
+            sent = connection.execute(
+                select(deliveries.c.state, deliveries.c.finished_at).where(
+                    deliveries.c.task_id.in_(select(tasks.c.task_id).where(of_task))
+                )
+            ).all()
+        settled = [row.finished_at for row in sent if row.state in _ANSWERED]
+        waiting = any(row.state not in (*_ANSWERED, DeliveryState.STANDBY) for row in sent)
+        return Timeline(
+            first_received=received[0],
+            last_received=received[1],
+            ready_at=study.ready_at if study else None,
+            leased_at=leased,
+            explained_at=study.finished_at if study else None,
+            delivered_at=max(settled) if settled and not waiting else None,
+        )
+
+    def downgrades(self) -> list[Downgrade]:
+        """What destinations got instead of objects that they do not take."""
+        columns = (deliveries.c.destination, deliveries.c.kind, deliveries.c.stand_in, deliveries.c.last_error)
+        query = (
+            select(*columns, func.count().label("count"))
+            .where(deliveries.c.state == DeliveryState.DOWNGRADED)
+            .group_by(*columns)
+            .order_by(*columns)
+        )
+        with self._read() as connection:
+            return [
+                Downgrade(
+                    destination=row["destination"],
+                    kind=row["kind"],
+                    stand_in=row["stand_in"],
+                    reason=row["last_error"],
+                    count=row["count"],
+                )
+                for row in connection.execute(query).mappings()
+            ]
+
+    def replay_failed(self, study_instance_uid: str | None, now: datetime) -> Replayed:
+        """Dead deliveries and failed tasks, of one study or all, are pending again with fresh attempts.
+
+        Downgraded deliveries are settled and stay so.
+        """
+        return self._replay(study_instance_uid, now, (TaskState.FAILED,), (DeliveryState.DEAD,))
+
+    def rerun_study(self, study_instance_uid: str, now: datetime) -> Replayed:
+        """Everything of a study that is finished is done again, and its results are sent again.
+
+        That holds for downgraded ones too, for the destination may have learnt the SOP Class; what stood in for
+        them is on standby again.
+        """
+        return self._replay(
+            study_instance_uid,
+            now,
+            (TaskState.FAILED, TaskState.DONE),
+            (DeliveryState.DEAD, DeliveryState.SENT, DeliveryState.DOWNGRADED),
+            anew=True,
+        )
+
+    def _replay(
+        self,
+        study_instance_uid: str | None,
+        now: datetime,
+        task_states: tuple[TaskState, ...],
+        delivery_states: tuple[DeliveryState, ...],
+        *,
+        anew: bool = False,
+    ) -> Replayed:
+        chosen_tasks: list[ColumnElement[bool]] = [tasks.c.state.in_(task_states)]
+        of_study: list[ColumnElement[bool]] = []
+        if study_instance_uid is not None:
+            chosen_tasks.append(tasks.c.study_instance_uid == study_instance_uid)
+            task_ids = select(tasks.c.task_id).where(tasks.c.study_instance_uid == study_instance_uid)
+            of_study.append(deliveries.c.task_id.in_(task_ids))
+        with self._write() as connection:
+            for uid, revision in connection.execute(
+                select(tasks.c.study_instance_uid, tasks.c.revision).where(*chosen_tasks).distinct()
+            ).all():
+                connection.execute(
+                    update(studies)
+                    .where(studies.c.study_instance_uid == uid, studies.c.revision == revision)
+                    .values(state=StudyState.READY, reason=None, finished_at=None)
+                )
+            replayed_tasks = connection.execute(update(tasks).where(*chosen_tasks).values(_fresh_task())).rowcount
+            if anew:
+                connection.execute(
+                    update(deliveries)
+                    .where(*of_study, deliveries.c.reserve)
+                    .values(_fresh_delivery(DeliveryState.STANDBY, now))
+                )
+            replayed_deliveries = connection.execute(
+                update(deliveries)
+                .where(*of_study, deliveries.c.state.in_(delivery_states))
+                .values(_fresh_delivery(DeliveryState.PENDING, now))
+            ).rowcount
+        return Replayed(tasks=replayed_tasks, deliveries=replayed_deliveries)
+
+
+def _fresh_task() -> dict[str, Any]:
+    cleared = ("given_up", "submitted_at", "leased_at", "finished_at", "outcome", "outcome_reason")
+    return dict.fromkeys(cleared) | {"state": TaskState.PENDING, "attempts": 0}
+
+
+def _fresh_delivery(state: DeliveryState, now: datetime) -> dict[str, Any]:
+    cleared = ("submitted_at", "finished_at", "stand_in")
+    return dict.fromkeys(cleared) | {"state": state, "attempts": 0, "next_attempt_at": now}
+
+
+def _by_state(connection: Connection, table: Table) -> dict[str, int]:
+    rows = connection.execute(select(table.c.state, func.count()).group_by(table.c.state))
+    return {row[0]: row[1] for row in rows}
+
+
+def _count(connection: Connection, table: Table, *conditions: Any) -> int:
+    return connection.execute(select(func.count()).select_from(table).where(*conditions)).scalar_one()
+
+
+def _summary(row: Mapping[str, Any]) -> StudySummary:
+    return StudySummary(
+        study_instance_uid=StudyInstanceUID(row["study_instance_uid"]),
+        revision=row["revision"],
+        state=StudyState(row["state"]),
+        reason=row["reason"],
+        instances=row["count"],
+        received_at=row["received_at"],
+        finished_at=row["finished_at"],
+    )

@@ -1,0 +1,144 @@
+"""The database connection: one engine, a read and a write transaction, and how their failures are named.
+
+SQLite is opened in WAL mode with synchronous=FULL (a commit is on the disk when it returns) and every
+write transaction begins with BEGIN IMMEDIATE: two processes never both read, then both write. PostgreSQL
+runs the same statements; conditional UPDATEs, unique keys and FOR UPDATE do there what IMMEDIATE does here.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from dicom_node.errors import OutOfResources
+from dicom_node.storage.ledger.schema import metadata
+
+BUSY_SECONDS = 30
+CREATE_ATTEMPTS = 10
+WRITE = "ledger_write"
+
+
+class Store:
+    """One database, opened lazily; safe to share between threads, not across fork().
+
+    Args:
+        url: SQLAlchemy URL, e.g. `sqlite:///var/ledger.sqlite` or `postgresql+psycopg://host/node`.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = _engine(url)
+        self._writer = self._engine.execution_options(**{WRITE: True})
+
+    def create(self) -> None:
+        """Create the tables that are missing.
+
+        Raises:
+            OutOfResources: the database does not answer.
+        """
+        for attempt in range(CREATE_ATTEMPTS):
+            try:
+                with self._writer.begin() as connection:
+                    metadata.create_all(connection)
+            except (IntegrityError, ProgrammingError) as error:
+                # PostgreSQL: another process created a table between our look and our CREATE; look again.
+                if attempt + 1 == CREATE_ATTEMPTS:
+                    raise _unanswered(error) from error
+            except DBAPIError as error:
+                raise _unanswered(error) from error
+            else:
+                return
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with _named_failures(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with _named_failures(), self._writer.begin() as connection:
+            yield connection
+
+
+def insert_missing(connection: Connection, table: Table, values: Mapping[str, Any]) -> bool:
+    """Insert one row unless its primary key is taken; True when the row is new.
+
+    A savepoint and the unique key decide, so it holds on every database and under concurrency.
+    """
+    try:
+        with connection.begin_nested():
+            connection.execute(insert(table).values(values))
+    except IntegrityError:
+        key = [column == values[column.name] for column in table.primary_key]
+        if connection.execute(select(*table.primary_key).where(*key)).first() is None:
+            raise  # not the key but another constraint: a fault of ours, never to be taken for a repetition
+        return False
+    return True
+
+
+@contextmanager
+def _named_failures() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except (DBAPIError, PoolTimeoutError) as error:
+        raise _unanswered(error) from error
+
+
+def _unanswered(error: Exception) -> OutOfResources:
+    """Locked, full, read-only or gone: for the caller it is one thing, worth a retry."""
+    cause = getattr(error, "orig", None) or error
+    return OutOfResources(f"the ledger does not answer ({type(cause).__name__})")
+
+
+def _engine(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    if parsed.database and parsed.database != ":memory:":
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    """Take transaction control from the driver, which would begin too late and deferred."""
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+    _use_wal(cursor)
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _use_wal(cursor: Any) -> None:
+    """Switch to WAL. For the switch alone SQLite does not wait for its lock, so we do."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(WRITE, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

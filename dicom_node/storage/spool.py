@@ -1,0 +1,189 @@
+"""Instances on disk. A file under its final name is complete and survives a power cut.
+
+    <root>/incoming/                     what is being received; nothing here was ever acknowledged
+    <root>/instances/<study>/<sop>.dcm   acknowledged instances
+    <root>/outbox/<task>/<sop>.dcm       results waiting for delivery
+    <root>/quarantine/                   refused, or in conflict with an instance; kept for a person
+
+Order of every write: bytes, fsync of the file, rename, fsync of the folder (and of the parents of a new
+folder). Names are built from checked UIDs only, never from what a peer wrote elsewhere.
+"""
+
+import errno
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+
+from dicom_node.dicom.uids import checked_uid
+from dicom_node.errors import NodeError, OutOfResources
+
+PART_SUFFIX = ".part"
+"""Ending of a file that is still being written by the spool itself."""
+
+_TASK_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+_MOST_REMEMBERED = 10_000  # folders
+_SWEEP_MARGIN = 2.0  # seconds: coarse file times must not make a new file look old
+
+
+class Spool:
+    """The node's files.
+
+    Args:
+        root: folder of the spool; made when missing.
+        low_water_bytes: free space below which nothing more is accepted, in bytes.
+    """
+
+    def __init__(self, root: Path, low_water_bytes: int) -> None:
+        self.root = root.absolute()
+        self.low_water_bytes = low_water_bytes
+        self.incoming = self.root / "incoming"
+        self.instances = self.root / "instances"
+        self.outbox = self.root / "outbox"
+        self.quarantined = self.root / "quarantine"
+        self._opened_at = time.time()
+        self._durable: set[Path] = set()
+        for folder in (self.incoming, self.instances, self.outbox, self.quarantined):
+            self._make_folder(folder)
+
+    def check_space(self) -> None:
+        """Do nothing while there is room.
+
+        Raises:
+            OutOfResources: less than the low-water mark is free.
+        """
+        free = shutil.disk_usage(self.root).free
+        if free < self.low_water_bytes:
+            raise OutOfResources(f"Low disk space: {free >> 20} MB free, {self.low_water_bytes >> 20} MB needed")
+
+    def instance_path(self, study: str, sop: str) -> Path:
+        """Where the instance lies once it is adopted.
+
+        Raises:
+            DatasetUnreadable: one of the UIDs is not valid.
+        """
+        return self.instances / checked_uid(study) / f"{checked_uid(sop)}.dcm"
+
+    def adopt(self, part: Path, study: str, sop: str) -> Path:
+        """Make a received file durable under its final name, in place of any file of that name.
+
+        Raises:
+            DatasetUnreadable: one of the UIDs is not valid.
+            OutOfResources: the disk is full.
+        """
+        target = self.instance_path(study, sop)
+        with _full_disk():
+            self._move(part, target)
+        return target
+
+    def write_outbox(self, task_id: str, dataset: Dataset) -> Path:
+        """Write a result in the DICOM File Format (PS3.10), durable on return; repeating replaces it.
+
+        Args:
+            task_id: the task that made the result.
+            dataset: the result; it needs its SOP Instance UID and file meta information.
+
+        Raises:
+            NodeError: the task id cannot be a folder's name.
+            OutOfResources: the disk is full.
+        """
+        if not _TASK_ID.fullmatch(task_id):
+            raise NodeError("not a valid task id")
+        target = self.outbox / task_id / f"{checked_uid(str(dataset.SOPInstanceUID))}.dcm"
+        part = self.incoming / f"{uuid.uuid4().hex}{PART_SUFFIX}"
+        try:
+            with _full_disk():
+                with part.open("xb") as file:
+                    dataset.save_as(file, enforce_file_format=True)
+                self._move(part, target)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        return target
+
+    def quarantine_path(self, why: str) -> Path:
+        """Where `quarantine` puts a file with this reason."""
+        return self.quarantined / f"{re.sub(r'[^0-9A-Za-z._-]+', '-', why)[:160].lstrip('.')}.dcm"
+
+    def quarantine(self, part: Path, why: str) -> Path:
+        """Set a file aside; the same `why` replaces the file: a repeating sender cannot fill the disk.
+
+        Args:
+            part: the file.
+            why: becomes the file's name: UIDs, digests and plain words only.
+
+        Raises:
+            OutOfResources: the disk is full.
+        """
+        target = self.quarantine_path(why)
+        with _full_disk():
+            self._move(part, target)
+        return target
+
+    def sweep(self) -> int:
+        """Remove what an earlier process left in `incoming`; files of this process stay.
+
+        Returns:
+            How many files were removed.
+        """
+        removed = 0
+        for part in self.incoming.iterdir():
+            with suppress(FileNotFoundError):
+                if part.is_file() and part.stat().st_mtime < self._opened_at - _SWEEP_MARGIN:
+                    part.unlink()
+                    removed += 1
+        return removed
+
+    def _move(self, part: Path, target: Path) -> None:
+        _sync(part)
+        self._make_folder(target.parent)
+        part.replace(target)
+        _sync(target.parent)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make `folder`; return only when its name is durable, also if another thread or process made it."""
+        if folder in self._durable:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for new in (folder, *folder.parents):
+            _sync(new.parent)
+            if new == self.root:
+                break
+        if len(self._durable) >= _MOST_REMEMBERED:
+            self._durable.clear()
+        self._durable.add(folder)
+
+
+def no_room(error: OSError) -> bool:
+    """Whether the disk or the quota is full; pydicom wraps the system's error in one without a number."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
+            return True
+        cause = cause.__cause__
+    return False
+
+
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if no_room(error):
+            raise OutOfResources("Disk full") from error
+        raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

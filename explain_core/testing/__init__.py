@@ -1,0 +1,1 @@
+"""For tests, here and of whoever adds to it: a toy model, a toy classifier, and what every method promises."""

@@ -1,0 +1,206 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from working import STUDY, at, delivery, instance, study, task
+
+from dicom_node.demo.run import sample
+from dicom_node.nouns import DeliveryState, StudyState
+from dicom_node.settings.rule_tables import result_names
+from dicom_node.settings.sections import DEFAULT_BUNDLE
+from dicom_node.storage.ledger import Ledger
+from explain_core.bundles.files import write_sums
+
+LIGHT = (
+    "receive.listener", "receive.intake", "route.dispatcher", "deliver.sender", "deliver.scu", "queue.broker", "status",
+    "dicom.negotiation", "storage.ledger", "storage.spool", "models.promotion", "app", "cli", "demo.run",
+)  # fmt: skip
+
+
+def run(*arguments, cwd=None, expect=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "dicom_node", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_the_listener_side_never_loads_torch(name):
+    code = f"import sys, dicom_node.{name}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_explain_writes_objects_and_previews_of_the_real_radiograph(tmp_path):
+    done = run("explain", sample(), "--out", tmp_path, "--json")
+    (study,) = json.loads(done.stdout)["studies"]
+    assert study["state"] == "explained"
+    assert 0 < study["images"][0]["probability"] < 1
+    assert [dcmread(path, stop_before_pixels=True).Modality for path in study["objects"]].count("SR") == 1
+    assert len(study["objects"]) == 3
+    assert all(Path(path).stat().st_size > 10_000 for path in study["previews"])
+    assert len(study["previews"]) == 3
+
+
+def test_explain_makes_every_object_that_there_is(tmp_path):
+    done = run("explain", sample(), "--out", tmp_path, "--objects", "all", "--json")
+    (study,) = json.loads(done.stdout)["studies"]
+    kinds = {Path(path).name.rsplit("-", 1)[0] for path in study["objects"]}
+    assert kinds == {*result_names()} - {"parametric_map"}, "the sample has no plane geometry"
+    assert len(study["previews"]) == len(study["objects"]) - 1, "of all but the key object"
+    (image,) = study["images"]
+    assert image["explained"] is True
+
+
+def test_explain_names_decisions_that_it_does_not_explain_and_objects_that_there_are_not(tmp_path, shared_data):
+    config = tmp_path / "node.toml"
+    config.write_text('[results]\nexplain = "positives"\n')
+    negative = shared_data / "rsna_dicom" / "dicom" / "009eb222-eabc-4150-8121-d5a6d06b8ebf.dcm"
+    done = run("explain", negative, "--out", tmp_path / "out", "--config", config, "--json")
+    (study,) = json.loads(done.stdout)["studies"]
+    assert [(one["explained"], one["positive"]) for one in study["images"]] == [(False, False)]
+    assert [Path(path).name.rsplit("-", 1)[0] for path in study["objects"]] == ["structured_report"]
+    wrong = run("explain", negative, "--out", tmp_path / "no", "--objects", "hologram", expect=2)
+    assert "no such result object; there is: key_object" in wrong.stderr
+
+
+def test_explain_by_several_methods(tmp_path):
+    wrong = run("explain", sample(), "--out", tmp_path, "--methods", "similar_adversarial,gradient", expect=2)
+    assert wrong.stderr.count("\n") == 1
+    assert "the method gradient has no scale in this bundle; measure one" in wrong.stderr
+    unknown = run("explain", sample(), "--out", tmp_path, "--methods", "guess", expect=2)
+    assert "has no 'guess'; there is: " in unknown.stderr
+    bundle = tmp_path / "bundle"
+    shutil.copytree(DEFAULT_BUNDLE, bundle)
+    with (bundle / "bundle.toml").open("a") as file:
+        file.write('[heatmap.gradient]\nfull_scale = 1.0\nblur = 0.02\nunit = "logits"\n')
+    write_sums(bundle)
+    names = ["--methods", "gradient, similar_adversarial", "--objects", "secondary_capture"]
+    done = run("explain", sample(), "--out", tmp_path / "out", *names, "--bundle", bundle, "--json")
+    (study,) = json.loads(done.stdout)["studies"]
+    (image,) = study["images"]
+    assert list(image["methods"]) == ["gradient", "similar_adversarial"]
+    assert image["methods"]["gradient"]["decision_changed"] is None
+    said = [str(dcmread(path).SeriesDescription) for path in study["objects"]]
+    assert [one.split(", ")[1][:8] for one in said] == ["gradient", "similar "]
+
+
+def test_explain_says_what_it_cannot_read_and_why_it_leaves_things_out(tmp_path, shared_data):
+    rubbish = tmp_path / "rubbish.dcm"
+    rubbish.write_bytes(b"not DICOM at all")
+    hand = shared_data / "dicom" / "nema_wg04" / "RG3_J2KR.dcm"
+    done = run("explain", rubbish, hand, "--out", tmp_path / "out", "--json", expect=1)
+    answer = json.loads(done.stdout)
+    assert "rubbish.dcm" in answer["unreadable"][0]
+    (study,) = answer["studies"]
+    assert study["state"] == "ignored"
+    assert "chest" in study["reason"]
+    (report,) = study["objects"]
+    assert dcmread(report).Modality == "SR"
+
+
+def test_rules_test_explains_each_decision(shared_data):
+    folder = shared_data / "dicom"
+    done = run("rules", "test", sample(), folder / "nih_google_udacity" / "test5.dcm")
+    assert f"{sample()}: explain" in done.stdout
+    assert "test5.dcm: ignore" in done.stdout
+    assert "Modality" in done.stdout
+    assert "[CT]" in done.stdout
+
+
+def test_wrong_configuration_is_one_line_with_file_line_and_key(tmp_path):
+    config = tmp_path / "node.toml"
+    config.write_text("[node]\nport = 11112\nprot = 1\n")
+    for command in (("check-config",), ("serve",), ("status",)):
+        done = run(*command, "--config", config, expect=2)
+        assert done.stderr.count("\n") == 1
+        assert f"{config}:3" in done.stderr
+        assert "prot" in done.stderr
+
+
+def test_a_method_without_a_scale_is_refused_before_anything_runs(tmp_path):
+    config = tmp_path / "node.toml"
+    config.write_text('[results]\nmethods = ["grad_cam"]\n')
+    for command in (("check-config",), ("worker",), ("serve", "--only", "worker")):
+        done = run(*command, "--config", config, expect=2, cwd=tmp_path)
+        said = done.stderr.strip().splitlines()[-1]
+        assert said.startswith("error: model.bundle: the method grad_cam has no scale in this bundle; "), done.stderr
+        assert "`python -m training scale BUNDLE --method grad_cam --data READER:FOLDER`" in said
+
+
+def test_a_damaged_bundle_is_refused_with_the_files_name(tmp_path, root):
+    copy = tmp_path / "bundle"
+    shutil.copytree(root / "dicom_node" / "bundles" / "default", copy)
+    with (copy / "generators.safetensors").open("r+b") as file:
+        file.seek(5000)
+        file.write(b"\xff\xff\xff\xff")
+    done = run("explain", sample(), "--bundle", copy, "--out", tmp_path / "out", expect=2)
+    assert "generators.safetensors" in done.stderr
+    assert "checksum" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_status_and_rerun_of_an_empty_node(tmp_path):
+    config = tmp_path / "node.toml"
+    config.write_text(f'[node]\ndatabase = "sqlite:///{tmp_path}/ledger.sqlite"\nspool = "{tmp_path}/spool"\n')
+    assert json.loads(run("status", "--config", config, "--json").stdout)["studies"] == []
+    assert "0 task(s)" in run("rerun", "--failed", "--config", config).stdout
+    run("rerun", "--config", config, expect=2)
+    run("rerun", "1.2.3", "--config", config, expect=1)
+
+
+def test_status_shows_downgrades_and_rerun_offers_the_objects_again(tmp_path):
+    config, url = tmp_path / "node.toml", f"sqlite:///{tmp_path}/ledger.sqlite"
+    config.write_text(f'[node]\ndatabase = "{url}"\nspool = "{tmp_path}/spool"\n')
+    ledger = Ledger(url)
+    ledger.create()
+    ledger.add_instance(instance(1))
+    revision = study(instance(1))
+    ledger.mark_ready(revision, [task(revision)], at(20))
+    ledger.lease("t1", "w", at(30), 60)
+    owed = [
+        delivery(number=1, kind="segmentation", fallback="overlay"),
+        delivery(number=2, kind="overlay", state=DeliveryState.STANDBY),
+    ]
+    ledger.complete("t1", "w", deliveries=owed, state=StudyState.EXPLAINED, reason=None, now=at(40))
+    ledger.lease_deliveries("t1-1-pacs", "s", at(50), 60)
+    ledger.delivery_refused("t1-1-pacs", "s", "Segmentation Storage is not taken", at(51))
+    status = json.loads(run("status", "--config", config, "--json").stdout)
+    assert status["counts"]["deliveries"] == {"downgraded": 1, "pending": 1}
+    assert status["downgrades"] == [
+        {
+            "destination": "pacs",
+            "kind": "segmentation",
+            "stand_in": "overlay",
+            "reason": "Segmentation Storage is not taken",
+            "count": 1,
+        }
+    ]
+    text = run("status", "--config", config).stdout
+    assert "Downgrades" in text
+    assert "downgraded 1" in text
+    assert all(word in text for word in ("segmentation", "overlay", "pacs"))
+    assert "0 delivery(ies)" in run("rerun", "--failed", "--config", config).stdout
+    assert "1 delivery(ies)" in run("rerun", STUDY, "--config", config).stdout
+    assert {one.kind: one.state.value for one in ledger.deliveries()} == {
+        "segmentation": "pending",
+        "overlay": "standby",
+    }
+    assert json.loads(run("status", "--config", config, "--json").stdout)["downgrades"] == []
+    ledger.close()
+
+
+def test_the_example_configuration_is_valid(root):
+    assert "ok:" in run("check-config", "--config", root / "deploy" / "dicom-node.toml").stdout
+
+
+def test_the_conformance_page_is_the_one_made_from_the_code(root):
+    assert run("conformance").stdout.strip() == (root / "docs" / "conformance.md").read_text().strip()

@@ -1,0 +1,50 @@
+"""What a stage of a job is, and what it is given."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from training.retrain.folder import JobFolder, read_json
+from training.retrain.job import Job
+
+
+@dataclass
+class Context:
+    """What every stage is given.
+
+    Attributes:
+        job: what was asked.
+        folder: of the job.
+        progress: told how far the stage is; raises Cancelled.
+    """
+
+    job: Job
+    folder: JobFolder
+    progress: Callable[..., None]
+
+    @property
+    def forced(self) -> str:
+        """Why this very verdict of the gate is passed over, "" where it is not."""
+        state, gate = self.folder.state(), self.made("gate")
+        meant = not gate.get("passed", True) and state.get("forced_for") == gate.get("verdict")
+        return str(state.get("forced", "")) if meant else ""
+
+    def made(self, stage: str) -> dict[str, Any]:
+        """What an earlier stage says of what it made."""
+        made: dict[str, Any] = read_json(self.folder.path / "stages" / stage / "done.json").get("made", {})
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of a job.
+
+    Attributes:
+        name: of the step, and of its folder.
+        inputs: everything that what is made depends on, as JSON.
+        make: does it; returns what there is to say of the result, as JSON: later stages depend on that.
+    """
+
+    name: str
+    inputs: Callable[[Context], Any]
+    make: Callable[[Context], dict[str, Any]]
