@@ -157,7 +157,7 @@ def test_a_method_gets_a_scale_of_its_own_and_nothing_else_changes(bundle, nih_f
         assert after.heatmaps[name] == before.heatmaps[name]
     made = after.heatmaps["adversarial"]
     assert made.blur == 0.02
-    assert made.scale.unit == "|x - x_a|, luminance 0 to 1", "of one pass, as the bundle says"
+    assert made.scale.unit == "|x - x_a|, luminance 0 to 1; mean of registered copies", "as the bundle says"
     assert 0 < made.scale.floor <= made.scale.full_scale < 1
     open_bundle(folder, device="cpu").require(["adversarial", "similar_adversarial"])
     card = (folder / "model_card.md").read_text()

@@ -547,20 +547,20 @@ def test_a_running_node_takes_each_new_model_between_two_studies(database):
         try:
             node.digest["default"] = files.verify(DEFAULT_BUNDLE)
             assert node.explained_by() == {"default"}
-            node.version("4.0.0")
-            assert "version 1, opacity-evidence 4.0.0" in node.model("promote", "1")
-            assert node.explained_by() == {"4.0.0"}
+            node.version("90.0.0")
+            assert "version 1, opacity-evidence 90.0.0" in node.model("promote", "1")
+            assert node.explained_by() == {"90.0.0"}
             away = {"DICOM_NODE_REGISTRY__URI": "http://127.0.0.1:9"}
             assert "does not answer" in node.model("rollback", **away)
             assert node.explained_by() == {"default"}
-            node.version("5.0.0")
+            node.version("91.0.0")
             node.promote(2)
-            generators = folder / "models" / node.digest["5.0.0"] / "generators.safetensors"
+            generators = folder / "models" / node.digest["91.0.0"] / "generators.safetensors"
             generators.write_bytes(generators.read_bytes()[:-1] + b"\xff")
             assert node.explained_by() == {"default"}, "the new one is tampered with, the old one goes on"
             assert (folder / "worker.log").read_text().count("deployed model cannot be used") == 1
             node.promote(2)  # brings the files again
-            assert node.explained_by() == {"5.0.0"}
+            assert node.explained_by() == {"91.0.0"}
             assert all(process.poll() is None for process in node.processes.values())
             assert {one.process for one in node.ledger.swaps()} == {node.ledger.swaps()[0].process}, "one worker"
         finally:
