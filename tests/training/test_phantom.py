@@ -38,9 +38,9 @@ def test_boxes_follow_those_of_the_rsna_patients(shared_data):
     real = list(box_masks(shared_data / "rsna_annotations")["train"])
     generator = np.random.default_rng(0)
     drawn = [phantom.draw_boxes(generator) for _ in range(2000)]
-    masks = [masks.union_mask([(x - w / 2, y - h / 2, w, h) for x, y, w, h in boxes.tolist()], 224) for boxes in drawn]
-    assert np.mean([m.mean() for m in masks]) == pytest.approx(np.mean([m.mean() for m in real]), rel=0.08)
-    priors = [np.mean([m[::4, ::4] for m in part], axis=0).ravel() for part in (masks, real)]
+    made = [masks.union_mask([(x - w / 2, y - h / 2, w, h) for x, y, w, h in boxes.tolist()], 224) for boxes in drawn]
+    assert np.mean([m.mean() for m in made]) == pytest.approx(np.mean([m.mean() for m in real]), rel=0.08)
+    priors = [np.mean([m[::4, ::4] for m in part], axis=0).ravel() for part in (made, real)]
     assert np.corrcoef(*priors)[0, 1] > 0.97
     assert np.mean([len(boxes) for boxes in drawn]) == pytest.approx(1.6, abs=0.1)
 
