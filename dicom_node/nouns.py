@@ -1,10 +1,12 @@
-"""The nouns of the node. They import nothing of the node and do nothing."""
+"""The nouns of the node. They know errors and nothing else of the node, and do nothing."""
 
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import NewType
+
+from dicom_node.errors import Reason
 
 SOPInstanceUID = NewType("SOPInstanceUID", str)
 SeriesInstanceUID = NewType("SeriesInstanceUID", str)
@@ -108,13 +110,33 @@ class Destination:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PassedBy:
+    """An image that no route takes.
+
+    Attributes:
+        reason: a plain clause that follows "because"; names no patient.
+        code: the reason for machines.
+    """
+
+    sop_instance_uid: SOPInstanceUID
+    reason: str
+    code: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One unit of work: explain `selected` of a study revision, or, without any, report `reason`.
 
+    What the rules decided is decided once, by the dispatcher, and travels with the task: a rule that is renamed or
+    removed while the task waits changes nothing about who is answered.
+
     Attributes:
         task_id: UUIDv5 of study, revision and route: submitting twice is the same task.
-        route: name of the route; the empty string for a study that no rule takes.
+        route: name of the route, for people; the empty string for a study that no rule takes.
+        destinations: who gets the results.
+        results: the only objects that they get, among those that they want; empty: all that they want.
         selected: the SOP Instances to explain; empty for a "not analysed" report.
+        passed_by: the images of the revision that no route takes.
         reason: why nothing is analysed, or None.
         created_at: recorded once; the content date and time of the results.
     """
@@ -123,7 +145,10 @@ class Task:
     study_instance_uid: StudyInstanceUID
     revision: int
     route: str
+    destinations: tuple[str, ...]
+    results: tuple[str, ...]
     selected: tuple[SOPInstanceUID, ...]
+    passed_by: tuple[PassedBy, ...]
     reason: str | None
     state: TaskState
     attempts: int

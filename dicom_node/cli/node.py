@@ -175,6 +175,37 @@ def rerun(
     raise typer.Exit(0 if failed or replayed.tasks or replayed.deliveries else 1)
 
 
+@app.command()
+def migrate(
+    *,
+    config: ConfigOption = None,
+    backup: Annotated[Path | None, typer.Option(help="File for the backup; default: beside the spool.")] = None,
+    no_backup: Annotated[bool, typer.Option("--no-backup", help="There is a backup already.")] = False,
+) -> None:
+    """Bring the ledger up to this software's schema, after a backup. Stop the node first."""
+    from dicom_node.storage.ledger import migration  # noqa: PLC0415 - loads Alembic
+    from dicom_node.storage.ledger.schema import SCHEMA  # noqa: PLC0415
+
+    settings = settings_of(config)
+    now = datetime.now(UTC)
+    target = backup or settings.node.spool.parent / f"ledger-{now:%Y%m%dT%H%M%SZ}.backup"
+    try:
+        found = migration.schema(settings.node.database)
+        if found == SCHEMA:
+            print(f"nothing to do: the ledger has the schema {found}")  # noqa: T201
+            return
+        if found is not None and not no_backup:
+            migration.back_up(settings.node.database, target)
+            print(f"backup: {target}")  # noqa: T201
+        routes = {
+            one.name: (one.destinations, one.results) for rule in settings.rules if (one := rule.route) is not None
+        }
+        before, after = migration.migrate(settings.node.database, routes, [one.name for one in settings.destinations])
+    except (ConfigError, OutOfResources) as error:
+        raise fail(str(error), WRONG_USE) from error
+    print(f"the ledger has the schema {after}, it had {before}")  # noqa: T201
+
+
 @app.command("check-config")
 def check_config(*, config: ConfigOption = None) -> None:
     """Check the settings file, and that the model serves its methods; one line says what the first error is."""

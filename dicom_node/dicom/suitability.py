@@ -36,6 +36,17 @@ def check(ds: Dataset) -> None:
         DatasetUnreadable: the description of the pixels is missing or contradicts itself.
     """
     with without_warnings():
+        _check_pixels(ds)
+    check_header(ds)
+
+
+def check_header(ds: Dataset) -> None:
+    """The same of a header without its pixels.
+
+    Raises:
+        StudyUnsuitable, DatasetUnreadable: as of `check`.
+    """
+    with without_warnings():
         _check_kind(ds)
         _check_anatomy(ds)
         _check_view(ds)
@@ -43,13 +54,16 @@ def check(ds: Dataset) -> None:
         _check_layout(ds)
 
 
-def _check_kind(ds: Dataset) -> None:
+def _check_pixels(ds: Dataset) -> None:
     sop_class = str(ds.get("SOPClassUID", ""))
     if "PixelData" not in ds:
         if "FloatPixelData" in ds or "DoubleFloatPixelData" in ds:
             raise StudyUnsuitable("its pixels are floating-point numbers, not a radiograph", Reason.PIXELS)
         raise StudyUnsuitable(f"it holds no pixel data ({UID(sop_class).name or 'unknown SOP Class'})", Reason.PIXELS)
-    modality = code(ds, "Modality")
+
+
+def _check_kind(ds: Dataset) -> None:
+    sop_class, modality = str(ds.get("SOPClassUID", "")), code(ds, "Modality")
     if modality not in MODALITIES:
         raise StudyUnsuitable(f"modality {modality or 'unknown'} is not a plain radiograph (CR or DX)", Reason.MODALITY)
     if sop_class in _FOR_PROCESSING or code(ds, "PresentationIntentType") == "FOR PROCESSING":

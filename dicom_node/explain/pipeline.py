@@ -14,7 +14,7 @@ from typing import TypedDict
 import structlog
 from pydicom import Dataset
 
-from dicom_node.dicom import pixels, suitability
+from dicom_node.dicom import pixels
 from dicom_node.errors import DatasetUnreadable, Reason, StudyUnsuitable
 from dicom_node.nouns import Instance, SOPInstanceUID, Study, StudyState, Task
 from dicom_node.results import (
@@ -27,8 +27,6 @@ from dicom_node.results import (
     StudyContext,
 )
 from dicom_node.results.header import header_of, patient_and_study
-from dicom_node.route.rules import Action, decide_instance
-from dicom_node.settings.rule_tables import Rule
 from dicom_node.watch.logs import place
 from explain_core import plugins
 from explain_core.errors import ExplainError
@@ -114,7 +112,6 @@ def analyse(
     explainer: Explainer,
     *,
     methods: Sequence[str],
-    rules: Sequence[Rule] = (),
     negatives: bool = True,
 ) -> Analysis:
     """Classify and explain the images that `task` selects of `study`, or say why nothing is analysed.
@@ -125,7 +122,6 @@ def analyse(
         read: gives the data set of an instance, pixels included; raises DatasetUnreadable.
         explainer: the loaded model, which serves `methods`.
         methods: by which methods; at least one.
-        rules: the routing rules, which say why the images that they did not choose are not analysed.
         negatives: whether an image without the finding is explained too.
 
     Raises:
@@ -134,7 +130,7 @@ def analyse(
     if not task.selected:
         reason = task.reason or "no image of the study was selected"
         analysis = not_analysed(task, study, read, reason, Reason.RULES, model=explainer.identity)
-        return dataclasses.replace(analysis, refused=tuple(_passed_by(task, study, read, rules)) or analysis.refused)
+        return dataclasses.replace(analysis, refused=tuple(_passed_by(task, study)) or analysis.refused)
     images = [_instance(study, uid) for uid in sorted(task.selected)]
     found = [_answer(one, read, explainer, methods, negatives=negatives) for one in images]
     explained = tuple(one for one in found if isinstance(one, ExplainedImage))
@@ -147,7 +143,7 @@ def analyse(
         model=explainer.identity,
         explained=explained,
         assessed=assessed,
-        refused=(*refused, *_passed_by(task, study, read, rules)),
+        refused=(*refused, *_passed_by(task, study)),
         state=StudyState.EXPLAINED if decided else StudyState.FAILED,
         reason=_summary([one.reason for one in refused], len(task.selected)),
     )
@@ -326,31 +322,11 @@ def _answer(
     )
 
 
-def _passed_by(task: Task, study: Study, read: Read, rules: Sequence[Rule]) -> Iterator[Refusal]:
-    """Why the rules did not choose the other images; silent about answers and what another rule explains."""
-    if not rules:
-        return
-    for instance in sorted(study.instances, key=lambda one: one.sop_instance_uid):
-        if instance.sop_instance_uid in task.selected:
-            continue
-        try:
-            ds = read(instance)
-            decision = decide_instance(ds, instance.calling_ae_title, rules)
-        except DatasetUnreadable as error:
-            yield Refusal(sources=(_reference(instance),), reason=str(error), code=error.reason)
-            continue
-        if decision.action is Action.IGNORE:
-            reason = decision.reason or "no routing rule takes it"
-            yield Refusal(sources=(_reference(instance),), reason=reason, code=_code(ds))
-
-
-def _code(ds: Dataset) -> Reason:
-    """What stands against an image that the rules did not choose; the rules alone when nothing else does."""
-    try:
-        suitability.check(ds)
-    except (StudyUnsuitable, DatasetUnreadable) as error:
-        return error.reason
-    return Reason.RULES
+def _passed_by(task: Task, study: Study) -> Iterator[Refusal]:
+    """Why no route takes the other images, as the dispatcher decided."""
+    for one in sorted(task.passed_by, key=lambda one: one.sop_instance_uid):
+        source = _reference(_instance(study, one.sop_instance_uid))
+        yield Refusal(sources=(source,), reason=one.reason, code=one.code)
 
 
 def _instance(study: Study, sop_instance_uid: SOPInstanceUID) -> Instance:
@@ -375,8 +351,8 @@ def _sibling_header(study: Study, read: Read) -> Dataset:
     for instance in sorted(study.instances, key=lambda one: one.sop_instance_uid):
         try:
             return patient_and_study(read(instance))
-        except Exception:  # noqa: BLE001, S112 - the report must go out whatever the files are like
-            continue
+        except Exception as error:  # noqa: BLE001 - the report must go out whatever the files are like
+            log.warning("no header", sop=instance.sop_instance_uid, error=type(error).__name__, place=place(error))
     return Dataset()
 
 

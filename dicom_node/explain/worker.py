@@ -25,7 +25,7 @@ from dicom_node.errors import ConfigError, OutOfResources, Reason, StudyUnsuitab
 from dicom_node.explain import pipeline, record
 from dicom_node.explain.leases import Limits, SoftLimitExceeded, soft_limit
 from dicom_node.explain.pipeline import Analysis, Result
-from dicom_node.nouns import Delivery, DeliveryState, Instance, Route, SOPInstanceUID, Study, StudyState, Task
+from dicom_node.nouns import Delivery, DeliveryState, Instance, SOPInstanceUID, Study, StudyState, Task
 from dicom_node.queue import broker
 from dicom_node.results import ResultOptions, result_options
 from dicom_node.settings.sections import Settings
@@ -184,9 +184,7 @@ class Worker:
         self._identity = model.identity
         wanted = {name for audience in audiences for name in audience.options.methods}
         methods = [name for name in self._settings.methods() if name in wanted]
-        return pipeline.analyse(
-            task, study, self._read, model, methods=methods, rules=self._settings.rules, negatives=negatives
-        )
+        return pipeline.analyse(task, study, self._read, model, methods=methods, negatives=negatives)
 
     def _report(self, task: Task, study: Study, audiences: Sequence[Audience], reason: str, code: Reason) -> Answer:
         try:
@@ -237,12 +235,11 @@ class Worker:
         Where two get a report that differs only in its predecessors, the one that names more is made first and
         is the one that is kept: one UID is one file.
         """
-        route = self._settings.routes().get(task.route)
         every = self._ledger.deliveries(study=task.study_instance_uid)
         rows = [row for row in every if row.kind == pipeline.REPORT and row.state in _OFFERED]
         found: dict[tuple[ResultOptions, tuple[Path, ...]], list[str]] = {}
-        for name in self._destinations(route):
-            options = result_options(self._settings, route, name)
+        for name in task.destinations:
+            options = result_options(self._settings, name, task.results)
             paths = tuple(sorted({row.path for row in rows if row.destination == name}))
             found.setdefault((options, paths), []).append(name)
         headers = _headers({path for _, paths in found for path in paths})
@@ -255,12 +252,6 @@ class Worker:
             for (options, paths), names in found.items()
         ]
         return tuple(sorted(audiences, key=lambda audience: -len(audience.earlier)))
-
-    def _destinations(self, route: Route | None) -> tuple[str, ...]:
-        """Those of the route; a study that no rule takes is answered everywhere."""
-        if route is not None:
-            return route.destinations
-        return tuple(one.name for one in self._settings.destinations)
 
     def _read(self, instance: Instance) -> Dataset:
         return reading.read(instance.path)
@@ -293,8 +284,10 @@ def _headers(paths: Iterable[Path]) -> dict[Path, Dataset]:
     """The data sets without pixels; one that cannot be read is left out."""
     found: dict[Path, Dataset] = {}
     for path in paths:
-        with contextlib.suppress(Exception):
+        try:
             found[path] = dcmread(path, stop_before_pixels=True)
+        except Exception as error:  # noqa: BLE001 - a report that names no predecessor is better than none
+            log.warning("no predecessor", file=path.name, error=type(error).__name__, place=place(error))
     return found
 
 

@@ -194,8 +194,7 @@ class Shadow:
         began = time.monotonic()
         study = self._ledger.study(task.study_instance_uid, task.revision)
         with soft_limit(self._settings.broker.soft_time_limit):
-            route = self._settings.routes().get(task.route)
-            methods = self._settings.methods_for(route.destinations if route is not None else None)
+            methods = self._settings.methods_for(task.destinations)
             analysis = pipeline.analyse(
                 task, study, lambda one: reading.read(one.path), explainer, methods=methods, negatives=self._negatives
             )

@@ -185,7 +185,10 @@ def _explain_study(
         study_instance_uid=study.study_instance_uid,
         revision=study.revision,
         route=",".join(route.name for route in decision.routes),
+        destinations=(),
+        results=(),
         selected=selected,
+        passed_by=decision.ignored,
         reason=decision.reason,
         state=TaskState.LEASED,
         attempts=1,
@@ -201,7 +204,6 @@ def _explain_study(
         read,
         explainer,
         methods=options.methods,
-        rules=settings.rules,
         negatives=options.explain == "always",
     )
     results = [one for one in build(analysis, options) if not one.standby]

@@ -1,29 +1,28 @@
 """What a destination gets, from the settings."""
 
+from collections.abc import Sequence
 from datetime import UTC
 from importlib import metadata
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from dicom_node.nouns import Route
 from dicom_node.results.context import ResultOptions
 from dicom_node.settings.sections import SYNTHETIC, Settings
 
 
-def result_options(settings: Settings, route: Route | None = None, destination: str | None = None) -> ResultOptions:
-    """What a destination gets, without one what [results] says; a route may restrict the objects."""
+def result_options(settings: Settings, destination: str | None = None, only: Sequence[str] = ()) -> ResultOptions:
+    """What a destination gets, without one what [results] says; `only` may restrict the objects."""
     chosen = settings.results
     profile = next((one for one in settings.destinations if one.name == destination), None)
     objects, asked = chosen.objects, dict[str, Any]()
     fields = ("methods", "long_edge", "compression", "explain")
     usual: dict[str, Any] = {name: getattr(chosen, name) for name in fields}
-    fields = ("methods", "long_edge", "compression", "explain")
     if profile is not None:
         objects = profile.objects if profile.objects is not None else objects
         objects += (SYNTHETIC,) if profile.synthetic_images else ()
         asked = {name: value for name in fields if (value := getattr(profile, name)) is not None}
-    if route is not None and route.results:
-        objects = tuple(name for name in objects if name in route.results)
+    if only:
+        objects = tuple(name for name in objects if name in only)
     return ResultOptions(
         objects=objects,
         method_order=settings.methods(),

@@ -24,8 +24,18 @@ from pydicom import Dataset
 
 from dicom_node.clock import utc_now
 from dicom_node.dicom import reading
-from dicom_node.errors import DatasetUnreadable, NodeError
-from dicom_node.nouns import Instance, SOPInstanceUID, Study, StudyActivity, StudyState, Task, TaskState
+from dicom_node.errors import DatasetUnreadable, NodeError, Reason
+from dicom_node.nouns import (
+    Instance,
+    PassedBy,
+    Route,
+    SOPInstanceUID,
+    Study,
+    StudyActivity,
+    StudyState,
+    Task,
+    TaskState,
+)
 from dicom_node.queue import broker
 from dicom_node.queue.broker import DELIVER, EXPLAIN
 from dicom_node.route import rules
@@ -55,7 +65,9 @@ class Plan:
     reason: str | None
 
 
-def plan(study: Study, decision: StudyDecision, earlier: Iterable[Task], now: datetime) -> Plan:
+def plan(
+    study: Study, decision: StudyDecision, earlier: Iterable[Task], now: datetime, everywhere: tuple[str, ...] = ()
+) -> Plan:
     """Turn the rules' decision into tasks; pure.
 
     One task for each route. A study that no rule takes is answered with its reason, once: late images that
@@ -66,10 +78,12 @@ def plan(study: Study, decision: StudyDecision, earlier: Iterable[Task], now: da
         decision: what the rules say of its images.
         earlier: the tasks of earlier revisions.
         now: becomes the content date and time of all results.
+        everywhere: all destinations, which are told of a study that no rule takes.
     """
+    passed_by = decision.ignored
     if decision.routes:
         made = [
-            _task(study, route.name, now, selected=tuple(sorted(uids)))
+            _task(study, route, now, selected=tuple(sorted(uids)), passed_by=passed_by)
             for route, uids in sorted(decision.routes.items(), key=lambda item: item[0].name)
         ]
         return Plan(tasks=tuple(made), state=StudyState.READY, reason=None)
@@ -77,7 +91,8 @@ def plan(study: Study, decision: StudyDecision, earlier: Iterable[Task], now: da
         return Plan(tasks=(), state=StudyState.IGNORED, reason=decision.reason)
     if any(task.reason in (None, decision.reason) for task in earlier):
         return Plan(tasks=(), state=StudyState.IGNORED, reason=f"late images: {decision.reason}")
-    report = _task(study, "", now, reason=decision.reason)
+    told = Route(name="", destinations=everywhere, results=())
+    report = _task(study, told, now, passed_by=passed_by, reason=decision.reason)
     return Plan(tasks=(report,), state=StudyState.READY, reason=None)
 
 
@@ -141,7 +156,8 @@ class Dispatcher:
         uid = activity.study_instance_uid
         study = self._ledger.study(uid, activity.revision)
         earlier = [task for task in self._ledger.tasks(uid) if task.revision < activity.revision]
-        made = plan(study, self._decide(study), earlier, now)
+        everywhere = tuple(one.name for one in self._settings.destinations)
+        made = plan(study, self._decide(study), earlier, now, everywhere)
         if self._ledger.mark_ready(study, made.tasks, now, state=made.state, reason=made.reason):
             log.info(
                 "study ready",
@@ -160,7 +176,11 @@ class Dispatcher:
             for one in study.instances
             if (header := headers[one.sop_instance_uid]) is not None
         ]
-        unreadable: dict[SOPInstanceUID, str] = {uid: UNREADABLE for uid, header in headers.items() if header is None}
+        unreadable = tuple(
+            PassedBy(sop_instance_uid=uid, reason=UNREADABLE, code=Reason.UNREADABLE)
+            for uid, header in headers.items()
+            if header is None
+        )
         try:
             decision = rules.decide_study(images, self._settings.rules)
         except Exception as error:  # noqa: BLE001 - a study must be answered even when a rule fails on it
@@ -168,9 +188,12 @@ class Dispatcher:
                 "rules failed", study=study.study_instance_uid, error=type(error).__name__, place=place(error)
             )
             failed = f"the routing rules failed ({type(error).__name__})"
-            ignored = {one.sop_instance_uid: failed for one in study.instances}
+            ignored = tuple(
+                PassedBy(sop_instance_uid=one.sop_instance_uid, reason=failed, code=Reason.RULES)
+                for one in study.instances
+            )
             return StudyDecision(routes={}, ignored=ignored, passed_over=())
-        return dataclasses.replace(decision, ignored=decision.ignored | unreadable)
+        return dataclasses.replace(decision, ignored=decision.ignored + unreadable)
 
     def _reclaim(self, now: datetime) -> None:
         most = self._settings.broker.max_attempts
@@ -233,19 +256,23 @@ def read_header(instance: Instance) -> Dataset | None:
 
 def _task(
     study: Study,
-    route: str,
+    route: Route,
     now: datetime,
     *,
+    passed_by: tuple[PassedBy, ...],
     selected: tuple[SOPInstanceUID, ...] = (),
     reason: str | None = None,
 ) -> Task:
-    name = f"{study.study_instance_uid}|{study.revision}|{route}"
+    name = f"{study.study_instance_uid}|{study.revision}|{route.name}"
     return Task(
         task_id=str(uuid.uuid5(NAMESPACE, name)),
         study_instance_uid=study.study_instance_uid,
         revision=study.revision,
-        route=route,
+        route=route.name,
+        destinations=route.destinations,
+        results=route.results,
         selected=selected,
+        passed_by=passed_by,
         reason=reason,
         state=TaskState.PENDING,
         attempts=0,

@@ -18,8 +18,10 @@ from pydicom import Dataset
 from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
+from dicom_node.dicom import suitability
 from dicom_node.dicom.elements import is_own_result
-from dicom_node.nouns import Route, SOPInstanceUID
+from dicom_node.errors import DatasetUnreadable, Reason, StudyUnsuitable
+from dicom_node.nouns import PassedBy, Route, SOPInstanceUID
 from dicom_node.settings.rule_tables import CALLING_AE_TITLE, Condition, Rule
 from dicom_node.watch.logs import without_warnings
 
@@ -91,12 +93,12 @@ class StudyDecision:
 
     Attributes:
         routes: the images that each route explains, in the order given.
-        ignored: why each other image is not explained.
+        ignored: why each other image is not explained, in the order given.
         passed_over: objects that are answers themselves.
     """
 
     routes: dict[Route, tuple[SOPInstanceUID, ...]]
-    ignored: dict[SOPInstanceUID, str]
+    ignored: tuple[PassedBy, ...]
     passed_over: tuple[SOPInstanceUID, ...]
 
     @property
@@ -112,8 +114,8 @@ class StudyDecision:
         if not self.ignored:
             return ONLY_ANSWERS
         counts: dict[str, int] = {}
-        for reason in self.ignored.values():
-            counts[reason] = counts.get(reason, 0) + 1
+        for one in self.ignored:
+            counts[one.reason] = counts.get(one.reason, 0) + 1
         if len(counts) == 1:
             return next(iter(counts))
         return "; ".join(f"{reason} ({count})" for reason, count in counts.items())
@@ -146,17 +148,27 @@ def decide_study(images: Iterable[tuple[SOPInstanceUID, Dataset, str]], rules: S
         rules: as for `decide_instance`.
     """
     routes: dict[Route, tuple[SOPInstanceUID, ...]] = {}
-    ignored: dict[SOPInstanceUID, str] = {}
+    ignored: list[PassedBy] = []
     passed_over: list[SOPInstanceUID] = []
     for uid, header, calling_ae_title in images:
         decision = decide_instance(header, calling_ae_title, rules)
         if decision.action is Action.PASS_OVER:
             passed_over.append(uid)
         elif decision.route is None:
-            ignored[uid] = decision.reason or NO_RULE
+            reason = decision.reason or NO_RULE
+            ignored.append(PassedBy(sop_instance_uid=uid, reason=reason, code=_code(header)))
         else:
             routes[decision.route] = (*routes.get(decision.route, ()), uid)
-    return StudyDecision(routes=routes, ignored=ignored, passed_over=tuple(passed_over))
+    return StudyDecision(routes=routes, ignored=tuple(ignored), passed_over=tuple(passed_over))
+
+
+def _code(header: Dataset) -> Reason:
+    """What stands against an image that the rules do not choose; the rules alone when nothing else does."""
+    try:
+        suitability.check_header(header)
+    except (StudyUnsuitable, DatasetUnreadable) as error:
+        return error.reason
+    return Reason.RULES
 
 
 def wanted(condition: Condition) -> str:

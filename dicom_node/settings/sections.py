@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from dicom_node.errors import ConfigError
-from dicom_node.nouns import AETitle, Destination, Route
+from dicom_node.nouns import AETitle, Destination
 from dicom_node.settings.default_rules import DEFAULT_RULES
 from dicom_node.settings.methods import Methods
 from dicom_node.settings.rule_tables import Name, ResultName, Rule, Section, split_words
@@ -252,7 +252,3 @@ class Settings(Section):
         chosen = [one for one in self.destinations if destinations is None or one.name in set(destinations)]
         wanted = {name for one in chosen for name in one.methods or self.results.methods}
         return tuple(name for name in self.methods() if name in wanted) or self.results.methods
-
-    def routes(self) -> dict[str, Route]:
-        """The routes of all rules that explain, by name."""
-        return {route.name: route for rule in self.rules if (route := rule.route) is not None}

@@ -249,9 +249,15 @@ class Registry:
         return str(found.experiment_id)
 
     def _ensure_model(self, client: Any) -> None:
-        if not client.search_registered_models(f"name='{self._name}'"):
-            with contextlib.suppress(Exception):  # made by another process meanwhile
+        def there() -> bool:
+            return bool(client.search_registered_models(f"name='{self._name}'"))
+
+        if not there():
+            try:
                 client.create_registered_model(self._name)
+            except Exception:
+                if not there():  # else it was made by another process meanwhile
+                    raise
 
     def _mark_abandoned(self, client: Any, experiment: str, digest: str) -> None:
         """Say of earlier runs with this bundle that they were interrupted; none of them has a version."""

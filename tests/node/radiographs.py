@@ -155,14 +155,17 @@ def study_of(*datasets, revision=1):
     return study, lambda instance: by_uid[instance.sop_instance_uid]
 
 
-def task_for(study, *, selected=None, reason=None):
+def task_for(study, *, selected=None, reason=None, passed_by=()):
     chosen = [one.sop_instance_uid for one in study.instances] if selected is None else selected
     return Task(
         task_id="task",
         study_instance_uid=study.study_instance_uid,
         revision=study.revision,
         route="chest",
+        destinations=(),
+        results=(),
         selected=tuple(chosen),
+        passed_by=passed_by,
         reason=reason,
         state=TaskState.LEASED,
         attempts=1,

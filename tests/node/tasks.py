@@ -62,7 +62,16 @@ class Node:
         self.ledger.close_association("a1", at(1))
 
     def add_task(self, name: str, revision: int = 1, **changes) -> None:
+        """As the dispatcher would: by the rule of that name, or for everybody without one."""
         seen = self.ledger.study(STUDY, revision)
+        rule = next((one for one in self.settings.rules if one.name == changes.get("route", "chest")), None)
+        told = tuple(one.name for one in self.settings.destinations)
+        decided = (
+            {"destinations": told}
+            if rule is None
+            else {"destinations": rule.destinations, "results": rule.results or ()}
+        )
+        changes = decided | changes
         assert self.ledger.mark_ready(seen, [task(seen, name, **changes)], at(20))
 
     def worker(self, explainer=None, **options) -> Worker:

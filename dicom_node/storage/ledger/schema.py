@@ -48,6 +48,13 @@ STATE = String(16)
 
 metadata = MetaData()
 
+SCHEMA = "0002"
+"""Of these tables: the last of migrations/versions."""
+FIRST = "0001"
+"""Of a ledger made before there were migrations, which does not say so itself."""
+
+ledger_version = Table("ledger_version", metadata, Column("version_num", String(32), primary_key=True))
+
 associations = Table(
     "associations",
     metadata,
@@ -114,6 +121,9 @@ tasks = Table(
     Column("study_instance_uid", UID, nullable=False),
     Column("revision", Integer, nullable=False),
     Column("route", Text, nullable=False),
+    Column("destinations", Text, nullable=False, server_default="[]"),  # JSON list of names
+    Column("results", Text, nullable=False, server_default="[]"),  # JSON list of names
+    Column("passed_by", Text, nullable=False, server_default="[]"),  # JSON list of [SOP Instance UID, reason, code]
     Column("selected", Text, nullable=False),  # JSON list of SOP Instance UIDs
     Column("reason", Text),
     Column("state", STATE, nullable=False, index=True),

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, select
+from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, inspect, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from dicom_node.errors import OutOfResources
-from dicom_node.storage.ledger.schema import metadata
+from dicom_node.errors import ConfigError, OutOfResources
+from dicom_node.storage.ledger.schema import FIRST, SCHEMA, ledger_version, metadata
 
 BUSY_SECONDS = 30
 CREATE_ATTEMPTS = 10
@@ -37,15 +37,21 @@ class Store:
         self._writer = self._engine.execution_options(**{WRITE: True})
 
     def create(self) -> None:
-        """Create the tables that are missing.
+        """Create the tables of an empty database; of any other make sure that it has this software's schema.
 
         Raises:
+            ConfigError: it has another one; the message says what to do.
             OutOfResources: the database does not answer.
         """
         for attempt in range(CREATE_ATTEMPTS):
             try:
                 with self._writer.begin() as connection:
-                    metadata.create_all(connection)
+                    found = schema_of(connection)
+                    if found is None:
+                        metadata.create_all(connection)
+                        insert_missing(connection, ledger_version, {"version_num": SCHEMA})
+                    elif found != SCHEMA:
+                        raise ConfigError(_other_schema(found))
             except (IntegrityError, ProgrammingError) as error:
                 # PostgreSQL: another process created a table between our look and our CREATE; look again.
                 if attempt + 1 == CREATE_ATTEMPTS:
@@ -54,6 +60,16 @@ class Store:
                 raise _unanswered(error) from error
             else:
                 return
+
+    @contextmanager
+    def in_one_transaction(self) -> Iterator[Connection]:
+        """A connection for everything that must happen together or not at all.
+
+        Raises:
+            OutOfResources: the database does not answer.
+        """
+        with self._write() as connection:
+            yield connection
 
     def close(self) -> None:
         """Close the pooled connections."""
@@ -68,6 +84,26 @@ class Store:
     def _write(self) -> Iterator[Connection]:
         with _named_failures(), self._writer.begin() as connection:
             yield connection
+
+
+def schema_of(connection: Connection) -> str | None:
+    """The schema of a ledger; None of a database that has none."""
+    tables = set(inspect(connection).get_table_names())
+    if ledger_version.name in tables:
+        return connection.execute(select(ledger_version.c.version_num)).scalar_one_or_none()
+    return FIRST if "tasks" in tables else None
+
+
+def _other_schema(found: str) -> str:
+    if found < SCHEMA:
+        return (
+            f"node.database: the ledger has the schema {found}, this software needs {SCHEMA}: stop the node, then run "
+            "`dicom-node migrate`, which makes a backup first"
+        )
+    return (
+        f"node.database: the ledger has the schema {found} of a newer dicom-node, this one knows {SCHEMA}: install the "
+        "newer one again, or restore the backup that its migration made"
+    )
 
 
 def insert_missing(connection: Connection, table: Table, values: Mapping[str, Any]) -> bool:

@@ -11,7 +11,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, bindparam, insert, or_, select, update
 
-from dicom_node.nouns import Delivery, SOPInstanceUID, Study, StudyInstanceUID, StudyState, Task, TaskState
+from dicom_node.errors import Reason
+from dicom_node.nouns import Delivery, PassedBy, SOPInstanceUID, Study, StudyInstanceUID, StudyState, Task, TaskState
 from dicom_node.storage.ledger.deliveries import insert_deliveries
 from dicom_node.storage.ledger.receiving import as_instance
 from dicom_node.storage.ledger.schema import instances, studies, tasks
@@ -338,6 +339,9 @@ def _row(task: Task) -> dict[str, Any]:
         "study_instance_uid": task.study_instance_uid,
         "revision": task.revision,
         "route": task.route,
+        "destinations": json.dumps(list(task.destinations)),
+        "results": json.dumps(list(task.results)),
+        "passed_by": json.dumps([[one.sop_instance_uid, one.reason, one.code] for one in task.passed_by]),
         "selected": json.dumps(list(task.selected)),
         "reason": task.reason,
         "state": task.state,
@@ -353,6 +357,12 @@ def _task(row: RowMapping) -> Task:
         study_instance_uid=StudyInstanceUID(row["study_instance_uid"]),
         revision=row["revision"],
         route=row["route"],
+        destinations=tuple(json.loads(row["destinations"])),
+        results=tuple(json.loads(row["results"])),
+        passed_by=tuple(
+            PassedBy(sop_instance_uid=SOPInstanceUID(uid), reason=reason, code=Reason(code))
+            for uid, reason, code in json.loads(row["passed_by"])
+        ),
         selected=tuple(SOPInstanceUID(uid) for uid in json.loads(row["selected"])),
         reason=row["given_up"] or row["reason"],
         state=TaskState(row["state"]),

@@ -13,6 +13,7 @@ from dicom_node.errors import DatasetUnreadable, Reason
 from dicom_node.explain import pipeline
 from dicom_node.nouns import SOPInstanceUID, StudyState
 from dicom_node.results import ResultOptions
+from dicom_node.route.rules import decide_study
 from dicom_node.settings.default_rules import DEFAULT_RULES
 from dicom_node.settings.sections import Settings
 from explain_core.errors import GeometryError
@@ -63,10 +64,11 @@ def answer(analysis, options=OPTIONS, **more):
 
 def explain(*datasets, explainer=None, options=OPTIONS, revision=1, selected=None, rules=(), **more):
     study, read = study_of(*datasets, revision=revision)
-    task = task_for(study, selected=selected)
+    decided = decide_study([(str(ds.SOPInstanceUID), ds, "MODALITY") for ds in datasets], rules) if rules else None
+    task = task_for(study, selected=selected, passed_by=decided.ignored if decided else ())
     negatives = options.explain == "always"
     analysis = pipeline.analyse(
-        task, study, read, explainer or ToyExplainer(), methods=options.methods, rules=rules, negatives=negatives
+        task, study, read, explainer or ToyExplainer(), methods=options.methods, negatives=negatives
     )
     return answer(analysis, options, **more)
 

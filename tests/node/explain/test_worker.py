@@ -10,7 +10,7 @@ import pytest
 from pydicom import dcmread
 from radiographs import phantom
 from structlog.testing import capture_logs
-from tasks import SR_STORAGE, Doing, Node, chest
+from tasks import RULES, SR_STORAGE, Doing, Node, chest
 from working import SC_STORAGE, STUDY, Peer, at, wait_for
 
 from dicom_node.deliver.sender import Sender
@@ -18,6 +18,7 @@ from dicom_node.errors import ConfigError, OutOfResources, StudyUnsuitable
 from dicom_node.explain import leases, pipeline
 from dicom_node.nouns import DeliveryState, StudyState, TaskState
 from dicom_node.settings.rule_tables import result_names
+from dicom_node.settings.sections import Settings
 from explain_core.errors import AttributionError
 from explain_core.testing.explainer import TOY_METHODS, ToyExplainer
 
@@ -65,6 +66,17 @@ def test_a_route_chooses_destinations_and_results(node):
     here.worker().run("t2")
     (row,) = [one for one in here.ledger.deliveries() if one.state is DeliveryState.PENDING]
     assert (row.destination, row.sop_class_uid, row.kind) == ("pacs", SR_STORAGE, "structured_report")
+
+
+@pytest.mark.parametrize("kept", [[], [RULES[0]]])
+def test_a_rule_that_is_renamed_or_removed_meanwhile_changes_nothing_about_who_is_answered(node, kept):
+    here = node()
+    here.receive(2)
+    here.add_task("t2", 2, route="quick")
+    here.settings = here.settings.model_copy(update={"rules": Settings(rules=kept).rules})
+    here.worker().run("t2")
+    (row,) = [one for one in here.ledger.deliveries() if one.state is DeliveryState.PENDING]
+    assert (row.destination, row.kind) == ("pacs", "structured_report")
 
 
 def test_the_same_message_again_does_nothing(node):

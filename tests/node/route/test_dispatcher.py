@@ -12,8 +12,8 @@ from radiographs import encode, synthetic
 from structlog.testing import capture_logs
 from working import STUDY, RedisServer, association, at, delivery, instance, settings, short_folder, study
 
-from dicom_node.errors import BrokerUnreachable, ConfigError
-from dicom_node.nouns import DeliveryState, Route, StudyState, TaskState
+from dicom_node.errors import BrokerUnreachable, ConfigError, Reason
+from dicom_node.nouns import DeliveryState, PassedBy, Route, StudyState, TaskState
 from dicom_node.queue import broker
 from dicom_node.queue.broker import DELIVER, EXPLAIN
 from dicom_node.route import rules
@@ -220,7 +220,13 @@ def test_a_late_lateral_view_does_not_unsay_what_was_said(node):
 
 
 def decision(routes=None, ignored=None, passed_over=()):
-    return StudyDecision(routes=routes or {}, ignored=ignored or {}, passed_over=passed_over)
+    return StudyDecision(
+        routes=routes or {},
+        ignored=tuple(
+            PassedBy(sop_instance_uid=uid, reason=why, code=Reason.RULES) for uid, why in (ignored or {}).items()
+        ),
+        passed_over=passed_over,
+    )
 
 
 def test_every_route_is_a_task_with_an_identifier_of_its_own():
@@ -232,6 +238,20 @@ def test_every_route_is_a_task_with_an_identifier_of_its_own():
     assert made == again
     assert [(one.route, one.selected) for one in made.tasks] == [("chest", (uids[0],)), ("icu", tuple(uids))]
     assert len({one.task_id for one in made.tasks}) == 2
+
+
+def test_a_task_carries_what_was_decided_of_it(node):
+    here = node()
+    here.receive(1)
+    here.receive(2, ViewPosition="LL")
+    here.dispatcher.step(at(15))
+    (found,) = here.ledger.tasks(STUDY)
+    rule = next(one for one in here.dispatcher._settings.rules if one.name == found.route)
+    assert found.destinations == rule.destinations
+    assert found.destinations
+    assert found.results == ()
+    lateral = instance(2).sop_instance_uid
+    assert found.passed_by == (PassedBy(sop_instance_uid=lateral, reason="it is a lateral view", code=Reason.VIEW),)
 
 
 def test_the_same_reason_is_not_reported_twice_but_a_new_one_is():

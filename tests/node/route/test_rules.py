@@ -12,6 +12,8 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from radiographs import header as chest
 
+from dicom_node.errors import Reason
+from dicom_node.nouns import PassedBy
 from dicom_node.route import rules
 from dicom_node.route.rules import Action, decide_instance, decide_study, values_of
 from dicom_node.settings.loading import load_settings
@@ -127,12 +129,13 @@ def test_answers_of_others_never_start_work(sop_class):
 
 
 def test_a_study_keeps_routes_and_reasons_apart():
-    frontal, lateral, report = chest(ViewPosition="PA"), chest(ViewPosition="LL"), chest(SOPClassUID=CT)
+    grey = {"PhotometricInterpretation": "MONOCHROME2"}
+    frontal, lateral, report = chest(ViewPosition="PA"), chest(ViewPosition="LL", **grey), chest(SOPClassUID=CT)
     report.SOPClassUID = "1.2.840.10008.5.1.4.1.1.88.33"
     images = [("1.1", frontal, "A"), ("1.2", lateral, "A"), ("1.3", report, "A"), ("1.4", frontal, "A")]
     study = decide_study(images, DEFAULTS)
     assert {route.name: uids for route, uids in study.routes.items()} == {"chest-frontal": ("1.1", "1.4")}
-    assert study.ignored == {"1.2": "it is a lateral view"}
+    assert study.ignored == (PassedBy(sop_instance_uid="1.2", reason="it is a lateral view", code=Reason.VIEW),)
     assert study.passed_over == ("1.3",)
     assert not study.silent
     assert study.reason is None

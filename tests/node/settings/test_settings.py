@@ -60,7 +60,7 @@ def test_environment_wins_over_file_wins_over_default(tmp_path):
     assert settings.node.calling_ae_titles == ("CT1", "PACS")
     assert settings.logging.as_json is True
     assert settings.destination("p").port == 3
-    assert settings.routes()["chest-frontal"].destinations == ("p",)
+    assert next(one for one in settings.rules if one.name == "chest-frontal").route.destinations == ("p",)
 
 
 def test_frozen():

@@ -1,0 +1,1 @@
+"""From one schema of the ledger to the next (Alembic); `migration.py` runs them."""
