@@ -55,7 +55,8 @@ def old(url, root):
             connection.execute(tables.tables["tasks"].insert(), one | row)
         delivery = {
             "delivery_id": "d", "task_id": "t2", "kind": "structured_report", "reserve": False,
-            "sop_instance_uid": "2.25.1", "sop_class_uid": "1.2", "path": "/x", "destination": "pacs", "state": "pending", "attempts": 0,
+            "sop_instance_uid": "2.25.1", "sop_class_uid": "1.2", "path": "/x",
+            "destination": "pacs", "state": "pending", "attempts": 0,
             "created_at": now, "next_attempt_at": now,
         }  # fmt: skip
         connection.execute(tables.tables["deliveries"].insert(), delivery)
