@@ -1,5 +1,6 @@
 # make demo   sets everything up and explains a real radiograph, ARGS="--once" to stop afterwards
-# make test   sets everything up and runs every gate: lint, types, contracts, all tests
+# make test   sets everything up and runs every gate: lint, types, contracts, and the tests that need no minutes
+# make test-all   the tests of minutes: crash matrices, viewers, trainings, whole nodes
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,13 +9,16 @@ ARGS ?=
 # Test files that run at the same time.
 JOBS ?= 2
 
-.PHONY: demo test check lint types contracts pytest debian ohif clean
+.PHONY: demo test test-all check lint types contracts pytest debian ohif clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/dicom-node demo $(ARGS)
 
 test: debian ohif $(VENV)/.dev
 	$(MAKE) check pytest
+
+test-all: debian ohif $(VENV)/.dev
+	$(BIN)/pytest -m slow --numprocesses $(JOBS) --dist loadfile
 
 check: lint types contracts
 
@@ -29,7 +33,7 @@ contracts: $(VENV)/.dev
 	$(BIN)/lint-imports --config setup.cfg
 
 pytest: $(VENV)/.dev
-	$(BIN)/pytest -m "slow or not slow" --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 
 # Real servers for the tests marked "external"; without them those tests skip and say so.
 debian:
