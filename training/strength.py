@@ -6,6 +6,7 @@ reversed by any part of it too, and then the map does not tell which part matter
 linear, so the factor goes into its weights and costs nothing afterwards.
 """
 
+import math
 from typing import cast
 
 import torch
@@ -76,5 +77,5 @@ def measure(
         for _ in range(HALVINGS):
             middle = (low + high) / 2
             low, high = (low, middle) if enough(middle, rows) else (middle, high)
-        factors[int(decision)] = round(high, 3)
+        factors[int(decision)] = math.ceil(high * 1000) / 1000  # rounded up: it must not become too weak
     return factors

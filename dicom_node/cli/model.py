@@ -15,8 +15,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Column, Table
 
-from dicom_node.cli._shared import ConfigOption, JsonOption, fail, print_json, settings_of
-from dicom_node.errors import NodeError
+from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, print_json, settings_of
+from dicom_node.errors import ConfigError, NodeError
 from dicom_node.models import promotion
 from dicom_node.settings.sections import Settings
 from dicom_node.storage import bundles
@@ -69,6 +69,8 @@ def _place(config: Path | None) -> Iterator[_Place]:
     try:
         ledger = open_ledger(settings)
         yield _Place(settings, ledger, promotion.open_registry(settings))
+    except ConfigError as error:
+        raise fail(str(error), WRONG_USE) from error
     except (ExplainError, NodeError) as error:
         raise fail(str(error)) from error
     except OSError as error:

@@ -194,7 +194,7 @@ def migrate(
         if found == SCHEMA:
             print(f"nothing to do: the ledger has the schema {found}")  # noqa: T201
             return
-        if found is not None and not no_backup:
+        if found is not None and found < SCHEMA and not no_backup:
             migration.back_up(settings.node.database, target)
             print(f"backup: {target}")  # noqa: T201
         routes = {

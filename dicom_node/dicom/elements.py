@@ -1,4 +1,4 @@
-"""Reading data sets as they come: files cut off in transfer, elements absent, empty or malformed."""
+"""Elements of data sets as they come: absent, empty, malformed, or of another VR than they should have."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -1,8 +1,4 @@
-"""What this node promises on the wire: statuses, presentation contexts, reject reasons. One table of each.
-
-Everything that answers a peer takes its numbers from here, and `render()` makes docs/conformance.md from the
-same tables, so that the document cannot promise what the code does not do.
-"""
+"""What this node accepts of a peer: presentation contexts. One table, from which docs/conformance.md is made too."""
 
 from pydicom.uid import (
     JPEG2000,

@@ -21,6 +21,10 @@ from dicom_node.watch.logs import without_warnings
 MOST_INFLATED = 256 << 20
 """Bytes that a deflated data set may unpack to."""
 
+_META_GROUP_LENGTH_END = 144  # preamble, "DICM", and the element (0002,0000) itself (PS3.10 7.1)
+_INFLATED_AT_ONCE = 8 << 20
+_FIRST_PIXEL_TAG = Tag(0x7FE0, 0x0001)
+
 
 def read(path: Path) -> Dataset:
     """The data set in the file at `path`; if its pixel data break off, the header with empty Pixel Data.
@@ -41,15 +45,6 @@ def read(path: Path) -> Dataset:
     if "SOPInstanceUID" not in ds:
         raise DatasetUnreadable("the file holds no data set")
     return ds
-
-
-_META_GROUP_LENGTH_END = 144  # preamble, "DICM", and the element (0002,0000) itself (PS3.10 7.1)
-
-
-_MOST_INFLATED = 8 << 20
-
-
-_FIRST_PIXEL_TAG = Tag(0x7FE0, 0x0001)
 
 
 def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
@@ -87,10 +82,10 @@ def inflates_within(path: Path, limit: int) -> bool:
         inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
         with path.open("rb") as file:
             file.seek(_META_GROUP_LENGTH_END + int(meta.FileMetaInformationGroupLength))
-            waiting = file.read(_MOST_INFLATED)
+            waiting = file.read(_INFLATED_AT_ONCE)
             while waiting and total <= limit:
-                total += len(inflater.decompress(waiting, _MOST_INFLATED))
-                waiting = inflater.unconsumed_tail or file.read(_MOST_INFLATED)
+                total += len(inflater.decompress(waiting, _INFLATED_AT_ONCE))
+                waiting = inflater.unconsumed_tail or file.read(_INFLATED_AT_ONCE)
     except Exception as error:
         raise DatasetUnreadable("the file cannot be read as DICOM") from error
     return total <= limit
@@ -100,7 +95,7 @@ def _read_deflated_header(path: Path, meta: FileMetaDataset, keywords: Sequence[
     start = _META_GROUP_LENGTH_END + int(meta.FileMetaInformationGroupLength)
     with path.open("rb") as file:
         file.seek(start)
-        inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(_MOST_INFLATED), _MOST_INFLATED)
+        inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(_INFLATED_AT_ONCE), _INFLATED_AT_ONCE)
     header = read_dataset(
         BytesIO(inflated),
         is_implicit_VR=False,

@@ -1,12 +1,10 @@
-"""What is a UID."""
+"""What is a UID (PS3.5 9.1)."""
 
 import re
 
 from dicom_node.errors import DatasetUnreadable
 
 _UID = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))+")
-
-
 _UID_LENGTH = 64  # PS3.5, 9.1
 
 

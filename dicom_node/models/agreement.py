@@ -1,23 +1,16 @@
-"""What a model said of a task's images, as rows of the ledger, and how two models' answers differ.
-
-The rows hold UIDs, scores, statistics of the image and a coarse heatmap, and nothing of the patient. They are a
-by-product: whatever goes wrong with them is logged and costs no study its result.
-"""
+"""How two models' answers to the same images differ, from the rows that `explain.record` writes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import structlog
 
 from dicom_node.models.drift import wilson
 from dicom_node.storage.ledger.observations import Observation, ShadowFailure, unpack
 
 TOP_SHARE: Final = 0.1
 """Part of a coarse heatmap that counts as its top."""
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,20 +1,14 @@
-"""Which version runs: promotion, rollback, and how the model of a running worker follows.
+"""Which version runs: promotion and rollback.
 
 A promotion brings the bundle into the store, verifies it, and is then one transaction of the ledger: killed at any
 point, it leaves the version before or the new one, with its files. MLflow's aliases follow afterwards; what an MLflow
 that was away has missed is made up for by the next command.
-
-Between two studies a worker reads one row. Only when another version is deployed does it look at files: every checksum
-is verified, the new model is loaded, and then the old one is let go. When that fails, the old model stays, which is
-said once in the log and in the ledger, and tried again when the row or the files have changed.
 """
 
 import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
-
-import structlog
 
 from dicom_node.errors import NodeError
 from dicom_node.settings.sections import Settings
@@ -32,8 +26,6 @@ FORCED: Final = "forced_promotion"
 """Tag of a version that was promoted against its gate: when, who, why."""
 _TURNED: Final = re.compile(r"\b[1-9]\d* labels turned")
 """In the tag `rehearsal` of a version: it learnt from labels that are wrong on purpose."""
-
-log = structlog.get_logger(__name__)
 
 
 class NotDeployed(NodeError):

@@ -1,6 +1,6 @@
-"""Result objects: one builder per file, each a `PLUGIN`; modules with an underscore hold what they share.
+"""Result objects: `objects` has one builder per file, the modules here hold what they share.
 
-A builder is a module of this package whose `PLUGIN` is a `Builder`. Builders do not import each other.
+A builder is a module of `objects` whose `PLUGIN` is a `Builder`. Builders do not import each other.
 """
 
 from dicom_node.results.context import (

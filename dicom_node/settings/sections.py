@@ -1,9 +1,4 @@
-"""Frozen settings from one TOML file and the environment; what is wrong is said in one line.
-
-Precedence: environment (`DICOM_NODE_<SECTION>__<KEY>`), then the file, then the defaults here.
-Lists and tables in the environment are JSON; a list of plain words may be separated by commas.
-Relative paths are relative to the working directory. Unknown keys are errors.
-"""
+"""The tables of the settings file as frozen types, with the defaults; unknown keys are errors."""
 
 from collections.abc import Iterable
 from datetime import timedelta

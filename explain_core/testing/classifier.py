@@ -1,7 +1,4 @@
-"""A classifier of a few hundred weights, and what every method and every classifier promises, as checks.
-
-For the tests of this package and of anyone who adds to it; a broken promise is an AssertionError that names it.
-"""
+"""A classifier of a few hundred weights, and one without gradients."""
 
 import torch
 from torch import Tensor, nn

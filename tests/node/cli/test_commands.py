@@ -1,7 +1,10 @@
 import json
+import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -204,3 +207,13 @@ def test_the_example_configuration_is_valid(root):
 
 def test_the_conformance_page_is_the_one_made_from_the_code(root):
     assert run("conformance").stdout.strip() == (root / "docs" / "conformance.md").read_text().strip()
+
+
+@pytest.mark.parametrize("command", ["status", "rerun --failed", "drift", "model list", "serve --only dispatcher"])
+def test_a_ledger_of_another_schema_is_refused_in_one_line(command, tmp_path, root):
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as old:
+        old.executescript((root / "tests" / "golden" / "ledger_0001_sqlite.sql").read_text())
+    config = tmp_path / "node.toml"
+    config.write_text(f'[node]\nspool = "{tmp_path}/spool"\ndatabase = "sqlite:///{tmp_path}/ledger.sqlite"\n')
+    said = run(*command.split(), "--config", config, expect=2).stderr.strip()
+    assert re.fullmatch(r"error: .*the ledger has the schema 0001, .*`dicom-node migrate`.*", said)
