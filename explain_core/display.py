@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from explain_core.explanation import Attribution, HeatmapScale
+from explain_core.explanation import HeatmapScale
 
 Outline: TypeAlias = NDArray[np.float64]
 """A closed line, shape (points, 2): x (columns) and y (rows) in pixels from the top left corner of the image;
@@ -105,25 +105,6 @@ def colour_bar(rows: int, columns: int, scale: HeatmapScale) -> NDArray[np.uint8
     """
     values = np.linspace(scale.floor, scale.full_scale, columns, dtype=np.float32)[np.newaxis].repeat(rows, axis=0)
     return fuse(np.full(values.shape, 0.5, np.float32), values, scale)
-
-
-def half_of_evidence(attribution: Attribution) -> NDArray[np.bool_]:
-    """The region that is outlined: the smallest set of pixels that carries half of the evidence of an image.
-
-    The evidence of a pixel is its value above the floor. Pixels that tie with the last one are in, so the border is a
-    contour of the heatmap.
-
-    Returns:
-        bool, shape (rows, columns) of the heatmap; nothing where no value is above the floor.
-    """
-    above = (
-        np.maximum(np.nan_to_num(attribution.painted) - np.float64(attribution.scale.floor), 0) * attribution.covered
-    )
-    ranked = np.sort(above[above > 0])[::-1]
-    if not len(ranked):
-        return np.zeros(above.shape, dtype=np.bool_)
-    carried = ranked.cumsum()
-    return np.asarray(above >= ranked[np.searchsorted(carried, carried[-1] / 2)])
 
 
 def resize(plane: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -84,8 +84,15 @@ class BundleExplainer:
         return self._assess(*self._prepare(radiograph))
 
     @torch.no_grad()
-    def explain(self, radiograph: Radiograph, methods: Sequence[str]) -> tuple[Explanation, ...]:
-        """Classify one radiograph and say why, on the source's pixel grid, once by each method.
+    def explain(
+        self, radiograph: Radiograph, methods: Sequence[str], assessment: Assessment | None = None
+    ) -> tuple[Explanation, ...]:
+        """Say why a radiograph is decided as it is, on the source's pixel grid, once by each method.
+
+        Args:
+            radiograph: the image.
+            methods: names of methods that the bundle serves.
+            assessment: what `classify` has said of this radiograph; None classifies it now.
 
         Raises:
             BundleError: see `require`.
@@ -94,7 +101,7 @@ class BundleExplainer:
         """
         self.require(methods)
         preprocessing, image = self._prepare(radiograph)
-        assessment = self._assess(preprocessing, image)
+        assessment = assessment or self._assess(preprocessing, image)
         return tuple(self._explained(name, preprocessing, image, assessment) for name in methods)
 
     def require(self, methods: Sequence[str]) -> None:

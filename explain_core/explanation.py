@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -124,7 +125,7 @@ class Provenance:
         return cls(model=model, method=CLASSIFICATION, parameters={}, reference="", software_version=software_version)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Attribution:
     """A heatmap on the source's pixel grid.
 
@@ -145,6 +146,20 @@ class Attribution:
     def painted(self) -> NDArray[np.float32]:
         """The values as they may be painted and outlined: all 0 where they are no evidence."""
         return self.values if self.evident else np.zeros_like(self.values)
+
+    @cached_property
+    def half_of_evidence(self) -> NDArray[np.bool_]:
+        """The region that is outlined: the smallest set of pixels that carries half of the evidence, same shape.
+
+        The evidence of a pixel is its value above the floor. Pixels that tie with the last one are in, so the border
+        is a contour of the heatmap. Nothing where no value is above the floor.
+        """
+        above = np.maximum(np.nan_to_num(self.painted) - np.float64(self.scale.floor), 0) * self.covered
+        ranked = np.sort(above[above > 0])[::-1]
+        if not len(ranked):
+            return np.zeros(above.shape, dtype=np.bool_)
+        carried = ranked.cumsum()
+        return np.asarray(above >= ranked[np.searchsorted(carried, carried[-1] / 2)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,16 +255,19 @@ class Explainer(Protocol):
         """The bundle's name, version and digest."""
 
     def classify(self, radiograph: Radiograph) -> Assessment:
-        """Classify one radiograph without saying why: what `explain` says of it first, at a small part of its cost.
+        """Classify one radiograph without saying why, at a small part of the cost of `explain`.
 
         Raises:
             ExplainError: the image cannot be brought to the model's input.
         """
 
-    def explain(self, radiograph: Radiograph, methods: Sequence[str]) -> tuple[Explanation, ...]:
-        """Classify one radiograph and say why, once by each of `methods`, in that order.
+    def explain(
+        self, radiograph: Radiograph, methods: Sequence[str], assessment: Assessment | None = None
+    ) -> tuple[Explanation, ...]:
+        """Say why a radiograph is decided as it is, once by each of `methods`, in that order.
 
-        All share one decision; the provenance of each names its method.
+        All share one decision: `assessment`, what `classify` has said of this radiograph, or that made now. The
+        provenance of each names its method.
 
         Raises:
             ExplainError: the image cannot be brought to the model's input, or a map is unusable, or as of `require`.

@@ -16,9 +16,17 @@ OWN_CONTRIBUTION = "Explanation of a classifier's decision"
 _REFERENCED = Tag("ReferencedSOPInstanceUID")
 
 
+def texts(ds: Dataset, keyword: str) -> list[str]:
+    """The values of an element as text; empty when it is absent or empty."""
+    value = _value(ds, keyword)
+    if value is None or value == "":
+        return []
+    return [str(one) for one in value] if isinstance(value, MultiValue | list | tuple) else [str(value)]
+
+
 def orientation(ds: Dataset) -> tuple[str, str] | None:
     """Patient Orientation (0020,0020) of the rows and of the columns, or None."""
-    match _values(ds, "PatientOrientation"):
+    match texts(ds, "PatientOrientation"):
         case [rows, columns] if rows and columns:
             return rows, columns
     return None
@@ -26,19 +34,19 @@ def orientation(ds: Dataset) -> tuple[str, str] | None:
 
 def code(ds: Dataset, keyword: str) -> str:
     """The first value of a code string, upper case, fit to be quoted in a reason; "" when there is none."""
-    first = next(iter(_values(ds, keyword)), "")
+    first = next(iter(texts(ds, keyword)), "")
     text = "".join(letter for letter in first.upper() if letter.isascii() and letter.isprintable())
     return " ".join(text.split())[:16]
 
 
 def code_values(ds: Dataset, keyword: str) -> tuple[str, ...]:
     """Every value of a code string, upper case and stripped; empty when there is none."""
-    return tuple(one.strip().upper() for one in _values(ds, keyword))
+    return tuple(one.strip().upper() for one in texts(ds, keyword))
 
 
 def is_own_result(ds: Dataset) -> bool:
     """Whether `ds` is a result of this node, by its Contributing Equipment Sequence (0018,A001)."""
-    contributions = (_value(item, "ContributionDescription") for item in _items(ds, "ContributingEquipmentSequence"))
+    contributions = (_value(item, "ContributionDescription") for item in items(ds, "ContributingEquipmentSequence"))
     return any(str(text).startswith(OWN_CONTRIBUTION) for text in contributions)
 
 
@@ -54,7 +62,7 @@ def referenced(ds: Dataset) -> Iterator[str]:
 
 def codes(ds: Dataset, keyword: str) -> set[str]:
     """The Code Values of a code sequence; empty when there is none."""
-    return {code(item, "CodeValue") for item in _items(ds, keyword)} - {""}
+    return {code(item, "CodeValue") for item in items(ds, keyword)} - {""}
 
 
 def numbers(ds: Dataset, keyword: str, default: tuple[float, ...] = ()) -> tuple[float, ...]:
@@ -75,15 +83,7 @@ def integer(ds: Dataset, keyword: str, default: int) -> int:
     return int(found[0]) if found and math.isfinite(found[0]) else default
 
 
-def _values(ds: Dataset, keyword: str) -> list[str]:
-    """The values of an element as text; empty when it is absent or empty."""
-    value = _value(ds, keyword)
-    if value is None or value == "":
-        return []
-    return [str(one) for one in value] if isinstance(value, MultiValue | list | tuple) else [str(value)]
-
-
-def _items(ds: Dataset, keyword: str) -> Sequence[Dataset]:
+def items(ds: Dataset, keyword: str) -> Sequence[Dataset]:
     """The items of a sequence; empty when there is none, or when a file gives the element another VR."""
     value = _value(ds, keyword)
     return value if isinstance(value, DicomSequence) else ()

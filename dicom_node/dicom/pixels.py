@@ -1,9 +1,5 @@
 """Dataset -> Radiograph: from stored values to what a viewer shows (PS3.3 C.7.6.3, C.11.1, C.11.2; PS3.4 N).
 
-Lookup tables and windows are applied here and not by a library: CR and DX files hold tables of 10 to 14 bits
-or of 65536 entries, 8-bit tables for 12-bit images, negative slopes and unusable windows, which neither
-pydicom 3.0 nor highdicom 0.28 maps right. The tests compare with pydicom wherever pydicom is right.
-
 Reasons in the errors finish the sentence "not analysed because ..."; they quote nothing of the patient.
 """
 
@@ -25,15 +21,12 @@ from pydicom.uid import (
 )
 
 from dicom_node.dicom import suitability
-from dicom_node.dicom.elements import code, integer, numbers, orientation
+from dicom_node.dicom.elements import integer, numbers, orientation
+from dicom_node.dicom.greys import Greys, inverse_of, modality_of, voi_of
 from dicom_node.errors import DatasetUnreadable, Reason, StudyUnsuitable
 from dicom_node.watch.logs import without_warnings
 from explain_core.radiograph import Radiograph
 
-ROBUST_PERCENTILES = (0.5, 99.5)
-
-_BYTE = 8
-_SIGN_16 = 1 << 15
 _END_MARKED = frozenset([*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes])
 
 
@@ -43,12 +36,11 @@ class Rendering:
 
     Attributes:
         radiograph: the image.
-        shown_range: values after the modality transformation that are shown as black and white, where the file itself
-            does not say it; None where its own VOI LUT or window was used.
+        greys: what its stored values were shown by.
     """
 
     radiograph: Radiograph
-    shown_range: tuple[float, float] | None
+    greys: Greys
 
 
 def radiograph(ds: Dataset) -> Radiograph:
@@ -72,14 +64,14 @@ def render(ds: Dataset) -> Rendering:
     suitability.check(ds)
     with without_warnings():
         stored = _significant_bits(_decode(ds), ds)
-        luminance, shown_range = _luminance(stored, ds)
+        luminance, greys = _shown(stored, ds)
         image = Radiograph(
             pixels=luminance,
             spacing=pixel_spacing(ds),
             orientation=orientation(ds),
             source_id=str(ds.get("SOPInstanceUID", "")),
         )
-    return Rendering(radiograph=image, shown_range=shown_range)
+    return Rendering(radiograph=image, greys=greys)
 
 
 def pixel_spacing(ds: Dataset) -> tuple[float, float] | None:
@@ -178,22 +170,23 @@ def _roughness(values: NDArray[np.int32]) -> float:
     return steps / max(1.0, float(high - low))
 
 
-def _luminance(stored: NDArray[np.int32], ds: Dataset) -> tuple[NDArray[np.float32], tuple[float, float] | None]:
+def _shown(stored: NDArray[np.int32], ds: Dataset) -> tuple[NDArray[np.float32], Greys]:
+    """Luminance, 0 to 1, and what it was shown by."""
     padding = _padding(stored, ds)
     kept = ~padding if padding is not None else np.ones(stored.shape, np.bool_)
     if not kept.any():
         raise StudyUnsuitable("it is blank: every pixel is padding", Reason.BLANK)
-    low, high = int(stored[kept].min()), int(stored[kept].max())
-    if low == high:
+    modality = modality_of(ds)
+    values = modality.look_up(stored)
+    if np.ptp(values[kept]) == 0:
         raise StudyUnsuitable("it is blank: every pixel has the same value", Reason.BLANK)
-    values = _modality(stored, ds)
-    shown, shown_range = _value_of_interest(values, ds, kept)
-    inverse_shape = code(ds, "PresentationLUTShape") == "INVERSE"
-    if inverse_shape or code(ds, "PhotometricInterpretation") == "MONOCHROME1":
-        shown = 1 - shown  # once, also when both say so, as DX requires (PS3.3 C.8.11.3.1.2)
+    greys = Greys(modality=modality, voi=voi_of(ds, modality, values[kept]), inverse=inverse_of(ds))
+    luminance = greys.voi.grey(values)
+    if greys.inverse:
+        luminance = 1 - luminance
     if padding is not None:
-        shown[padding] = 0
-    return np.ascontiguousarray(shown, dtype=np.float32), shown_range
+        luminance[padding] = 0
+    return np.ascontiguousarray(luminance, dtype=np.float32), greys
 
 
 def _padding(stored: NDArray[np.int32], ds: Dataset) -> NDArray[np.bool_] | None:
@@ -211,118 +204,3 @@ def _padding(stored: NDArray[np.int32], ds: Dataset) -> NDArray[np.bool_] | None
             return None
     mask: NDArray[np.bool_] = (stored >= min(limits)) & (stored <= max(limits))
     return mask if mask.any() else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Table:
-    """A lookup table: `entries[i]` is the output for `first + i`; inputs beyond take the end entries."""
-
-    first: int
-    entries: NDArray[np.int32]
-
-    @property
-    def top(self) -> int:
-        """Full scale of the entries (the number of bits in the descriptor is often wrong)."""
-        return max(1, (1 << int(self.entries.max()).bit_length()) - 1)
-
-    def apply(self, values: NDArray[Any]) -> NDArray[np.int32]:
-        index = values if values.dtype.kind == "i" else np.rint(values).astype(np.int64)
-        mapped: NDArray[np.int32] = self.entries[np.clip(index - self.first, 0, len(self.entries) - 1)]
-        return mapped
-
-
-def _table(ds: Dataset, keyword: str) -> _Table | None:
-    """The first table of a LUT sequence (PS3.3 C.11.1.1, C.11.2.1.1), or None."""
-    sequence = ds.get(keyword)
-    if not sequence:
-        return None
-    item = sequence[0]
-    try:
-        count, first, bits = (int(value) for value in item.LUTDescriptor)
-        count = count % 65536 or 65536  # 0 means 65536
-        entries = _entries(item.LUTData, count, bits, little=ds.original_encoding[1] is not False)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise DatasetUnreadable(f"its {keyword} is damaged", Reason.PIXELS) from error
-    if len(entries) < count:
-        raise DatasetUnreadable(f"its {keyword} holds {len(entries)} of {count} entries", Reason.PIXELS)
-    signed = integer(ds, "PixelRepresentation", 0) == 1 or numbers(ds, "RescaleIntercept", (0.0,))[0] < 0
-    if signed and first >= _SIGN_16:
-        first -= 2 * _SIGN_16  # read as US where SS was due
-    return _Table(first=first, entries=entries[:count])
-
-
-def _entries(data: Any, count: int, bits: int, *, little: bool) -> NDArray[np.int32]:
-    """LUT Data as numbers: 16-bit words, or bytes, or 8-bit entries packed two to a word."""
-    if isinstance(data, bytes | bytearray):
-        wide = len(data) >= 2 * count
-        return np.frombuffer(data, ("<u2" if little else ">u2") if wide else "u1").astype(np.int32)
-    words = np.atleast_1d(np.asarray(data, dtype=np.int64)).astype(np.int32) & 0xFFFF
-    if bits <= _BYTE and len(words) < count <= 2 * len(words):
-        return np.stack([words & 0xFF, words >> 8], axis=1).ravel()
-    return words
-
-
-def _modality(stored: NDArray[np.int32], ds: Dataset) -> NDArray[Any]:
-    """Modality LUT, else rescale slope and intercept, else the stored values (PS3.3 C.11.1)."""
-    table = _table(ds, "ModalityLUTSequence")
-    if table is not None:
-        return table.apply(stored)
-    slope, intercept = numbers(ds, "RescaleSlope"), numbers(ds, "RescaleIntercept")
-    if not slope or not intercept or slope[0] == 0 or (slope[0], intercept[0]) == (1.0, 0.0):
-        return stored
-    return stored * slope[0] + intercept[0]
-
-
-def _value_of_interest(
-    values: NDArray[Any], ds: Dataset, kept: NDArray[np.bool_]
-) -> tuple[NDArray[np.float32], tuple[float, float] | None]:
-    """Values as 0 to 1: first VOI LUT, else first valid window that shows anything, else a robust range, returned."""
-    table = _table(ds, "VOILUTSequence")
-    if table is not None:
-        shown = table.apply(values).astype(np.float32) / np.float32(table.top)
-        if np.ptp(shown[kept]) > 0:
-            return shown, None
-    for center, width in zip(numbers(ds, "WindowCenter"), numbers(ds, "WindowWidth"), strict=False):
-        windowed = _window(values, center, width, code(ds, "VOILUTFunction") or "LINEAR")
-        if windowed is not None and np.ptp(windowed[kept]) > 0:
-            return windowed, None
-    low, high = _natural_range(values, ds, kept)
-    return _ramp(values, (low + high) / 2, high - low), (low, high)
-
-
-def _window(values: NDArray[Any], center: float, width: float, function: str) -> NDArray[np.float32] | None:
-    """The three functions of PS3.3 C.11.2.1.2 and C.11.2.1.3, scaled to 0..1; None for an invalid width."""
-    if not (math.isfinite(center) and 0 < width < math.inf):
-        return None
-    if function == "SIGMOID":
-        steps = np.clip(-4 * (values.astype(np.float32) - np.float32(center)) / np.float32(width), -80, 80)
-        return np.asarray(1 / (1 + np.exp(steps)), dtype=np.float32)
-    if function == "LINEAR_EXACT":
-        return _ramp(values, center, width)
-    if width < 1:
-        return None
-    if width == 1:
-        return (values > center - 0.5).astype(np.float32)
-    return _ramp(values, center - 0.5, width - 1)
-
-
-def _ramp(values: NDArray[Any], center: float, width: float) -> NDArray[np.float32]:
-    scaled = (values.astype(np.float32) - np.float32(center)) / np.float32(width) + np.float32(0.5)
-    return np.clip(scaled, 0, 1, out=scaled)
-
-
-def _natural_range(values: NDArray[Any], ds: Dataset, kept: NDArray[np.bool_]) -> tuple[float, float]:
-    """What to show as black and white when the file does not say.
-
-    An image of up to 8 unsigned bits without modality transformation is ready for display: its whole range.
-    Otherwise percentiles, so that markers and collimator edges do not decide the contrast.
-    """
-    bits = int(ds.BitsStored)
-    plain = values.dtype == np.int32 and not ds.get("ModalityLUTSequence")
-    if plain and bits <= _BYTE and integer(ds, "PixelRepresentation", 0) == 0:
-        return 0.0, float((1 << bits) - 1)
-    data = values[kept]
-    low, high = np.percentile(data, ROBUST_PERCENTILES)
-    if low == high:
-        low, high = data.min(), data.max()
-    return float(low), float(high)

@@ -7,20 +7,15 @@ nothing else. Reasons finish the sentence "not analysed because ..." and quote c
 from pydicom import Dataset
 from pydicom.uid import UID
 
-from dicom_node.dicom.elements import code, code_values, codes, integer, is_own_result, orientation
+from dicom_node.dicom import codes
+from dicom_node.dicom.elements import code, code_values, integer, is_own_result
 from dicom_node.errors import DatasetUnreadable, Reason, StudyUnsuitable
 from dicom_node.watch.logs import without_warnings
 
-MODALITIES = frozenset({"CR", "DX"})
-BODY_PARTS = frozenset({"CHEST", "THORAX", "LUNG", "LUNGS"})
-FRONTAL_VIEWS = frozenset({"PA", "AP"})
-# SNOMED CT, and the SNOMED RT codes that older equipment sends (PS3.16 annex A mapping).
-CHEST_CODES = frozenset({"816094009", "51185008", "302551006", "39607008", "T-D3000", "T-28000"})
-FRONTAL_CODES = frozenset({"272479007", "399348003", "399033003", "R-10214", "R-10206", "R-40888"})
 # PS3.3 C.7.3.1.1.2, and what CR and DX equipment writes there instead.
 PATIENT_POSITIONS = frozenset(
     {"HFP", "HFS", "HFDR", "HFDL", "FFDR", "FFDL", "FFP", "FFS", "LFP", "LFS", "RFP", "RFS"}
-    | {"AFDR", "AFDL", "PFDR", "PFDL", "PA", "AP", "ERECT", "UPRIGHT", "STANDING", "SITTING", "SUPINE"}
+    | {"AFDR", "AFDL", "PFDR", "PFDL", "ERECT", "UPRIGHT", "STANDING", "SITTING", "SUPINE"}
 )
 MIN_SIDE = 128
 MAX_PIXELS = 100_000_000
@@ -64,8 +59,9 @@ def _check_pixels(ds: Dataset) -> None:
 
 def _check_kind(ds: Dataset) -> None:
     sop_class, modality = str(ds.get("SOPClassUID", "")), code(ds, "Modality")
-    if modality not in MODALITIES:
-        raise StudyUnsuitable(f"modality {modality or 'unknown'} is not a plain radiograph (CR or DX)", Reason.MODALITY)
+    if modality not in codes.MODALITIES:
+        known = ", ".join(codes.MODALITIES)
+        raise StudyUnsuitable(f"modality {modality or 'unknown'} is not a plain radiograph ({known})", Reason.MODALITY)
     if sop_class in _FOR_PROCESSING or code(ds, "PresentationIntentType") == "FOR PROCESSING":
         raise StudyUnsuitable("it is a raw detector image (For Processing), not one for presentation", Reason.RAW)
     frames = integer(ds, "NumberOfFrames", 1)
@@ -89,26 +85,17 @@ def _check_origin(ds: Dataset) -> None:
 
 
 def _check_anatomy(ds: Dataset) -> None:
-    body_part = code(ds, "BodyPartExamined")
-    if body_part and body_part not in BODY_PARTS:
-        raise StudyUnsuitable(f"body part {body_part} is not the chest", Reason.BODY_PART)
-    regions = codes(ds, "AnatomicRegionSequence")
-    if not body_part and regions and not regions & CHEST_CODES:
-        raise StudyUnsuitable("the anatomic region is not the chest", Reason.BODY_PART)
+    stated = codes.body_part(ds)
+    if stated is not None and stated.what is not codes.BodyPart.CHEST:
+        raise StudyUnsuitable(f"{stated.said}: not the chest", Reason.BODY_PART)
 
 
 def _check_view(ds: Dataset) -> None:
-    view = code(ds, "ViewPosition")
-    if view:
-        if view not in FRONTAL_VIEWS:
-            raise StudyUnsuitable(f"view position {view} is not a frontal view (PA or AP)", Reason.VIEW)
+    stated = codes.view(ds)
+    if stated is not None:
+        if not stated.what.frontal:
+            raise StudyUnsuitable(f"{stated.said}: not a frontal view (PA or AP)", Reason.VIEW)
         return
-    views = codes(ds, "ViewCodeSequence")
-    if views and not views & FRONTAL_CODES:
-        raise StudyUnsuitable("the view is not a frontal view (PA or AP)", Reason.VIEW)
-    directions = orientation(ds)
-    if directions and directions[0][:1] in {"A", "P"}:
-        raise StudyUnsuitable("its rows run front to back: a lateral view, not a frontal one", Reason.VIEW)
     position = code(ds, "PatientPosition")
     if position and position not in PATIENT_POSITIONS:
         raise StudyUnsuitable(

@@ -20,6 +20,7 @@ from dicom_node.nouns import Instance, SOPInstanceUID, Study, StudyState, Task
 from dicom_node.results import (
     AssessedImage,
     Builder,
+    ExplainedImage,
     Refusal,
     ResultContext,
     ResultOptions,
@@ -30,8 +31,7 @@ from dicom_node.results.header import header_of, patient_and_study
 from dicom_node.watch.logs import place
 from explain_core import plugins
 from explain_core.errors import ExplainError
-from explain_core.explanation import Assessment, Explainer, Explanation, ModelIdentity
-from explain_core.radiograph import Radiograph
+from explain_core.explanation import Explainer, Explanation, ModelIdentity
 
 RESULTS = "dicom_node.results.objects"
 REPORT = "structured_report"
@@ -43,26 +43,6 @@ _FAULTS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, 
 log = structlog.get_logger(__name__)
 
 Read = Callable[[Instance], Dataset]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExplainedImage:
-    """One image with its decision and the reasons for it, one by each method; at least one."""
-
-    source: SourceReference
-    header: Dataset
-    radiograph: Radiograph
-    shown_range: tuple[float, float] | None
-    explanations: tuple[Explanation, ...]
-
-    @property
-    def assessment(self) -> Assessment:
-        """The decision, which all explanations share."""
-        return self.explanations[0].assessment
-
-    def assessed(self) -> AssessedImage:
-        """The decision alone."""
-        return AssessedImage(source=self.source, header=self.header, assessment=self.assessment)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +114,7 @@ def analyse(
     images = [_instance(study, uid) for uid in sorted(task.selected)]
     found = [_answer(one, read, explainer, methods, negatives=negatives) for one in images]
     explained = tuple(one for one in found if isinstance(one, ExplainedImage))
-    assessed = tuple(one for one in found if isinstance(one, AssessedImage))
+    assessed = tuple(one for one in found if isinstance(one, AssessedImage) and not isinstance(one, ExplainedImage))
     refused = tuple(one for one in found if isinstance(one, Refusal))
     decided = len(explained) + len(assessed)
     return Analysis(
@@ -208,14 +188,13 @@ def build(analysis: Analysis, options: ResultOptions, *, earlier: Sequence[Datas
             header=one.header,
             sources=(one.source,),
             number=first + position,
-            radiograph=one.radiograph,
-            shown_range=one.shown_range,
+            image=one,
             explanation=explanation,
         )
         for position, one in enumerate(images, start=1)
         for explanation in _of_methods(one, options.methods)
     )
-    decided: tuple[ExplainedImage | AssessedImage, ...] = (*images, *assessed)
+    decided = (*images, *assessed)
     of_refused = [source for one in analysis.refused for source in one.sources]
     study = StudyContext(
         **common,
@@ -288,7 +267,7 @@ def _by_policy(
     if options.explain == "always":
         return analysis.explained, analysis.assessed
     positive = tuple(one for one in analysis.explained if one.assessment.prediction.positive)
-    negative = tuple(one.assessed() for one in analysis.explained if not one.assessment.prediction.positive)
+    negative = tuple(one for one in analysis.explained if not one.assessment.prediction.positive)
     return positive, (*analysis.assessed, *negative)
 
 
@@ -301,24 +280,27 @@ def _of_methods(image: ExplainedImage, methods: Sequence[str]) -> Iterator[Expla
 
 def _answer(
     instance: Instance, read: Read, explainer: Explainer, methods: Sequence[str], *, negatives: bool
-) -> ExplainedImage | AssessedImage | Refusal:
+) -> AssessedImage | Refusal:
     """Explain one image, or say why not."""
     source = _reference(instance)
     try:
         ds = read(instance)
         header, rendering = header_of(ds), pixels.render(ds)
-        image = rendering.radiograph
-        if not negatives:
-            assessment = explainer.classify(image)
-            if not assessment.prediction.positive:
-                return AssessedImage(source=source, header=header, assessment=assessment)
-        explanations = explainer.explain(image, methods)
+        assessment = explainer.classify(rendering.radiograph)
+        if not negatives and not assessment.prediction.positive:
+            return AssessedImage(source=source, header=header, assessment=assessment)
+        explanations = explainer.explain(rendering.radiograph, methods, assessment)
     except (StudyUnsuitable, DatasetUnreadable) as error:
         return Refusal(sources=(source,), reason=str(error), code=error.reason)
     except ExplainError as error:
         return Refusal(sources=(source,), reason=str(error), code=Reason.MODEL)
     return ExplainedImage(
-        source=source, header=header, radiograph=image, shown_range=rendering.shown_range, explanations=explanations
+        source=source,
+        header=header,
+        assessment=assessment,
+        radiograph=rendering.radiograph,
+        greys=rendering.greys,
+        explanations=explanations,
     )
 
 

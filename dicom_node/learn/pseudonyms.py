@@ -24,7 +24,7 @@ from typing import Any
 
 from pydicom import Dataset
 
-from dicom_node.dicom import elements
+from dicom_node.dicom import codes, elements
 from dicom_node.errors import DatasetUnreadable, NodeError, OutOfResources
 from dicom_node.storage.spool import no_room
 from dicom_node.watch.logs import without_warnings
@@ -46,11 +46,7 @@ _AGE = re.compile(r"(\d{1,3})([DWMY]?)")
 _PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0, "": 1.0}
 _DATE_DIGITS = 8
 _PIXELS = 0x7FE00000  # the group of Pixel Data
-_VIEW_CODES = {  # PS3.16 CID 4010 in SNOMED CT and RT
-    **dict.fromkeys(("272479007", "R-10214", "R-40888"), "PA"),
-    **dict.fromkeys(("399348003", "R-10206"), "AP"),
-}
-_FRONTAL = frozenset({"PA", "AP"})
+_FRONTAL = frozenset({codes.View.PA, codes.View.AP})
 
 
 class KeyUnusable(NodeError):
@@ -227,7 +223,7 @@ class Facts:
         sex: "F", "M", "O" or "".
         age: whole years, at most 90; None when not stated.
         view: "PA", "AP" or "".
-        modality: "CR" or "DX".
+        modality: one of `codes.MODALITIES`.
         photometric: "MONOCHROME1" or "MONOCHROME2", as it was before the pixels were brought to 0 = black.
     """
 
@@ -317,15 +313,8 @@ def _age_by_dates(born: str, seen: str) -> int | None:
 
 
 def _view(ds: Dataset) -> str:
-    """PA or AP: by View Position, else by View Code Sequence, else where some equipment writes it."""
-    stated = elements.code(ds, "ViewPosition")
-    if stated:
-        return stated if stated in _FRONTAL else ""
-    for code in elements.codes(ds, "ViewCodeSequence"):
-        if code in _VIEW_CODES:
-            return _VIEW_CODES[code]
-    position = elements.code(ds, "PatientPosition")
-    return position if position in _FRONTAL else ""
+    stated = codes.view(ds)
+    return stated.what if stated is not None and stated.what in _FRONTAL else ""
 
 
 def _text(ds: Dataset, keyword: str) -> str:

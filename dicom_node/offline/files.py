@@ -14,7 +14,7 @@ from rich.table import Table
 
 from dicom_node.dicom import elements, reading
 from dicom_node.errors import DatasetUnreadable
-from dicom_node.explain.pipeline import Analysis, ExplainedImage, Result, analyse, build
+from dicom_node.explain.pipeline import Analysis, Result, analyse, build
 from dicom_node.nouns import (
     AETitle,
     Instance,
@@ -26,7 +26,7 @@ from dicom_node.nouns import (
     TaskState,
 )
 from dicom_node.offline import preview
-from dicom_node.results import AssessedImage, ResultOptions, result_options
+from dicom_node.results import AssessedImage, ExplainedImage, ResultOptions, result_options
 from dicom_node.route.rules import decide_study
 from dicom_node.settings.sections import Settings
 from explain_core.explanation import Explainer, Prediction
@@ -96,7 +96,7 @@ class Explained:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for --json."""
-        images: tuple[ExplainedImage | AssessedImage, ...] = (*self.analysis.explained, *self.analysis.assessed)
+        images: tuple[AssessedImage, ...] = (*self.analysis.explained, *self.analysis.assessed)
         return {
             "study_instance_uid": self.study_instance_uid,
             "state": self.analysis.state.value,
@@ -112,7 +112,7 @@ class Explained:
         }
 
 
-def _image_as_json(image: ExplainedImage | AssessedImage) -> dict[str, Any]:
+def _image_as_json(image: AssessedImage) -> dict[str, Any]:
     explanations = image.explanations if isinstance(image, ExplainedImage) else ()
     prediction, model = image.assessment.prediction, image.assessment.provenance.model
     return {

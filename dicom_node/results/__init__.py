@@ -6,6 +6,7 @@ A builder is a module of `objects` whose `PLUGIN` is a `Builder`. Builders do no
 from dicom_node.results.context import (
     AssessedImage,
     Builder,
+    ExplainedImage,
     Refusal,
     ResultContext,
     ResultOptions,
@@ -17,6 +18,7 @@ from dicom_node.results.profile import result_options
 __all__ = [
     "AssessedImage",
     "Builder",
+    "ExplainedImage",
     "Refusal",
     "ResultContext",
     "ResultOptions",

@@ -15,9 +15,9 @@ from typing import Literal, Protocol, TypeAlias
 from pydicom import Dataset
 
 from dicom_node.dicom.elements import code
+from dicom_node.dicom.greys import Greys
 from dicom_node.errors import Reason
 from dicom_node.nouns import Task
-from explain_core.display import half_of_evidence
 from explain_core.explanation import Assessment, Explanation, ModelIdentity
 from explain_core.radiograph import Radiograph
 
@@ -102,6 +102,42 @@ class SourceReference:
     sop_instance_uid: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssessedImage:
+    """An image with its decision.
+
+    Attributes:
+        source: which image.
+        header: its data set without pixels.
+        assessment: the decision.
+    """
+
+    source: SourceReference
+    header: Dataset
+    assessment: Assessment
+
+    @property
+    def outcome(self) -> tuple[str, ...]:
+        """Target, decision and probability to 0.1 %."""
+        prediction = self.assessment.prediction
+        return ("assessed", prediction.label, str(prediction.positive), f"{prediction.probability:.3f}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedImage(AssessedImage):
+    """An image with its decision and the reasons for it.
+
+    Attributes:
+        radiograph: the image as the model saw it.
+        greys: what its stored values were shown by.
+        explanations: one by each method, at least one; all share the decision.
+    """
+
+    radiograph: Radiograph
+    greys: Greys
+    explanations: tuple[Explanation, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What every result object needs to know.
@@ -181,20 +217,22 @@ class ResultContext(Answer):
     """One image explained by one method.
 
     Attributes:
-        radiograph: the image as the model saw it.
-        shown_range: values after the modality transformation shown as black and white where the file itself does not
-            say; None where its own VOI LUT or window was used.
-        explanation: the decision and its reason.
+        image: the image.
+        explanation: the decision and its reason, one of the image's.
     """
 
-    radiograph: Radiograph
-    shown_range: tuple[float, float] | None = None
+    image: ExplainedImage
     explanation: Explanation
 
     @property
     def source(self) -> SourceReference:
-        """The image."""
-        return self.sources[0]
+        """Which image it is."""
+        return self.image.source
+
+    @property
+    def radiograph(self) -> Radiograph:
+        """The image as the model saw it."""
+        return self.image.radiograph
 
     @property
     def method(self) -> str:
@@ -216,24 +254,9 @@ class ResultContext(Answer):
             f"{explanation.prediction.probability:.3f}",
             *(f"{image.probability:.3f}" for image in images),
             str(explanation.decision_changed),
-            f"{half_of_evidence(attribution).mean():.2f}",
+            f"{attribution.half_of_evidence.mean():.2f}",
             f"{attribution.values.max():.2g}",
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AssessedImage:
-    """An image with a decision and, as the site wants it for this decision, no explanation."""
-
-    source: SourceReference
-    header: Dataset
-    assessment: Assessment
-
-    @property
-    def outcome(self) -> tuple[str, ...]:
-        """Target, decision and probability to 0.1 %."""
-        prediction = self.assessment.prediction
-        return ("assessed", prediction.label, str(prediction.positive), f"{prediction.probability:.3f}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,7 +280,7 @@ class StudyContext(Answer):
 
     Attributes:
         images: what was explained: each image by each method, those of an image together.
-        assessed: what was decided and not explained.
+        assessed: what was decided and, as the site wants it for this decision, not explained.
         refused: what was not analysed.
         omitted: for each object that an image cannot have, its name and why.
         made: the objects built before, in the order of their series.

@@ -189,7 +189,7 @@ def _of_explanation(explanation: Explanation) -> Iterator[hd.Measurement]:
     for name, value in (
         (codes.SIMILAR_PROBABILITY, None if similar is None else similar.probability),
         (codes.ADVERSARIAL_PROBABILITY, None if adversarial is None else adversarial.probability),
-        (codes.OUTLINED_AREA, float(display.half_of_evidence(attribution).mean())),
+        (codes.OUTLINED_AREA, float(attribution.half_of_evidence.mean())),
         (codes.COVERAGE, float(attribution.covered.mean())),
     ):
         if value is not None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from pydicom import Dataset
 
+from dicom_node.dicom.codes import view
 from dicom_node.dicom.elements import code, integer, numbers, orientation
 from dicom_node.results.header import plain
 from explain_core.explanation import Explanation, OutOfDistribution, Prediction
@@ -32,6 +33,8 @@ def limits_of(header: Dataset) -> Iterator[str]:
     spacings = [numbers(header, keyword) for keyword in ("PixelSpacing", "ImagerPixelSpacing")]
     if not any(len(found) == 2 and 0 < min(found) <= max(found) < float("inf") for found in spacings):  # noqa: PLR2004
         yield "The source has no usable pixel spacing: sizes are given as parts of the image, not in millimetres"
+    if view(header) is None:
+        yield "The source does not state its view: it was taken for a frontal one (PA or AP)"
     if orientation(header) is None:
         yield "The source does not state Patient Orientation: left and right are those of the picture"
 

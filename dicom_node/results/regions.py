@@ -10,7 +10,6 @@ from dicom_node.results.context import ResultContext
 from dicom_node.results.legend import Sentence, glance
 from dicom_node.results.notes import NO_EVIDENCE, emptiness
 from explain_core import display, zones
-from explain_core.display import half_of_evidence
 from explain_core.explanation import Explanation
 
 MARKED = "Half of the evidence"
@@ -31,7 +30,7 @@ def contours(explanation: Explanation, *, most: int | None = None, holes: bool =
         closed lines of at most 8000 points in pixels from the image's top left corner, x before y, within
         0..columns and 0..rows; empty where there is no evidence.
     """
-    lines = display.outlines(half_of_evidence(explanation.attribution), most=most, holes=holes)
+    lines = display.outlines(explanation.attribution.half_of_evidence, most=most, holes=holes)
     return tuple(_thin(line) for line in lines)
 
 
@@ -53,7 +52,7 @@ def places_of(image: ResultContext, part: NDArray[np.bool_] | None = None) -> tu
         part: of the image, where only evidence in it counts.
     """
     attribution, radiograph = image.explanation.attribution, image.radiograph
-    mask = half_of_evidence(attribution)
+    mask = attribution.half_of_evidence
     evidence = np.where(mask if part is None else mask & part, attribution.values - attribution.scale.floor, 0)
     animal = code(image.header, "AnatomicalOrientationType") == "QUADRUPED"
     return zones.places(evidence, radiograph.pixels, None if animal else radiograph.orientation)

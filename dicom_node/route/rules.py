@@ -18,11 +18,11 @@ from pydicom import Dataset
 from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
-from dicom_node.dicom import suitability
+from dicom_node.dicom import codes, suitability
 from dicom_node.dicom.elements import is_own_result
 from dicom_node.errors import DatasetUnreadable, Reason, StudyUnsuitable
 from dicom_node.nouns import PassedBy, Route, SOPInstanceUID
-from dicom_node.settings.rule_tables import CALLING_AE_TITLE, Condition, Rule
+from dicom_node.settings.rule_tables import BODY_PART, CALLING_AE_TITLE, VIEW, Condition, Rule
 from dicom_node.watch.logs import without_warnings
 
 NO_RULE = "no routing rule takes it"
@@ -135,8 +135,8 @@ def decide_instance(header: Dataset, calling_ae_title: str, rules: Sequence[Rule
         steps: list[Step] = []
         for rule in rules:
             if all(_try(condition, rule, header, calling_ae_title, steps) for condition in rule.when):
-                action = Action(rule.action)
-                return Decision(rule=rule, action=action, route=rule.route, reason=rule.reason, steps=tuple(steps))
+                action, reason = Action(rule.action), _with_findings(rule, header)
+                return Decision(rule=rule, action=action, route=rule.route, reason=reason, steps=tuple(steps))
     return Decision(rule=None, action=Action.IGNORE, route=None, reason=NO_RULE, steps=tuple(steps))
 
 
@@ -160,6 +160,18 @@ def decide_study(images: Iterable[tuple[SOPInstanceUID, Dataset, str]], rules: S
         else:
             routes[decision.route] = (*routes.get(decision.route, ()), uid)
     return StudyDecision(routes=routes, ignored=tuple(ignored), passed_over=tuple(passed_over))
+
+
+def _with_findings(rule: Rule, header: Dataset) -> str | None:
+    """The rule's reason and, where it asks for body part or view, what the header says of them."""
+    asked = [condition.tag for condition in rule.when]
+    found = [_stated(header, tag) for tag in asked if tag in {BODY_PART, VIEW}]
+    said = [one.said for one in found[-1:] if one is not None]
+    return f"{rule.reason}: {said[0]}" if rule.reason and said else rule.reason
+
+
+def _stated(header: Dataset, tag: str) -> codes.Stated[codes.BodyPart] | codes.Stated[codes.View] | None:
+    return codes.view(header) if tag == VIEW else codes.body_part(header)
 
 
 def _code(header: Dataset) -> Reason:
@@ -189,6 +201,9 @@ def values_of(header: Dataset, calling_ae_title: str, tag: str) -> tuple[str, ..
     """
     if tag == CALLING_AE_TITLE:
         return (calling_ae_title.strip(),) if calling_ae_title.strip() else ()
+    if tag in {BODY_PART, VIEW}:
+        stated = _stated(header, tag)
+        return () if stated is None else (stated.what.value,)
     keyword, _, rest = tag.partition(".")
     try:
         found = header.get(keyword)

@@ -10,15 +10,19 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from dicom_node.nouns import Route
 
 CALLING_AE_TITLE = "CallingAETitle"
-"""The pseudo-keyword of a condition on who sent the image."""
+BODY_PART = "BodyPart"
+VIEW = "View"
+_COMPUTED = (CALLING_AE_TITLE, BODY_PART, VIEW)
+"""What a condition may ask for besides elements: who sent the image, and what `dicom.codes` makes of all elements that
+state the body part (CHEST or OTHER) or the view (PA, AP, FRONTAL, LATERAL or OTHER)."""
 
 
 def _keyword_path(value: str) -> str:
     *sequences, last = value.split(".")
     if any(tag_for_keyword(part) is None or dictionary_VR(part) != "SQ" for part in sequences):
         raise ValueError("before a dot stands the keyword of a sequence, as in ViewCodeSequence.CodeValue")
-    if value != CALLING_AE_TITLE and (tag_for_keyword(last) is None or dictionary_VR(last) == "SQ"):
-        raise ValueError(f"use the DICOM keyword of an element, such as Modality, or {CALLING_AE_TITLE}")
+    if value not in _COMPUTED and (tag_for_keyword(last) is None or dictionary_VR(last) == "SQ"):
+        raise ValueError(f"use the DICOM keyword of an element, such as Modality, or one of {', '.join(_COMPUTED)}")
     return value
 
 
@@ -67,7 +71,7 @@ class Condition(Section):
     """One condition of a rule; exactly one of `equals`, `in` and `regex`.
 
     Attributes:
-        tag: DICOM keyword, `Sequence.Keyword`, or `CallingAETitle`.
+        tag: DICOM keyword, `Sequence.Keyword`, `BodyPart`, `View` or `CallingAETitle`.
         missing: what an absent or empty element means.
     """
 

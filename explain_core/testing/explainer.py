@@ -65,10 +65,12 @@ class ToyExplainer:
             statistics=image_statistics(_in_aspect(image, radiograph.pixels.shape), _shape(radiograph)),
         )
 
-    def explain(self, radiograph: Radiograph, methods: Sequence[str]) -> tuple[Explanation, ...]:
-        """Classify one radiograph and say why, once by each of `methods`."""
+    def explain(
+        self, radiograph: Radiograph, methods: Sequence[str], assessment: Assessment | None = None
+    ) -> tuple[Explanation, ...]:
+        """Say why a radiograph is decided as it is, once by each of `methods`."""
         self.require(methods)
-        whole = self._explained(radiograph)
+        whole = self._explained(radiograph, assessment or self.classify(radiograph))
         return tuple(whole if name == TOY_METHODS[0] else _plain(whole, name) for name in methods)
 
     def require(self, methods: Sequence[str]) -> None:
@@ -77,8 +79,7 @@ class ToyExplainer:
             if name not in TOY_METHODS:
                 raise BundleError(f"the method {name} has no scale in this bundle")
 
-    def _explained(self, radiograph: Radiograph) -> Explanation:
-        assessment = self.classify(radiograph)
+    def _explained(self, radiograph: Radiograph, assessment: Assessment) -> Explanation:
         similar = resize(radiograph.pixels, (GRID, GRID))
         excess = _excess(similar)
         adversarial = similar - excess

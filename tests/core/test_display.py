@@ -136,19 +136,19 @@ def smallest_half(values, floor):
 def test_half_of_the_evidence_is_the_smallest_such_set(numbers):
     values = np.array(numbers, np.float64).reshape(3, 4) / 64  # exact sums
     scale = HeatmapScale(floor=2 / 64, full_scale=1.0, unit="test")
-    found = display.half_of_evidence(attribution(values, scale=scale))
+    found = attribution(values, scale=scale).half_of_evidence
     assert set(map(tuple, np.argwhere(found).tolist())) == smallest_half(values, 2 / 64)
 
 
 def test_half_of_the_evidence_is_none_up_to_the_floor_and_where_nothing_was_examined():
-    assert not display.half_of_evidence(attribution(plane(0.04))).any()
-    assert not display.half_of_evidence(attribution(plane(0), scale=SCALE)).any()
+    assert not attribution(plane(0.04)).half_of_evidence.any()
+    assert not attribution(plane(0), scale=SCALE).half_of_evidence.any()
     covered = plane(1).astype(bool)
     covered[:20] = False
-    assert (display.half_of_evidence(attribution(plane(0.1), covered)) == covered).all(), "ties stay together"
+    assert (attribution(plane(0.1), covered).half_of_evidence == covered).all(), "ties stay together"
     broken = plane(0.03)
     broken[3, 3], broken[5, 5] = np.nan, 0.1
-    assert np.argwhere(display.half_of_evidence(attribution(broken))).tolist() == [[5, 5]]
+    assert np.argwhere(attribution(broken).half_of_evidence).tolist() == [[5, 5]]
 
 
 def test_outlines_of_a_large_smooth_region_are_smooth():

@@ -10,7 +10,15 @@ from radiographs import encode, study_of, synthetic, task_for
 from dicom_node.dicom import pixels
 from dicom_node.errors import Reason
 from dicom_node.explain import pipeline
-from dicom_node.results import AssessedImage, Refusal, ResultContext, ResultOptions, SourceReference, StudyContext
+from dicom_node.results import (
+    AssessedImage,
+    ExplainedImage,
+    Refusal,
+    ResultContext,
+    ResultOptions,
+    SourceReference,
+    StudyContext,
+)
 from dicom_node.results.header import header_of
 from explain_core import plugins
 from explain_core.testing.explainer import TOY_MODEL, ToyExplainer
@@ -37,18 +45,25 @@ def context_of(ds, *, explainer=None, options=None, **changes):
     """The context of one explained image."""
     study, _ = study_of(ds)
     explainer = explainer or ToyExplainer()
-    rendering = pixels.render(ds)
-    image = rendering.radiograph
+    rendering, source, header = pixels.render(ds), source_of(ds), header_of(ds)
+    explanations = explainer.explain(rendering.radiograph, ["similar_adversarial"])
+    image = ExplainedImage(
+        source=source,
+        header=header,
+        assessment=explanations[0].assessment,
+        radiograph=rendering.radiograph,
+        greys=rendering.greys,
+        explanations=explanations,
+    )
     values = {
         "task": task_for(study),
-        "header": header_of(ds),
-        "sources": (source_of(ds),),
+        "header": header,
+        "sources": (source,),
         "model": explainer.identity,
         "options": options or ResultOptions(),
         "number": 1,
-        "radiograph": image,
-        "shown_range": rendering.shown_range,
-        "explanation": explainer.explain(image, ["similar_adversarial"])[0],
+        "image": image,
+        "explanation": explanations[0],
     }
     return ResultContext(**values | changes)
 

@@ -52,11 +52,11 @@ class Patient:
         self.identity = self._toy.identity
         self.classify = self._toy.classify
 
-    def explain(self, radiograph, methods):
+    def explain(self, radiograph, methods, assessment=None):
         (self._folder / "explaining").touch()
         while not (self._folder / "go").exists():
             time.sleep(0.02)
-        return self._toy.explain(radiograph, methods)
+        return self._toy.explain(radiograph, methods, assessment)
 
 
 def worker(settings: Settings, ledger: Ledger, spool: Spool, folder: Path, point: str) -> None:

@@ -35,7 +35,6 @@ ACCEPTED = (
     "nih_google_udacity/test3.dcm",
     "siim_one/siim_cr_jpegbaseline.dcm",
     "siim_one/siim_fake_mono1.dcm",
-    "highdicom/dx_image_dog.dcm",
 )
 PYDICOM_DATA = ("RG1_J2KI.dcm", "RG1_J2KR.dcm", "RG1_UNCI.dcm", "RG1_UNCR.dcm")
 
@@ -46,6 +45,14 @@ def shared(name):
     if not path.is_file():
         pytest.skip(f"needs the real DICOM files in {SHARED}")
     return path
+
+
+def shared_case(name):
+    """A folder of what public bug reports describe; skips the test where it is absent."""
+    folder = REPOSITORY.parent / "shared" / "cases" / name
+    if not folder.is_dir():
+        pytest.skip(f"needs the recipes in {folder.parent}")
+    return folder
 
 
 def real(name):

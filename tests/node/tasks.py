@@ -28,9 +28,9 @@ class Doing(ToyExplainer):
         super().__init__()
         object.__setattr__(self, "_before", before)
 
-    def explain(self, radiograph, methods):
+    def explain(self, radiograph, methods, assessment=None):
         self._before()
-        return super().explain(radiograph, methods)
+        return super().explain(radiograph, methods, assessment)
 
 
 class Node:

@@ -85,6 +85,17 @@ def test_every_method_explains_the_one_decision_in_the_order_asked_for(bundle):
     np.testing.assert_array_equal(alone.attribution.values, explanations[2].attribution.values)
 
 
+def test_a_decision_that_was_made_is_not_made_again(bundle):
+    explainer, passes = served(bundle, "gradient", augmentations=0), []
+    explainer._classifier.register_forward_hook(lambda *_: passes.append(1))
+    assessment = explainer.classify(radiograph())
+    assert len(passes) == 1
+    anew = explainer.explain(radiograph(), ["gradient"])
+    both, passes[:] = len(passes) - 1, []
+    assert str(explainer.explain(radiograph(), ["gradient"], assessment)) == str(anew)
+    assert len(passes) == both - 1
+
+
 def test_a_method_without_generators_or_copies_is_its_plain_map_smoothed(bundle):
     explainer = served(bundle, "gradient", blur=0.02, augmentations=0)
     (explanation,) = explainer.explain(radiograph(64, 64), ["gradient"])

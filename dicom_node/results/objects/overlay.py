@@ -149,7 +149,7 @@ class Overlay:
         )
         explanation = context.explanation
         scale = explanation.attribution.scale
-        region = display.half_of_evidence(explanation.attribution)
+        region = explanation.attribution.half_of_evidence
         outline = outline_plane(explanation)
         add_plane(ds, OUTLINE_GROUP, outline, "G", f"{MARKED}: outline", headline(explanation))
         if region.any():  # a viewer may darken what is outside a region of interest: of an empty one, the whole image

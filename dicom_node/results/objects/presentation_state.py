@@ -69,7 +69,7 @@ class PresentationState:
         ds.ContentCreatorName = None
         ds.ReferencedSeriesSequence = [_series(context)]
         ds.DisplayedAreaSelectionSequence = [_displayed_area(context)]
-        adopt(ds, transformations(context.header, context.shown_range))
+        adopt(ds, transformations(context.image.greys))
         ds.GraphicAnnotationSequence = _annotations(context)
         used = [item.GraphicLayer for item in ds.GraphicAnnotationSequence]
         ds.GraphicLayerSequence = [_layer(name, order) for order, name in enumerate(used, start=1)]
@@ -169,7 +169,7 @@ def _legend(context: ResultContext) -> Dataset:
             break
         height -= 1
     total = min(total, rows)
-    mask = display.half_of_evidence(context.explanation.attribution)
+    mask = context.explanation.attribution.half_of_evidence
     top = margin if mask[:total].sum() < mask[-total:].sum() else rows - total + margin
     wide = max(font(height).getlength(line) for line in lines)
     bottom = min(top + len(lines) * line_height(height), rows)

@@ -30,7 +30,6 @@ from dicom_node.results.functional_groups import (
 from dicom_node.results.header import DISCLAIMER, plain
 from dicom_node.results.regions import MARKED, places_of
 from explain_core import zones
-from explain_core.display import half_of_evidence
 
 _LARGEST_TEXT = 1024
 
@@ -100,7 +99,7 @@ class Segmentation:
 
 
 def _mask(image: ResultContext) -> NDArray[np.bool_]:
-    return half_of_evidence(image.explanation.attribution)
+    return image.explanation.attribution.half_of_evidence
 
 
 def _described(image: ResultContext, origin: str, plane: Plane | None) -> str:

@@ -34,7 +34,7 @@ class Failing:
     def classify(self, _):
         raise self.error
 
-    def explain(self, _radiograph, _methods):
+    def explain(self, _radiograph, _methods, _assessment=None):
         raise self.error
 
 
@@ -127,10 +127,10 @@ def test_images_that_the_rules_pass_by_are_in_the_report_with_the_reason():
     rules = Settings(rules=DEFAULT_RULES).rules
     result = explain(pa, lateral, other, selected=[SOPInstanceUID("1.2.3.4.1.1")], rules=rules)
     (refused,) = result.analysis.refused
-    assert (refused.reason, refused.code) == ("it is a lateral view", Reason.VIEW)
+    assert (refused.reason, refused.code) == ("it is a lateral view: View Position is 'LL'", Reason.VIEW)
     assert [source.sop_instance_uid for source in refused.sources] == ["1.2.3.4.1.2"], "film 3 is another task's"
     (report,) = result.of("structured_report")
-    assert "Not analysed because it is a lateral view." in texts(report)
+    assert "Not analysed because it is a lateral view: View Position is 'LL'." in texts(report)
     assert result.analysis.reason is None, "every image that was chosen was explained"
 
 
@@ -149,6 +149,7 @@ class Counting:
     """The toy, which counts."""
 
     toy: ToyExplainer
+    classified: int = 0
     explained: int = 0
 
     @property
@@ -156,11 +157,13 @@ class Counting:
         return self.toy.identity
 
     def classify(self, radiograph):
+        self.classified += 1
         return self.toy.classify(radiograph)
 
-    def explain(self, radiograph, methods):
+    def explain(self, radiograph, methods, assessment=None):
         self.explained += 1
-        return self.toy.explain(radiograph, methods)
+        self.classified += assessment is None
+        return self.toy.explain(radiograph, methods, assessment)
 
 
 @pytest.mark.parametrize("policy", ["always", "positives"])
@@ -170,6 +173,7 @@ def test_policy_of_explaining(policy, threshold):
     result = explain(film(), explainer=explainer, options=replace(OPTIONS, explain=policy))
     explained = policy == "always" or threshold == 0.5
     assert explainer.explained == explained, "generators run only when somebody wants them"
+    assert explainer.classified == 1
     assert result.analysis.state is StudyState.EXPLAINED
     assert len(result.of("secondary_capture")) == explained
     assert len(result.of("structured_report")) == 1
@@ -265,7 +269,7 @@ def test_an_unsuitable_image_does_not_hold_up_the_others():
     assert result.analysis.state is StudyState.EXPLAINED
     assert len(result.analysis.explained) == 2
     assert [ds.SOPClassUID for ds in result.datasets] == [SC, SC, SC, SC, SR], "one report on all three"
-    reason = "view position LL is not a frontal view (PA or AP)"
+    reason = "View Position is 'LL': not a frontal view (PA or AP)"
     assert result.analysis.reason == f"1 of 3 images not analysed: {reason}"
     assert f"Not analysed because {reason}." in texts(result.datasets[-1])
 
@@ -282,7 +286,8 @@ def test_all_images_unsuitable():
     result = explain(film(1, BodyPartExamined="HAND"), film(2, BodyPartExamined="HAND"), film(3, ViewPosition="LL"))
     assert result.analysis.state is StudyState.FAILED
     assert (
-        result.analysis.reason == "body part HAND is not the chest; view position LL is not a frontal view (PA or AP)"
+        result.analysis.reason
+        == "Body Part Examined is 'HAND': not the chest; View Position is 'LL': not a frontal view (PA or AP)"
     )
     assert [ds.SOPClassUID for ds in result.datasets] == [SR]
     assert result.analysis.explained == ()

@@ -16,7 +16,7 @@ from dicom_node.results.objects.presentation_state import PLUGIN as PRESENTATION
 from dicom_node.results.objects.secondary_capture import PLUGIN as SECONDARY_CAPTURE
 from dicom_node.results.objects.segmentation import PLUGIN as SEGMENTATION
 from dicom_node.results.objects.structured_report import PLUGIN as STRUCTURED_REPORT
-from explain_core.display import OPACITY, PALETTE, half_of_evidence
+from explain_core.display import OPACITY, PALETTE
 
 PLANE = {
     "FrameOfReferenceUID": "1.2.3.4.77",
@@ -173,7 +173,7 @@ class Fixed:
     def classify(self, _radiograph):
         return self._explanation.assessment
 
-    def explain(self, _radiograph, _methods):
+    def explain(self, _radiograph, _methods, _assessment=None):
         return (self._explanation,)
 
 
@@ -254,11 +254,11 @@ def test_panel_says_what_the_tree_says():
     assert max(depths) >= 3
 
 
-@pytest.mark.parametrize("name", ["RG1_UNCR.dcm", "siim_one/siim_fake_mono1.dcm", "highdicom/dx_image_dog.dcm"])
+@pytest.mark.parametrize("name", ["RG1_UNCR.dcm", "siim_one/siim_fake_mono1.dcm", "nih_google_udacity/test2.dcm"])
 def test_real_files_in_their_own_geometry(name, tmp_path):
     source = dcmread(real(name))
     context = context_of(source)
-    where = half_of_evidence(context.explanation.attribution)
+    where = context.explanation.attribution.half_of_evidence
     picture = shown(built(PRESENTATION_STATE, context), tmp_path, source)
     assert picture.shape[:2] == where.shape
     state = shown(built(SEGMENTATION, context), tmp_path, source) if where.any() else picture

@@ -42,11 +42,11 @@ class MarkerExplainer:
     def classify(self, radiograph):
         return self.toy.classify(radiograph)
 
-    def explain(self, radiograph, methods):
+    def explain(self, radiograph, methods, assessment=None):
         steps = Preprocessing.of(radiograph.pixels, InputSpec(size=GRID, percentiles=(0.0, 100.0)))
         values = steps.restore((steps.apply(radiograph.pixels) > 0.6).astype(np.float32))
         attribution = Attribution(values=values, covered=np.ones(values.shape, np.bool_), scale=SCALE)
-        return tuple(replace(one, attribution=attribution) for one in self.toy.explain(radiograph, methods))
+        return tuple(replace(one, attribution=attribution) for one in self.toy.explain(radiograph, methods, assessment))
 
 
 def disc(rows, columns, place):

@@ -11,7 +11,6 @@ from radiographs import ACCEPTED, encode, phantom, real, reread, synthetic
 from readers import region_of
 
 from dicom_node.results.objects.overlay import PLUGIN
-from explain_core import display
 
 OUTLINE, REGION = 0x6000, 0x6002
 
@@ -102,7 +101,7 @@ def test_first_plane_is_the_outline_and_second_the_region():
     context = context_of(film())
     ds = reread(built(PLUGIN, context))
     _, region = planes(ds)
-    assert np.array_equal(region, display.half_of_evidence(context.explanation.attribution))
+    assert np.array_equal(region, context.explanation.attribution.half_of_evidence)
     assert [ds[group, 0x0040].value for group in (OUTLINE, REGION)] == ["G", "R"]
     assert [ds[group, 0x1500].value for group in (OUTLINE, REGION)] == [
         "Half of the evidence: outline",

@@ -24,12 +24,11 @@ from dicom_node.dicom import reading
 from dicom_node.results import codes
 from dicom_node.results.header import DISCLAIMER
 from dicom_node.results.objects.segmentation import PLUGIN
-from explain_core.display import half_of_evidence
 from explain_core.testing.explainer import TOY_MODEL
 
 
 def region(context):
-    return half_of_evidence(context.explanation.attribution)
+    return context.explanation.attribution.half_of_evidence
 
 
 def spotted(context, *pixels):

@@ -139,7 +139,7 @@ def test_every_measurement_group_has_coordinates_on_the_source(smooth):
     context = context_of(source)
     whole, *regions = groups(reread(built(REPORT, context)))
     assert list(scoord(whole).GraphicData) == [0, 0, 200, 0, 200, 240, 0, 240, 0, 0]
-    expected = display.outlines(display.half_of_evidence(context.explanation.attribution), most=5)
+    expected = display.outlines(context.explanation.attribution.half_of_evidence, most=5)
     assert len(regions) == len(expected) == (0 if smooth else len(expected))
     assert bool(regions) is not smooth
     for group in (whole, *regions):

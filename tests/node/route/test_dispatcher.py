@@ -160,7 +160,7 @@ def test_a_study_that_no_rule_takes_is_answered_with_the_reason(node):
     here.receive(1, BodyPartExamined="HAND")
     here.dispatcher.step(at(15))
     assert (here.only_task.route, here.only_task.selected) == ("", ())
-    assert here.only_task.reason == "its Body Part Examined does not say chest"
+    assert here.only_task.reason == "it does not show the chest: Body Part Examined is 'HAND'"
 
 
 def test_a_file_that_cannot_be_read_is_answered_too(node):
@@ -216,7 +216,7 @@ def test_a_late_lateral_view_does_not_unsay_what_was_said(node):
     here.receive(2, 100, ViewPosition="LL")
     here.dispatcher.step(at(115))
     assert len(here.ledger.tasks(STUDY)) == 1
-    assert here.state == (StudyState.IGNORED, "late images: it is a lateral view")
+    assert here.state == (StudyState.IGNORED, "late images: it is a lateral view: View Position is 'LL'")
 
 
 def decision(routes=None, ignored=None, passed_over=()):
@@ -249,7 +249,9 @@ def test_a_task_carries_what_was_decided_of_it(node):
     assert found.destinations == ("pacs",)
     assert found.results == ()
     lateral = instance(2).sop_instance_uid
-    assert found.passed_by == (PassedBy(sop_instance_uid=lateral, reason="it is a lateral view", code=Reason.VIEW),)
+    assert found.passed_by == (
+        PassedBy(sop_instance_uid=lateral, reason="it is a lateral view: View Position is 'LL'", code=Reason.VIEW),
+    )
 
 
 def test_the_same_reason_is_not_reported_twice_but_a_new_one_is():

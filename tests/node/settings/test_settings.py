@@ -240,7 +240,7 @@ when = [{ tag = "CallingAETitle", in = ["A"] }]
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('tag = "BodyPartExamined"', 'tag = "BodyPart"', "node.toml:7: rules.0.when.1.tag: use the DICOM keyword"),
+        ('tag = "BodyPartExamined"', 'tag = "BodyPortion"', "node.toml:7: rules.0.when.1.tag: use the DICOM keyword"),
         ('tag = "BodyPartExamined", equals', 'tag = "BodyPartExamined", equal', "rules.0.when.1"),
         ('"Modality", equals = "CR"', '"Modality", regex = "("', "node.toml:6: rules.0.when.0.regex: not a regular"),
         ('"Modality", equals = "CR"', '"Modality"', "rules.0.when.0: a condition has exactly one of"),
