@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from dataclasses import asdict, replace
@@ -50,12 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     speed.add_argument("--threads", type=int, default=2)
     speed.add_argument("--repeats", type=int, default=15)
     speed.add_argument("--device", default="auto")
-    beside = commands.add_parser("beside", help="explanations alone, and beside a retraining of job.toml")
-    beside.add_argument("job", type=Path)
-    beside.add_argument("--bundle", type=Path, required=True)
-    beside.add_argument("--repeats", type=int, default=15)
-    beside.add_argument("--device", default="auto")
-    for command in (*measures, calibrate, scale, controls, bundle, benchmark, speed, beside):
+    for command in (*measures, calibrate, scale, controls, bundle, benchmark, speed):
         command.add_argument("--json", type=Path, help="write the figures to this file")
     return parser
 
@@ -137,15 +131,9 @@ def _retrain_parser(commands: Any) -> None:
     retrain.add_argument("--quiet", action="store_true", help="no progress on the terminal")
     retrain.add_argument("--no-wait", action="store_true", help="end with status 75 where it would wait")
     retrain.add_argument("--retry-seconds", type=float, default=10, help="first wait for room or for the registry")
-    worker = commands.add_parser("worker", help="run the jobs of a folder, one at a time")
-    worker.add_argument("--broker", help="URL of Redis; default: the environment variable RETRAIN_BROKER")
-    worker.add_argument("--jobs", type=Path, required=True)
-    worker.add_argument("--every", type=float, default=15, help="seconds between two looks through the folders")
-    worker.add_argument("--retry-seconds", type=float, default=10)
-    for command in (retrain, worker):
-        command.add_argument("--nice", type=int, help="at least; 0 to 19")
-        command.add_argument("--threads", type=int, help="at most")
-        command.add_argument("--gpu-memory-fraction", type=float, help="at most; 0 to 1")
+    retrain.add_argument("--nice", type=int, help="at least; 0 to 19")
+    retrain.add_argument("--threads", type=int, help="at most")
+    retrain.add_argument("--gpu-memory-fraction", type=float, help="at most; 0 to 1")
 
 
 def _retrain(arguments: argparse.Namespace) -> int:
@@ -181,16 +169,6 @@ def _retrain(arguments: argparse.Namespace) -> int:
     if not arguments.quiet:
         print(terminal.summary(folder))
     return status
-
-
-def _worker(arguments: argparse.Namespace) -> None:
-    from training.retrain.worker import BROKER, WorkerSettings, work  # noqa: PLC0415 - Celery
-
-    broker = arguments.broker or os.environ.get(BROKER, "")
-    if not broker:
-        raise SystemExit(f"error: name the broker with --broker or {BROKER}")
-    names = ("jobs", "nice", "threads", "gpu_memory_fraction", "every", "retry_seconds")
-    work(WorkerSettings(broker=broker, **{name: getattr(arguments, name) for name in names}))
 
 
 def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -255,14 +233,6 @@ def _speed(arguments: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-def _beside(arguments: argparse.Namespace) -> dict[str, Any]:
-    from training.retrain import beside  # noqa: PLC0415 - torch
-
-    figures = beside.beside(arguments.job, arguments.bundle, device=arguments.device, repeats=arguments.repeats)
-    print(beside.table(figures))
-    return figures
-
-
 def _calibrate(arguments: argparse.Namespace) -> dict[str, Any]:
     from explain_core import plugins  # noqa: PLC0415 - start quickly
     from training import calibration, scales  # noqa: PLC0415
@@ -283,7 +253,7 @@ def _calibrate(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
-    timings = {"benchmark": _benchmark, "speed": _speed, "beside": _beside}
+    timings = {"benchmark": _benchmark, "speed": _speed}
     if arguments.command in timings:
         return timings[arguments.command](arguments)
     if arguments.command == "controls":
@@ -369,9 +339,6 @@ def main() -> None:
     try:
         if arguments.command == "retrain":
             raise SystemExit(_retrain(arguments))
-        if arguments.command == "worker":
-            _worker(arguments)
-            return
         figures = _run(arguments)
     except ExplainError as error:
         raise SystemExit(f"error: {error}") from error

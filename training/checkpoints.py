@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from explain_core.files import fresh
 from training.errors import TrainingError
 
 
@@ -42,9 +43,8 @@ def _pieces(value: Any) -> Iterator[bytes | memoryview]:
 
 def save(path: Path, state: dict[str, Any], mark: str) -> None:
     """Write a checkpoint of the run that `mark` stands for; a stop in mid-write leaves the one before."""
-    fresh = path.with_suffix(".new")
-    torch.save(state | {"mark": mark}, fresh)
-    fresh.replace(path)
+    with fresh(path) as file:
+        torch.save(state | {"mark": mark}, file)
 
 
 def load(path: Path, mark: str, device: torch.device) -> dict[str, Any] | None:
@@ -61,10 +61,3 @@ def load(path: Path, mark: str, device: torch.device) -> dict[str, Any] | None:
             f"{path} was made with other settings, data or classifier; use another folder, or remove it"
         )
     return state
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    fresh = path.with_suffix(".new")
-    fresh.write_text(text)
-    fresh.replace(path)

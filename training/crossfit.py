@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from explain_core.bundles.files import SUMS, verify
 from explain_core.errors import BundleError
 from explain_core.explainer import BundleExplainer, open_bundle
-from training import checkpoints, datasets
+from explain_core.files import write
+from training import datasets
 from training.bundle import RECIPES, Recipe, bundle
 from training.cohort import TEST, TRAIN, VALIDATION
 from training.datasets import loading, masks
@@ -148,7 +149,7 @@ def _group(asked: CrossFit, split: Dataset, group: Group) -> Figures:
     asked.say(f"folds {_name(group)}: scoring")
     scored = _scored(explainer, split)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoints.write(folder / "scores.json", json.dumps(scored))
+    write(folder / "scores.json", json.dumps(scored))
     return scored
 
 

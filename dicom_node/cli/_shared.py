@@ -3,13 +3,17 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from dicom_node.errors import ConfigError
-from dicom_node.settings.loading import load_settings
+from dicom_node.errors import ConfigError, NodeError
 from dicom_node.settings.sections import Settings
+from explain_core.errors import ExplainError
+
+if TYPE_CHECKING:
+    from dicom_node.storage.ledger import Ledger
 
 WRONG_USE = 2
 
@@ -25,16 +29,24 @@ def fail(message: str, status: int = 1) -> typer.Exit:
     return typer.Exit(status)
 
 
-def settings_of(config: Path | None) -> Settings:
-    """The settings.
+class OneLine(TyperGroup):
+    """Ends any command whose errors are ours in one line and with its exit status, never in a trace."""
 
-    Raises:
-        typer.Exit: they are wrong, which has been said.
-    """
-    try:
-        return load_settings(config)
-    except ConfigError as error:
-        raise fail(str(error), WRONG_USE) from error
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # Typer brings a Click of its own
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            raise fail(str(error), WRONG_USE) from error
+        except (NodeError, ExplainError) as error:
+            raise fail(str(error)) from error
+
+
+def ledger_of(settings: Settings) -> "Ledger":
+    """The node's ledger, in its present schema."""
+    from dicom_node.app import open_ledger  # noqa: PLC0415 - commands load only what they need
+
+    return open_ledger(settings)
 
 
 def print_json(value: Any) -> None:

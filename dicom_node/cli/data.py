@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, print_json, settings_of
-from dicom_node.errors import NodeError
+from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, ledger_of, print_json
+from dicom_node.settings.loading import load_settings
 from dicom_node.storage.ledger.verdicts import Note, Opinion, Verdict
 
 if TYPE_CHECKING:
@@ -45,24 +45,21 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a de-identified training set of what the node has received."""
-    from dicom_node import app as node  # noqa: PLC0415 - commands load only what they need
     from dicom_node.learn.export import NothingExported, Wishes  # noqa: PLC0415
     from dicom_node.learn.export import export as run  # noqa: PLC0415
     from dicom_node.learn.labels import LabelsWrong  # noqa: PLC0415
 
-    settings = settings_of(config)
+    settings = load_settings(config)
     wishes = Wishes(labels=labels, since=since and since.replace(tzinfo=UTC), unlabelled=unlabelled, new_key=new_key)
     try:
-        ledger = node.open_ledger(settings)
+        ledger = ledger_of(settings)
         report = run(settings, ledger, out, wishes, now=datetime.now(UTC), progress=_progress())
     except LabelsWrong as error:
         _print_problems(error, as_json=as_json)
-        raise fail(str(error)) from error
+        raise
     except NothingExported as error:
         _print_report(error.report, out, as_json=as_json)
-        raise fail(str(error)) from error
-    except NodeError as error:
-        raise fail(str(error)) from error
+        raise
     _print_report(report, out, as_json=as_json)
 
 
@@ -79,13 +76,11 @@ def verdict(
     as_json: JsonOption = False,
 ) -> None:
     """Keep what a radiologist says of a result: agree, disagree or wrong-place; or list what was said."""
-    from dicom_node import app as node  # noqa: PLC0415
-
-    settings = settings_of(config)
+    settings = load_settings(config)
     if listed:
         if opinion is not None:
             raise fail("--list takes no verdict", WRONG_USE)
-        _list(node.open_ledger(settings).verdicts(study), as_json=as_json)
+        _list(ledger_of(settings).verdicts(study), as_json=as_json)
         return
     if study is None or opinion is None:
         raise fail(f"give a Study Instance UID and one of {', '.join(Opinion)}, or --list", WRONG_USE)
@@ -93,11 +88,8 @@ def verdict(
         raise fail("--by: a sign of 1 to 16 letters, digits, dots and hyphens", WRONG_USE)
     from dicom_node.learn.export import judge  # noqa: PLC0415
 
-    try:
-        ledger, now = node.open_ledger(settings), datetime.now(UTC)
-        kept = judge(ledger, study, opinion, image=image, reader=by, note=note, now=now)
-    except NodeError as error:
-        raise fail(str(error)) from error
+    ledger, now = ledger_of(settings), datetime.now(UTC)
+    kept = judge(ledger, study, opinion, image=image, reader=by, note=note, now=now)
     if as_json:
         print_json(asdict(kept))
     else:

@@ -13,8 +13,9 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Column, Table
 
-from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, print_json, settings_of
-from dicom_node.errors import ConfigError, NodeError
+from dicom_node.cli._shared import ConfigOption, JsonOption, fail, ledger_of, print_json
+from dicom_node.errors import ConfigError
+from dicom_node.settings.loading import load_settings
 from dicom_node.settings.sections import Settings
 
 if TYPE_CHECKING:
@@ -75,23 +76,17 @@ def drift(
     as_json: JsonOption = False,
 ) -> None:
     """Compare what arrives and what the champion says with its training: 0 no drift, 3 drift, 1 not enough images."""
-    from dicom_node import app as node  # noqa: PLC0415 - commands load only what they need
     from dicom_node.models import drift as drifts  # noqa: PLC0415
 
-    settings, now = settings_of(config), datetime.now(UTC)
+    settings, now = load_settings(config), datetime.now(UTC)
     if since is None and last is None:
         since = 30.0
-    try:
-        ledger = node.open_ledger(settings)
-        began = None if since is None else now - timedelta(days=since)
-        look = _look(settings, ledger, began, last, by, against)
-        if metrics is not None:
-            challenged = _challenged(settings, ledger, began)
-            drifts.write_metrics(metrics, look.facts, look.findings, challenged, now)
-    except ConfigError as error:
-        raise fail(str(error), WRONG_USE) from error
-    except NodeError as error:
-        raise fail(str(error)) from error
+    ledger = ledger_of(settings)
+    began = None if since is None else now - timedelta(days=since)
+    look = _look(settings, ledger, began, last, by, against)
+    if metrics is not None:
+        challenged = _challenged(settings, ledger, began)
+        drifts.write_metrics(metrics, look.facts, look.findings, challenged, now)
     verdict = drifts.verdict(look.findings)
     if as_json:
         print_json(_drift_json(look, verdict))
@@ -103,17 +98,10 @@ def drift(
 @app.command()
 def shadow(*, config: ConfigOption = None, since: SinceOption = None, as_json: JsonOption = False) -> None:
     """Compare the challenger's answers with the champion's on the same live images; 1 while there are none."""
-    from dicom_node import app as node  # noqa: PLC0415
-
-    settings = settings_of(config)
-    try:
-        ledger = node.open_ledger(settings)
-        began = None if since is None else datetime.now(UTC) - timedelta(days=since)
-        found = _agreement(settings, ledger, began)
-    except ConfigError as error:
-        raise fail(str(error), WRONG_USE) from error
-    except NodeError as error:
-        raise fail(str(error)) from error
+    settings = load_settings(config)
+    ledger = ledger_of(settings)
+    began = None if since is None else datetime.now(UTC) - timedelta(days=since)
+    found = _agreement(settings, ledger, began)
     if found is None:
         raise fail("no challenger is deployed")
     champion, challenger, agreed = found

@@ -15,16 +15,16 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Column, Table
 
-from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, print_json, settings_of
-from dicom_node.errors import ConfigError, NodeError
+from dicom_node.cli._shared import ConfigOption, JsonOption, fail, print_json
 from dicom_node.models import promotion
+from dicom_node.settings.loading import load_settings
 from dicom_node.settings.sections import Settings
 from dicom_node.storage import bundles
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.ledger.deployments import Deployment
 from explain_core.bundles.files import verify as verify_bundle
 from explain_core.bundles.registry import Registry, RegistryError, Version
-from explain_core.errors import BundleError, ExplainError
+from explain_core.errors import BundleError
 
 app = typer.Typer(no_args_is_help=True, help="Models that the node runs.")
 
@@ -65,14 +65,10 @@ def _place(config: Path | None) -> Iterator[_Place]:
     """Open ledger and registry; their errors and those of bundles end the command in one line."""
     from dicom_node.app import open_ledger  # noqa: PLC0415 - commands load only what they need
 
-    settings = settings_of(config)
+    settings = load_settings(config)
     try:
         ledger = open_ledger(settings)
         yield _Place(settings, ledger, promotion.open_registry(settings))
-    except ConfigError as error:
-        raise fail(str(error), WRONG_USE) from error
-    except (ExplainError, NodeError) as error:
-        raise fail(str(error)) from error
     except OSError as error:
         raise fail(f"{error.filename or 'file'}: {error.strerror or error}") from error
 

@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, print_json, settings_of
-from dicom_node.errors import ConfigError, NodeError, OutOfResources
+from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, ledger_of, print_json
+from dicom_node.errors import OutOfResources
+from dicom_node.settings.loading import load_settings
 
 app = typer.Typer()
 rules_app = typer.Typer(no_args_is_help=True, help="Routing rules.")
@@ -49,18 +50,13 @@ def serve(
     """Run listener, dispatcher and sender until stopped; workers are started with `dicom-node worker`."""
     from dicom_node import app as node  # noqa: PLC0415
 
-    settings = settings_of(config)
+    settings = load_settings(config)
     if only is not None and only not in node.ROLES:
         raise fail(f"--only {only}: choose one of {', '.join(node.ROLES)}", WRONG_USE)
-    try:
-        if only is None:
-            node.supervise(config, node.SERVE, settings)
-        else:
-            node.run_role(only, settings)
-    except ConfigError as error:
-        raise fail(str(error), WRONG_USE) from error
-    except NodeError as error:
-        raise fail(str(error)) from error
+    if only is None:
+        node.supervise(config, node.SERVE, settings)
+    else:
+        node.run_role(only, settings)
 
 
 @app.command()
@@ -72,12 +68,9 @@ def worker(
     """Run explanation workers until stopped."""
     from dicom_node import app as node  # noqa: PLC0415
 
-    settings = settings_of(config)
+    settings = load_settings(config)
     with suppress(OutOfResources):  # a ledger that is away: the workers wait for it
-        try:
-            node.check_methods(settings, node.running_bundle(settings))
-        except ConfigError as error:
-            raise fail(str(error), WRONG_USE) from error
+        node.check_methods(settings, node.running_bundle(settings))
     node.supervise(config, ["worker"] * count, settings)
 
 
@@ -101,20 +94,15 @@ def explain(
     from dicom_node.offline.files import explain_files  # noqa: PLC0415
     from dicom_node.settings.rule_tables import result_names, split_words  # noqa: PLC0415
 
-    settings, known = settings_of(config), result_names()
+    settings, known = load_settings(config), result_names()
     chosen = known if objects == "all" else split_words(objects or "")
     if unknown := sorted(set(chosen) - set(known)):
         raise fail(f"--objects {unknown[0]}: no such result object; there is: {', '.join(known)}", WRONG_USE)
     for path in files:
         if not path.exists():
             raise fail(f"{path}: no such file or folder", WRONG_USE)
-    try:
-        wanted = tuple(dict.fromkeys(split_words(methods or ""))) or settings.results.methods
-        explainer = node.load_explainer(settings, bundle or node.running_bundle(settings), wanted)
-    except ConfigError as error:
-        raise fail(str(error), WRONG_USE) from error
-    except NodeError as error:
-        raise fail(str(error)) from error
+    wanted = tuple(dict.fromkeys(split_words(methods or ""))) or settings.results.methods
+    explainer = node.load_explainer(settings, bundle or node.running_bundle(settings), wanted)
     studies, unreadable = explain_files(files, out, settings, explainer, chosen, wanted)
     if as_json:
         print_json({"studies": [study.as_json() for study in studies], "unreadable": unreadable})
@@ -129,9 +117,7 @@ def explain(
 @app.command()
 def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption = False) -> None:
     """What the node has received, explained, delivered and failed."""
-    from dicom_node import app as node  # noqa: PLC0415
-
-    ledger = node.open_ledger(settings_of(config))
+    ledger = ledger_of(load_settings(config))
     counts, studies, downgrades = ledger.counts(), ledger.studies(limit), ledger.downgrades()
     if as_json:
         rows = [
@@ -165,11 +151,9 @@ def rerun(
     config: ConfigOption = None,
 ) -> None:
     """Try again: failed tasks and dead deliveries, or everything of one study, downgraded objects too."""
-    from dicom_node import app as node  # noqa: PLC0415
-
     if (study is None) == (not failed):
         raise fail("give a Study Instance UID or --failed", WRONG_USE)
-    ledger, now = node.open_ledger(settings_of(config)), datetime.now(UTC)
+    ledger, now = ledger_of(load_settings(config)), datetime.now(UTC)
     replayed = ledger.replay_failed(None, now) if study is None else ledger.rerun_study(study, now)
     print(f"{replayed.tasks} task(s) and {replayed.deliveries} delivery(ies) will be tried again")  # noqa: T201
     raise typer.Exit(0 if failed or replayed.tasks or replayed.deliveries else 1)
@@ -186,23 +170,18 @@ def migrate(
     from dicom_node.storage.ledger import migration  # noqa: PLC0415 - loads Alembic
     from dicom_node.storage.ledger.schema import SCHEMA  # noqa: PLC0415
 
-    settings = settings_of(config)
+    settings = load_settings(config)
     now = datetime.now(UTC)
     target = backup or settings.node.spool.parent / f"ledger-{now:%Y%m%dT%H%M%SZ}.backup"
-    try:
-        found = migration.schema(settings.node.database)
-        if found == SCHEMA:
-            print(f"nothing to do: the ledger has the schema {found}")  # noqa: T201
-            return
-        if found is not None and found < SCHEMA and not no_backup:
-            migration.back_up(settings.node.database, target)
-            print(f"backup: {target}")  # noqa: T201
-        routes = {
-            one.name: (one.destinations, one.results) for rule in settings.rules if (one := rule.route) is not None
-        }
-        before, after = migration.migrate(settings.node.database, routes, [one.name for one in settings.destinations])
-    except (ConfigError, OutOfResources) as error:
-        raise fail(str(error), WRONG_USE) from error
+    found = migration.schema(settings.node.database)
+    if found == SCHEMA:
+        print(f"nothing to do: the ledger has the schema {found}")  # noqa: T201
+        return
+    if found is not None and found < SCHEMA and not no_backup:
+        migration.back_up(settings.node.database, target)
+        print(f"backup: {target}")  # noqa: T201
+    routes = {one.name: (one.destinations, one.results) for rule in settings.rules if (one := rule.route) is not None}
+    before, after = migration.migrate(settings.node.database, routes, [one.name for one in settings.destinations])
     print(f"the ledger has the schema {after}, it had {before}")  # noqa: T201
 
 
@@ -211,11 +190,8 @@ def check_config(*, config: ConfigOption = None) -> None:
     """Check the settings file, and that the model serves its methods; one line says what the first error is."""
     from dicom_node import app as node  # noqa: PLC0415
 
-    settings = settings_of(config)
-    try:
-        node.check_methods(settings, settings.model.bundle)
-    except ConfigError as error:
-        raise fail(str(error), WRONG_USE) from error
+    settings = load_settings(config)
+    node.check_methods(settings, settings.model.bundle)
     methods = ", ".join(settings.methods_for())
     print(f"ok: {len(settings.rules)} rule(s), {len(settings.destinations)} destination(s), methods: {methods}")  # noqa: T201
 
@@ -242,7 +218,7 @@ def rules_test(
     from dicom_node.offline.files import find, instance_of  # noqa: PLC0415
     from dicom_node.route.rules import decide_instance  # noqa: PLC0415
 
-    settings, bad = settings_of(config), 0
+    settings, bad = load_settings(config), 0
     for path in find(files):
         try:
             instance_of(path, calling, datetime.now(UTC))

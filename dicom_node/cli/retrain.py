@@ -1,6 +1,5 @@
 """Retraining jobs: submit, status, cancel, resume, logs, worker."""
 
-import os
 import sys
 import time
 from dataclasses import asdict
@@ -12,17 +11,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, print_json, settings_of
-from dicom_node.errors import BrokerUnreachable, ConfigError, NodeError
-from dicom_node.learn.jobs import OPEN, Jobs, JobStatus, NoSuchJob, checked
+from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, ledger_of, print_json
+from dicom_node.errors import BrokerUnreachable, NodeError
+from dicom_node.learn.jobs import Jobs, JobStatus, checked
 from dicom_node.queue import broker
+from dicom_node.settings.loading import load_settings
 from dicom_node.settings.sections import Settings
+from dicom_node.watch import logs as logs_of
+from explain_core.jobs import JobState
 
 app = typer.Typer(no_args_is_help=True, help="Retraining jobs.")
 
 JobArgument = Annotated[str, typer.Argument(help="Name of the job, as `submit` said it.")]
-
-_BROKER = "RETRAIN_BROKER"  # as training/retrain/worker.py reads it: a command line shows its password to everybody
 
 
 @app.command()
@@ -36,7 +36,7 @@ def submit(
     as_json: JsonOption = False,
 ) -> None:
     """Check a job and queue it; a worker (`dicom-node retrain worker`) runs it."""
-    settings = settings_of(config)
+    settings = load_settings(config)
     jobs, path = Jobs(settings.retraining.jobs), None
     try:
         defaults = _defaults(settings)
@@ -49,12 +49,9 @@ def submit(
             exported = _export(settings, labels, path / "export")
             _, text = checked(job, defaults=defaults, sources=[f"studies:{exported}"])
         jobs.queue(path, text)
-    except ConfigError as error:
+    except NodeError:
         _remove(path)
-        raise fail(str(error), WRONG_USE) from error
-    except NodeError as error:
-        _remove(path)
-        raise fail(str(error)) from error
+        raise
     sent = _send(settings, path.name)
     if as_json:
         print_json({"job": path.name, "folder": str(path), "sent": sent})
@@ -67,10 +64,9 @@ _UNSENT = "; the broker does not answer, so a worker will find the job by itself
 
 def _defaults(settings: Settings) -> dict[str, Any]:
     """What the node knows and job.toml need not say: which model runs, the registry, what training may claim."""
-    from dicom_node import app as node  # noqa: PLC0415 - commands load only what they need
     from dicom_node.storage.bundles import bundle_path  # noqa: PLC0415
 
-    running = bundle_path(settings, node.open_ledger(settings).deployed("champion"))
+    running = bundle_path(settings, ledger_of(settings).deployed("champion"))
     return {
         "champion.bundle": str(running.absolute()),
         "registry.uri": settings.registry.uri,
@@ -88,14 +84,13 @@ def _export(settings: Settings, labels: Path, out: Path) -> Path:
     Raises:
         NodeError: the labels are wrong, which the message has by line.
     """
-    from dicom_node import app as node  # noqa: PLC0415
     from dicom_node.learn.export import Wishes, export  # noqa: PLC0415
     from dicom_node.learn.labels import LabelsWrong  # noqa: PLC0415
 
     try:
         export(
             settings,
-            node.open_ledger(settings),
+            ledger_of(settings),
             out,
             Wishes(labels=labels),
             now=datetime.now(UTC),
@@ -133,11 +128,8 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """How far jobs are, and what became of them."""
-    jobs = Jobs(settings_of(config).retraining.jobs)
-    try:
-        found = [jobs.status(name) for name in ([job] if job else jobs.names()[:limit])]
-    except NoSuchJob as error:
-        raise fail(str(error)) from error
+    jobs = Jobs(load_settings(config).retraining.jobs)
+    found = [jobs.status(name) for name in ([job] if job else jobs.names()[:limit])]
     if as_json:
         rows = [asdict(one) for one in found]
         print_json(rows[0] if job else rows)
@@ -154,15 +146,15 @@ def status(
 def _state(one: JobStatus) -> str:
     if one.cancelling:
         return "cancelling"
-    return "interrupted" if one.state == "running" and not one.working else one.state
+    return "interrupted" if one.state is JobState.RUNNING and not one.working else one.state
 
 
 def _share(one: JobStatus) -> str:
-    return f"{one.done:.0%}" if one.stage and one.state in OPEN else ""
+    return f"{one.done:.0%}" if one.stage and one.state.open else ""
 
 
 def _left(one: JobStatus) -> str:
-    if one.eta_seconds is None or one.state != "running":
+    if one.eta_seconds is None or one.state is not JobState.RUNNING:
         return ""
     return f"{one.eta_seconds:.0f} s" if one.eta_seconds < 90 else f"{one.eta_seconds / 60:.0f} min"  # noqa: PLR2004
 
@@ -187,14 +179,11 @@ def _print_job(one: JobStatus) -> None:
 @app.command()
 def cancel(job: JobArgument, *, config: ConfigOption = None) -> None:
     """Stop a job at its next safe point; `resume` lets it go on from there."""
-    jobs = Jobs(settings_of(config).retraining.jobs)
-    try:
-        state = jobs.cancel(job)
-    except NoSuchJob as error:
-        raise fail(str(error)) from error
-    if state in OPEN:
+    jobs = Jobs(load_settings(config).retraining.jobs)
+    state = jobs.cancel(job)
+    if state.open:
         print(f"{job}: will stop at its next safe point")  # noqa: T201
-    elif state == "cancelled":
+    elif state is JobState.CANCELLED:
         print(f"{job}: cancelled")  # noqa: T201
     else:
         raise fail(f"{job} is {state}: there is nothing to cancel")
@@ -210,13 +199,10 @@ def resume(
     config: ConfigOption = None,
 ) -> None:
     """Let a job go on that was cancelled, has failed or was refused; what is done stays done."""
-    settings = settings_of(config)
+    settings = load_settings(config)
     if force is not None and not force.strip():
         raise fail("--force needs a reason", WRONG_USE)
-    try:
-        free = Jobs(settings.retraining.jobs).resume(job, (force or "").strip())
-    except NodeError as error:
-        raise fail(str(error)) from error
+    free = Jobs(settings.retraining.jobs).resume(job, (force or "").strip())
     if not free:
         raise fail(f"a process works on {job} already")
     print(f"{job}: queued" + ("" if _send(settings, job) else _UNSENT))  # noqa: T201
@@ -230,32 +216,32 @@ def logs(
     config: ConfigOption = None,
 ) -> None:
     """Print a job's log."""
-    jobs = Jobs(settings_of(config).retraining.jobs)
-    try:
-        path = jobs.path(job) / "job.log"
-        position = 0
-        while True:
-            ended = jobs.status(job).state not in OPEN
-            if path.is_file():
-                with path.open(encoding="utf-8", errors="replace") as file:
-                    file.seek(position)
-                    sys.stdout.write(file.read())
-                    position = file.tell()
-                sys.stdout.flush()
-            if not follow or ended:
-                return
-            time.sleep(0.5)
-    except NoSuchJob as error:
-        raise fail(str(error)) from error
+    jobs = Jobs(load_settings(config).retraining.jobs)
+    path = jobs.job(job).log_file
+    position = 0
+    while True:
+        ended = not jobs.status(job).state.open
+        if path.is_file():
+            with path.open(encoding="utf-8", errors="replace") as file:
+                file.seek(position)
+                sys.stdout.write(file.read())
+                position = file.tell()
+            sys.stdout.flush()
+        if not follow or ended:
+            return
+        time.sleep(0.5)
 
 
 @app.command()
-def worker(*, config: ConfigOption = None) -> None:
+def worker(
+    *,
+    config: ConfigOption = None,
+    every: Annotated[float, typer.Option(help="Seconds between two looks through the folders.")] = 15.0,
+    retry_seconds: Annotated[float, typer.Option(help="First wait for room or for the registry.")] = 10.0,
+) -> None:
     """Run jobs until stopped, one at a time, as `[retraining]` allows; needs the extra `training`."""
-    settings = settings_of(config)
-    told = settings.retraining
-    arguments = [
-        sys.executable, "-m", "training", "worker", "--jobs", str(told.jobs), "--nice", str(told.nice),
-        "--threads", str(told.threads), "--gpu-memory-fraction", str(told.gpu_memory_fraction),
-    ]  # fmt: skip
-    os.execve(sys.executable, arguments, os.environ | {_BROKER: settings.broker.url})  # noqa: S606 - our own program
+    from dicom_node.learn.worker import work  # noqa: PLC0415 - commands load only what they need
+
+    settings = load_settings(config)
+    logs_of.configure(settings.logging.level, as_json=settings.logging.as_json)
+    work(settings, every=every, retry_seconds=retry_seconds)

@@ -1,32 +1,26 @@
-"""Job folders of retraining, as the node and a dashboard see them: JSON files. Nothing here loads PyTorch.
+"""The retraining jobs of a node, as its commands and a dashboard see them. Nothing here loads PyTorch.
 
-`training/retrain/folder.py` writes them. A process that works on a job holds a lock on the file `lock` in it; the
-state of a job is changed from here only while nobody does.
+The state of a job is changed from here only while no process works on it.
 """
 
 import contextlib
-import fcntl
 import json
-import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from dicom_node.errors import ConfigError, NodeError
-
-OPEN: Final = ("queued", "running", "waiting")
-STAGES: Final = (
-    "collect", "validate", "split", "classifier", "calibrate", "generators", "bundle", "evaluate", "gate", "report",
-    "register",
-)  # fmt: skip
+from explain_core.files import write
+from explain_core.jobs import STAGES, JobBusy, JobFolder, JobState, now
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_GLANCE = 0.25
+"""Seconds for which somebody who only looks may hold a job's lock."""
 
 
 class NoSuchJob(NodeError):
@@ -39,8 +33,8 @@ class JobStatus:
 
     Attributes:
         name: of its folder: the job's identifier.
-        state: "queued", "running", "waiting", "done", "refused", "failed" or "cancelled".
-        working: whether a process works on it now; "running" without one was interrupted, and a worker goes on.
+        state: what has become of it.
+        working: whether a process works on it now; one that runs without it was interrupted, and a worker goes on.
         cancelling: whether it was asked to stop and has not yet.
         stage: which stage runs, "" before the first and after the last.
         done: part of the stage that is done, 0 to 1.
@@ -54,7 +48,7 @@ class JobStatus:
     """
 
     name: str
-    state: str
+    state: JobState
     working: bool
     cancelling: bool
     stage: str
@@ -79,23 +73,27 @@ class Jobs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
 
-    def path(self, name: str) -> Path:
+    def job(self, name: str) -> JobFolder:
         """A job's folder.
 
         Raises:
             NoSuchJob: there is none of that name.
         """
-        path = self.folder / name
-        if not _NAME.fullmatch(name) or not (path / "job.toml").is_file():
+        found = JobFolder(self.folder / name)
+        if not _NAME.fullmatch(name) or not found.job_file.is_file():
             raise NoSuchJob(f"no job {name!r} in {self.folder}; `dicom-node retrain status` lists them")
-        return path
+        return found
+
+    def all(self) -> list[JobFolder]:
+        """All jobs, the oldest first."""
+        if not self.folder.is_dir():
+            return []
+        found = [JobFolder(path) for path in self.folder.iterdir() if (path / "job.toml").is_file()]
+        return sorted(found, key=lambda job: (str(job.told().get("created_at", "")), job.name))
 
     def names(self) -> list[str]:
         """All jobs, the newest first."""
-        if not self.folder.is_dir():
-            return []
-        found = [path for path in self.folder.iterdir() if (path / "job.toml").is_file()]
-        return [path.name for path in sorted(found, key=lambda path: (_created(path), path.name), reverse=True)]
+        return [job.name for job in reversed(self.all())]
 
     def status(self, name: str) -> JobStatus:
         """What is known of a job.
@@ -103,24 +101,24 @@ class Jobs:
         Raises:
             NoSuchJob: there is none of that name.
         """
-        path = self.path(name)
-        state = _state(path)
-        stages = state.get("stages", {})
+        job = self.job(name)
+        told = job.told()
+        stages = told.get("stages", {})
         return JobStatus(
             name=name,
-            state=str(state.get("state", "queued")),
-            working=_busy(path),
-            cancelling=(path / "cancel").exists() and state.get("state") in OPEN,
-            stage=str(state.get("stage", "")),
-            done=float(state.get("done", 0.0)),
-            eta_seconds=state.get("eta_seconds"),
-            figures=state.get("figures", {}),
+            state=job.state,
+            working=job.busy,
+            cancelling=job.cancelled and job.state.open,
+            stage=str(told.get("stage", "")),
+            done=float(told.get("done", 0.0)),
+            eta_seconds=told.get("eta_seconds"),
+            figures=told.get("figures", {}),
             stages={stage: stages[stage] for stage in STAGES if stage in stages},
-            error=str(state.get("error", "")),
-            version=state.get("version"),
-            verdict=state.get("verdict", {}),
-            created_at=str(state.get("created_at", "")),
-            updated_at=str(state.get("updated_at", "")),
+            error=str(told.get("error", "")),
+            version=told.get("version"),
+            verdict=told.get("verdict", {}),
+            created_at=str(told.get("created_at", "")),
+            updated_at=str(told.get("updated_at", "")),
         )
 
     def reserve(self, name: str) -> Path:
@@ -139,11 +137,12 @@ class Jobs:
 
     def queue(self, path: Path, job: str) -> None:
         """Make a reserved folder a job that waits for a worker; job.toml comes last: without it there is no job."""
-        (path / "stages").mkdir(exist_ok=True)
-        _change(path, {"state": "queued", "created_at": _now()})
-        _write(path / "job.toml", job, mode=0o600)
+        folder = JobFolder(path)
+        folder.make()
+        folder.update(created_at=now())
+        write(folder.job_file, job, mode=0o600)
 
-    def cancel(self, name: str) -> str:
+    def cancel(self, name: str) -> JobState:
         """Ask a job to stop; returns the state that it then has.
 
         One that nobody works on is cancelled at once; one that is being worked on ends at its next safe point.
@@ -151,16 +150,16 @@ class Jobs:
         Raises:
             NoSuchJob: there is none of that name.
         """
-        path = self.path(name)
-        if _state(path).get("state") not in OPEN:
-            return str(_state(path).get("state"))
-        (path / "cancel").touch()
-        with _alone(path) as alone:
-            if alone and _state(path).get("state") in OPEN:
-                _change(path, {"state": "cancelled", "error": "the job was cancelled"})
-            elif alone and _state(path).get("state") != "cancelled":  # it ended meanwhile
-                (path / "cancel").unlink()
-        return str(_state(path).get("state"))
+        job = self.job(name)
+        if not job.state.open:
+            return job.state
+        (job.path / "cancel").touch()
+        with contextlib.suppress(JobBusy), job.lock(_GLANCE):
+            if job.state.open:
+                job.update(state=JobState.CANCELLED, error="the job was cancelled")
+            elif job.state is not JobState.CANCELLED:  # it ended meanwhile
+                (job.path / "cancel").unlink()
+        return job.state
 
     def resume(self, name: str, force: str = "") -> bool:
         """Let a job that was cancelled, refused, has failed or waits go on; False where a process works on it already.
@@ -173,18 +172,19 @@ class Jobs:
             NoSuchJob: there is none of that name.
             NodeError: a reason is given, and nothing was judged yet.
         """
-        path, forced = self.path(name), {}
+        job, forced = self.job(name), {}
         if force:
-            verdict = _read(path / "stages" / "gate" / "done.json").get("made", {}).get("verdict")
+            verdict = job.verdict()
             if verdict is None:
                 raise NodeError(f"{name}: nothing was judged yet, so there is no refusal to pass over by force")
             forced = {"forced": force, "forced_for": verdict}
-        with _alone(path) as alone:
-            if not alone:
-                return False
-            for file in ("cancel", "starts.json"):
-                (path / file).unlink(missing_ok=True)
-            _change(path, {"state": "queued", "error": None, "retry_at": None} | forced)
+        try:
+            with job.lock(_GLANCE):
+                (job.path / "cancel").unlink(missing_ok=True)
+                job.forget_starts()
+                job.update(state=JobState.QUEUED, error=None, retry_at=None, **forced)
+        except JobBusy:
+            return False
         return True
 
 
@@ -215,64 +215,3 @@ def checked(
         raise ConfigError(lines[-1].removeprefix("error: "))
     name = re.search(r'^\[job\]\nname = "([^"]+)"', found.stdout, re.MULTILINE)
     return name[1] if name else "retraining", found.stdout
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _state(path: Path) -> dict[str, Any]:
-    return _read(path / "state.json")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _created(path: Path) -> str:
-    return str(_state(path).get("created_at", ""))
-
-
-def _change(path: Path, changes: Mapping[str, Any]) -> None:
-    state = {"job": path.name, "stages": {}} | _state(path) | dict(changes) | {"updated_at": _now()}
-    _write(path / "state.json", json.dumps({k: v for k, v in state.items() if v is not None}, indent=1) + "\n")
-
-
-def _write(path: Path, text: str, mode: int = 0o666) -> None:
-    """Write a file whole or not at all; `mode` as in open(2)."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    with open(fresh, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-
-
-def _busy(path: Path) -> bool:
-    try:
-        with (path / "lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[bool]:
-    """Hold the job's lock for a moment; False where a process works on it."""
-    with (path / "lock").open("ab") as file:
-        for _ in range(5):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                time.sleep(0.05)
-            else:
-                yield True
-                return
-        yield False

@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import importlib
 import json
-import os
 import re
 import secrets
 import stat
@@ -28,6 +27,7 @@ from dicom_node.dicom import codes, elements
 from dicom_node.errors import DatasetUnreadable, NodeError, OutOfResources
 from dicom_node.storage.spool import no_room
 from dicom_node.watch.logs import without_warnings
+from explain_core.files import sync, write
 
 CODES = (
     {"value": "113100", "scheme": "DCM", "meaning": "Basic Application Confidentiality Profile"},
@@ -98,7 +98,7 @@ def remember_key(key: bytes, record: Path) -> None:
     """
     try:
         if _remembered(record) != fingerprint(key):
-            _write_record(fingerprint(key), record)
+            write(record, fingerprint(key) + "\n")
     except OSError as error:
         if no_room(error):
             raise OutOfResources("Disk full; nothing was exported") from error
@@ -113,19 +113,6 @@ def _remembered(record: Path) -> str:
         return ""
     except OSError as error:
         raise KeyUnusable(f"{record}: cannot be read: {error.strerror}") from error
-
-
-def _write_record(text: str, record: Path) -> None:
-    part = record.with_name(f".{record.name}.{secrets.token_hex(8)}.part")
-    try:
-        with part.open("x", encoding="ascii") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(record)
-    finally:
-        part.unlink(missing_ok=True)
-    _sync(record.parent)
 
 
 def fingerprint(key: bytes) -> str:
@@ -162,26 +149,14 @@ def secret_key(path: Path) -> bytes:
 
 def _make_key(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
     try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(32) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        write(part, secrets.token_hex(32) + "\n", mode=0o600)
         with suppress(FileExistsError):
             path.hardlink_to(part)
     finally:
-        part.unlink()
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        part.unlink(missing_ok=True)
+    sync(path.parent)
 
 
 @dataclass(frozen=True, slots=True)

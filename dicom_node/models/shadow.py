@@ -38,6 +38,7 @@ from dicom_node.storage.spool import Spool, no_room
 from dicom_node.watch.logs import place
 from explain_core.errors import ExplainError
 from explain_core.explanation import Explainer
+from explain_core.files import fresh
 
 KEEP: Final = 500
 """Tasks whose result objects are kept, the newest of all challengers together."""
@@ -256,10 +257,8 @@ def store(root: Path, digest: str, task_id: str, objects: Sequence[Dataset], kee
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         for dataset in objects:
-            with (part / f"{dataset.SOPInstanceUID}.dcm").open("xb") as file:
+            with fresh(part / f"{dataset.SOPInstanceUID}.dcm") as file:
                 dataset.save_as(file, enforce_file_format=True)
-                file.flush()
-                os.fsync(file.fileno())
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
     except OSError as error:

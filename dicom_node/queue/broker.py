@@ -3,7 +3,7 @@
 The queue carries one identifier per message, as JSON. What the identifier means, and whether there is still
 anything to do, is in the ledger: a message may be lost, repeated or late without harm. Hence the settings:
 
-- acks_late and reject_on_worker_lost: a message outlives the worker that dies over it;
+- acks_late and reject_on_worker_lost: a message outlives the worker that dies over it (but for retraining);
 - prefetch 1: a worker holds no message that another could work on;
 - visibility_timeout above the hard time limit: Redis never hands out a message that is being worked on;
 - no ETA, no countdown, no Celery retry: waiting is a column in the ledger, in one layer;
@@ -31,7 +31,7 @@ from dicom_node.watch.logs import place
 EXPLAIN = "dicom_node.explain"
 DELIVER = "dicom_node.deliver"
 RETRAIN = "training.retrain"
-"""Answered by `python -m training worker`, which acknowledges at once: the job folder is the truth (ADR 12).
+"""Acknowledged at once, unlike the others: the job folder is the truth (ADR 12), and a job takes hours.
 
 Its one argument is the name of a job's folder.
 """
@@ -112,7 +112,7 @@ def register(app: Celery, name: str, work: Callable[[str], object]) -> None:
                 place=place(error),
             )
 
-    app.task(name=name)(run)
+    app.task(name=name, acks_late=name != RETRAIN)(run)
 
 
 def submit(app: Celery, name: str, identifier: str) -> None:
@@ -148,25 +148,25 @@ class _broker_failures:  # noqa: N801 - reads as what it is: with _broker_failur
 def run_worker(app: Celery, name: str, *, concurrency: int = 1, stall_seconds: float = STALL_SECONDS) -> None:
     """Consume the queue of task `name` in this process until SIGTERM (which lets a running task end).
 
-    Explanations run one at a time in the main thread (pool solo). Deliveries wait for peers, so they run in
-    threads: as many as there are destinations, so that a slow one never holds up another.
+    Explanations and retraining jobs run one at a time in the main thread (pool solo). Deliveries wait for peers, so
+    they run in threads: as many as there are destinations, so that a slow one never holds up another.
 
     Args:
         app: the app with the task registered.
-        name: EXPLAIN or DELIVER.
-        concurrency: number of threads for DELIVER; EXPLAIN takes 1 only.
+        name: EXPLAIN, DELIVER or RETRAIN.
+        concurrency: number of threads for DELIVER; the others take 1 only.
         stall_seconds: end the process when messages wait and none was taken for so long.
 
     Raises:
         ConfigError: more than one explanation at a time in one process.
     """
-    if name == EXPLAIN and concurrency != 1:
+    if name != DELIVER and concurrency != 1:
         raise ConfigError("one explanation at a time in one process: start more worker processes instead")
     app.finalize()
     signals.setup_logging.connect(_keep_logging)
     StallWatch(lambda: depth(app, name), stall_seconds).start()
     worker = app.Worker(
-        pool="solo" if name == EXPLAIN else "threads",
+        pool="threads" if name == DELIVER else "solo",
         concurrency=concurrency,
         queues=[QUEUES[name]],
         hostname=f"{QUEUES[name]}-{os.getpid()}@%h",

@@ -10,7 +10,8 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from typing import Literal, Protocol, TypeAlias
+from importlib import metadata
+from typing import Protocol
 
 from pydicom import Dataset
 
@@ -18,6 +19,7 @@ from dicom_node.dicom.elements import code
 from dicom_node.dicom.greys import Greys
 from dicom_node.errors import Reason
 from dicom_node.nouns import Task
+from dicom_node.settings.sections import Compression, NodeSettings, Policy, ResultSettings
 from explain_core.explanation import Assessment, Explanation, ModelIdentity
 from explain_core.radiograph import Radiograph
 
@@ -38,8 +40,8 @@ def device_uid(model: ModelIdentity) -> str:
 _SERIES_OF_A_METHOD = 10
 """Series Numbers that each method has: a builder's `series` is below it."""
 
-Compression: TypeAlias = Literal["none", "rle", "jpeg-ls", "jpeg-2000", "jpeg"]
-Policy: TypeAlias = Literal["always", "positives"]
+_USUAL = ResultSettings()
+"""What the settings file says where it says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,19 +67,19 @@ class ResultOptions:
         timezone: local time of the site, for dates and times of results.
     """
 
-    objects: tuple[str, ...] = ("secondary_capture", "overlay", "structured_report")
-    methods: tuple[str, ...] = ("similar_adversarial",)
-    method_order: tuple[str, ...] = ("similar_adversarial",)
-    long_edge: int = 1600
-    compression: Compression = "none"
-    explain: Policy = "always"
-    patient_in_image: bool = True
-    content_qualification: str = "RESEARCH"
-    series_number_base: int = 9900
-    manufacturer: str = "DICOM explanation node"
-    institution: str | None = None
-    station_ae_title: str = "EXPLAIN"
-    software_version: str = "0.1.0"
+    objects: tuple[str, ...] = _USUAL.objects
+    methods: tuple[str, ...] = _USUAL.methods
+    method_order: tuple[str, ...] = _USUAL.methods
+    long_edge: int = _USUAL.long_edge
+    compression: Compression = _USUAL.compression
+    explain: Policy = _USUAL.explain
+    patient_in_image: bool = _USUAL.patient_in_image
+    content_qualification: str = _USUAL.content_qualification
+    series_number_base: int = _USUAL.series_number_base
+    manufacturer: str = _USUAL.manufacturer
+    institution: str | None = _USUAL.institution
+    station_ae_title: str = NodeSettings().ae_title
+    software_version: str = metadata.version("dicom-explanation-node")
     timezone: tzinfo = UTC
 
     @property

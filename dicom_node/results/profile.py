@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import UTC
-from importlib import metadata
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -34,5 +33,4 @@ def result_options(settings: Settings, destination: str | None = None, only: Seq
         institution=chosen.institution,
         timezone=ZoneInfo(chosen.timezone) if chosen.timezone else UTC,
         station_ae_title=settings.node.ae_title,
-        software_version=metadata.version("dicom-explanation-node"),
     )

@@ -81,11 +81,6 @@ class Decision:
     reason: str | None
     steps: tuple[Step, ...]
 
-    @property
-    def trail(self) -> tuple[str, ...]:
-        """The steps in words, without any value of the image."""
-        return tuple(f"{step.rule}: {step.text}" for step in self.steps)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyDecision:

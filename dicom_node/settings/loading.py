@@ -5,25 +5,19 @@ Lists and tables in the environment are JSON; a list of plain words may be separ
 Relative paths are relative to the working directory. Unknown keys are errors.
 """
 
-import difflib
 import json
 import os
-import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from dicom_node.errors import ConfigError
 from dicom_node.settings.methods import Key
 from dicom_node.settings.methods import problems as method_problems
-from dicom_node.settings.rule_tables import Section
 from dicom_node.settings.sections import Settings
-from dicom_node.settings.toml_lines import line_of
+from explain_core import toml_files
 
 ENV_PREFIX = "DICOM_NODE_"
 
@@ -45,30 +39,19 @@ def load_settings(path: Path | None, env: Mapping[str, str] = os.environ) -> Set
     Raises:
         ConfigError: one line, `file:line: key: what to do`, or `environment: VARIABLE: what to do`.
     """
-    text = _read(path) if path else ""
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        line = re.search(r"at line (\d+)", str(error))
-        where = line[1] if line else max(1, len(text.splitlines()))
-        raise ConfigError(f"{path}:{where}: not valid TOML: {error}") from None
+        data, text = toml_files.read(path, "the settings file") if path else ({}, "")
+    except toml_files.TomlWrong as error:
+        raise ConfigError(str(error)) from None
     variables = _overlay(data, env)
     try:
         settings = Settings.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise _located((first["loc"], _advice(first)), path, text, variables) from None
+        raise _located((first["loc"], toml_files.advice(first, Settings)), path, text, variables) from None
     for problem in _contradictions(settings):
         raise _located(problem, path, text, variables)
     return settings
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"{path}: cannot read the settings file: {reason}") from None
 
 
 def _overlay(data: dict[str, Any], env: Mapping[str, str]) -> dict[tuple[str | int, ...], str]:
@@ -104,33 +87,7 @@ def _located(
     for key, variable in variables.items():
         if loc[: len(key)] == key:
             return ConfigError(f"environment: {variable}: {advice}")
-    line = line_of(text, loc)
-    file = path or "defaults"
-    where = f"{file}:{line}" if line else f"{file}"
-    return ConfigError(f"{where}: {'.'.join(str(part) for part in loc)}: {advice}")
-
-
-def _advice(error: Any) -> str:
-    """What to do about one validation error; never the value, which may be a password in a URL."""
-    kind, loc = error["type"], error["loc"]
-    if kind == "extra_forbidden":
-        known = _known_keys(loc[:-1])
-        close = difflib.get_close_matches(str(loc[-1]), known, n=1)
-        return f"unknown key; did you mean {close[0]}?" if close else f"unknown key; known: {', '.join(known)}"
-    if kind == "missing":
-        return "add this key"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return message.replace("Input should", "should") if message.startswith("Input") else message
-
-
-def _known_keys(loc: tuple[str | int, ...]) -> list[str]:
-    model: Any = Settings
-    for part in loc:
-        if isinstance(part, str):
-            field = next(f for name, f in model.model_fields.items() if part in {name, f.alias})
-            kinds = [field.annotation, *get_args(field.annotation)]
-            model = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section))
-    return sorted(field.alias or name for name, field in model.model_fields.items())
+    return ConfigError(toml_files.located(path or "defaults", text, loc, advice))
 
 
 def _contradictions(settings: Settings) -> Iterator[_Problem]:

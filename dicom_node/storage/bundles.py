@@ -17,6 +17,7 @@ from dicom_node.settings.sections import Settings
 from dicom_node.storage.ledger.deployments import Deployment
 from explain_core.bundles.files import SUMS, listed, verify
 from explain_core.errors import BundleError
+from explain_core.files import fresh
 
 MOST_FILES: Final = 64
 MOST_BYTES: Final = 4 << 30
@@ -70,17 +71,12 @@ def pack(bundle: Path, file: Path) -> None:
     """
     digest = verify(bundle)
     file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.part")
-    try:
-        with tarfile.open(aside, "w", format=tarfile.PAX_FORMAT) as tar:
-            for name in sorted((*listed(bundle / SUMS), SUMS)):
-                member = tarfile.TarInfo(f"{digest}/{name}")
-                member.size, member.mode = (bundle / name).stat().st_size, 0o644
-                with (bundle / name).open("rb") as content:
-                    tar.addfile(member, content)
-        aside.replace(file)
-    finally:
-        aside.unlink(missing_ok=True)
+    with fresh(file) as whole, tarfile.open(fileobj=whole, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name in sorted((*listed(bundle / SUMS), SUMS)):
+            member = tarfile.TarInfo(f"{digest}/{name}")
+            member.size, member.mode = (bundle / name).stat().st_size, 0o644
+            with (bundle / name).open("rb") as content:
+                tar.addfile(member, content)
 
 
 @contextmanager

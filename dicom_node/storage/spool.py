@@ -10,7 +10,6 @@ folder). Names are built from checked UIDs only, never from what a peer wrote el
 """
 
 import errno
-import os
 import re
 import shutil
 import time
@@ -23,6 +22,7 @@ from pydicom.dataset import Dataset
 
 from dicom_node.dicom.uids import checked_uid
 from dicom_node.errors import NodeError, OutOfResources
+from explain_core.files import sync
 
 PART_SUFFIX = ".part"
 """Ending of a file that is still being written by the spool itself."""
@@ -142,10 +142,10 @@ class Spool:
         return removed
 
     def _move(self, part: Path, target: Path) -> None:
-        _sync(part)
+        sync(part)
         self._make_folder(target.parent)
         part.replace(target)
-        _sync(target.parent)
+        sync(target.parent)
 
     def _make_folder(self, folder: Path) -> None:
         """Make `folder`; return only when its name is durable, also if another thread or process made it."""
@@ -153,7 +153,7 @@ class Spool:
             return
         folder.mkdir(parents=True, exist_ok=True)
         for new in (folder, *folder.parents):
-            _sync(new.parent)
+            sync(new.parent)
             if new == self.root:
                 break
         if len(self._durable) >= _MOST_REMEMBERED:
@@ -179,11 +179,3 @@ def _full_disk() -> Iterator[None]:
         if no_room(error):
             raise OutOfResources("Disk full") from error
         raise
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,7 +9,6 @@ MLflow is imported with the first call.
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import tempfile
@@ -21,8 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from filelock import FileLock
+
 from explain_core.bundles.files import SUMS, listed, verify
 from explain_core.errors import BundleError, ExplainError
+from explain_core.files import sync
 
 GATES: Final = ("passed", "forced", "refused", "none")
 ABANDONED: Final = "abandoned"
@@ -296,7 +298,8 @@ def sound(folder: Path, digest: str) -> bool:
 
 def place(source: Path, target: Path) -> None:
     """Rename a verified bundle, durably, to `target`, which its digest names; what is unsound there is put aside."""
-    _sync(*source.iterdir(), source)
+    for path in (*source.iterdir(), source):
+        sync(path)
     try:
         source.rename(target)
     except OSError as error:
@@ -307,7 +310,7 @@ def place(source: Path, target: Path) -> None:
         aside = Path(tempfile.mkdtemp(prefix=f"damaged-{target.name[:8]}-", dir=target.parent))
         target.rename(aside / target.name)
         source.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _names(bundle: Path) -> dict[str, str]:
@@ -316,14 +319,6 @@ def _names(bundle: Path) -> dict[str, str]:
         return {f"bundle_{key}": str(description[key]) for key in ("name", "version")}
     except (KeyError, ValueError) as error:
         raise BundleError(f"{bundle / 'bundle.toml'}: {type(error).__name__}: {error}") from error
-
-
-def _sync(*paths: Path) -> None:
-    """Their content is on the disk when this returns."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
 
 
 def _pages(call: Any) -> list[Any]:
@@ -368,8 +363,7 @@ def _client(uri: str) -> Any:
         if uri.startswith(_SQLITE):
             file = Path(uri.removeprefix(_SQLITE))
             file.parent.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(file.with_name(f"{file.name}.lock").open("w"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            stack.enter_context(FileLock(file.with_name(f"{file.name}.lock")))
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

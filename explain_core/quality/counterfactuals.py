@@ -95,18 +95,6 @@ def counterfactual_figures(
     return figures
 
 
-def transfer_rate(
-    logits: Floats,
-    adversarial: Floats,
-    *,
-    rule: DecisionRule,
-    classes: Classes | None = None,
-    resampling: Resampling | None = None,
-) -> Estimate:
-    """Share of x_a that change a second classifier's decision; its logits on x and x_a, shape (N, K) each."""
-    return _estimate(resampling or Resampling(), mean, flipped(logits, adversarial, rule, classes))
-
-
 def distances(images: Floats, generated: Floats, threshold: float = GREY_LEVEL) -> dict[str, NDArray[np.float64]]:
     """How far generated images lie from their sources, per image, shape (N,) each.
 

@@ -93,24 +93,16 @@ class MapScores:
         return np.stack([np.append(self.precision, self.pointing), np.append(self.recall, 0.0)])
 
 
-def score_map(heatmap: Heatmap, truth: Mask, name: str = "the image") -> MapScores:
-    """Score one map, shape (H, W), against the mask of its truth, bool, of the same shape.
-
-    Raises:
-        ValueError: NaN or infinity in the map, another shape, or a truth that is not boolean; the message begins with
-            `name`.
-    """
-    _check(heatmap, truth, name)
-    return _score(heatmap, ranking(heatmap), truth)
-
-
 def score_maps(
     heatmaps: Sequence[Heatmap], truths: Sequence[Mask], names: Sequence[str] | None = None
 ) -> list[MapScores]:
-    """`score_map` of every pair; one array given for several images in a row (a prior) is ranked once.
+    """Score maps, shape (H, W) each, against the masks of their truths, bool, of the same shape.
+
+    One array given for several images in a row (a prior) is ranked once.
 
     Raises:
-        ValueError: as score_map, naming the image (its number where `names` is None); or unequal numbers.
+        ValueError: NaN or infinity in a map, another shape, or a truth that is not boolean; the message begins with the
+            image's name, or its number where `names` is None. Or unequal numbers.
     """
     called = [f"image {index}" for index in range(len(truths))] if names is None else names
     scores = []
@@ -177,16 +169,6 @@ def centre_map(size: int) -> Floats:
     axis = np.arange(size) - (size - 1) / 2
     distance: Floats = np.hypot(axis[:, None], axis[None, :])
     return -distance
-
-
-def bootstrap_interval(
-    values: NDArray[np.floating], *, draws: int = 2000, seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `values`, shape (N,)."""
-    generator = np.random.default_rng(seed)
-    means = values[generator.integers(0, len(values), (draws, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def _check(heatmap: Heatmap, truth: Mask, name: str) -> None:

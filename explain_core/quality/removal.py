@@ -34,21 +34,6 @@ class Blurred:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Constant:
-    """Replaces pixels by one grey value.
-
-    Attributes:
-        value: in [0, 1].
-    """
-
-    value: float = 0.0
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """What takes the place of each pixel, shape (N, 1, S, S)."""
-        return torch.full_like(images, self.value)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PixelRemoval:
     """Settings of deletion and insertion (Petsiuk et al. 2018, arXiv:1806.07421, section 3.3).
 

@@ -7,7 +7,7 @@ import pytest
 
 from explain_core.explanation import HeatmapScale, OutOfDistribution, Prediction
 from explain_core.radiograph import Radiograph
-from explain_core.testing.explainer import TOY_SCALE, ToyExplainer
+from explain_core.testing.explainer import ToyExplainer
 
 
 def explained(image, explainer=None):
@@ -55,34 +55,3 @@ def test_similar_kept_and_decision_changed_follow_the_probabilities():
     crossed = replace(explanation, similar=replace(explanation.similar, probability=0.49))
     assert crossed.similar_kept is False
     assert replace(explanation, similar=None).similar_kept is None
-
-
-@pytest.mark.parametrize("spot", [0.0, 0.3])
-def test_the_toy_classifies_as_it_explains(spot):
-    toy = ToyExplainer(roughness_limit=0.01)
-    assessment, explanation = toy.classify(radiograph(spot=spot)), explained(radiograph(spot=spot), toy)
-    assert assessment.prediction == explanation.prediction
-    assert assessment.out_of_distribution == explanation.out_of_distribution
-    assert assessment == explanation.assessment
-    assert explanation.prediction.positive is (spot > 0)
-
-
-def test_the_toys_images_have_the_sources_aspect_ratio():
-    explanation = explained(radiograph((200, 100)))
-    assert explanation.seen.shape == explanation.similar.image.shape == explanation.adversarial.image.shape == (64, 32)
-
-
-def test_the_toys_deletion_falls_where_its_map_is_right_and_is_high_where_nothing_changes():
-    found, empty = (explained(radiograph(spot=spot)) for spot in (0.3, 0.0))
-    assert 0 <= found.deletion < 0.5
-    assert empty.deletion == pytest.approx(1 - empty.prediction.probability)
-
-
-def test_the_toy_says_what_is_far_only_when_asked_to():
-    noise = np.random.default_rng(0).random((128, 128), np.float32)
-    rough = Radiograph(pixels=noise, spacing=None, orientation=None, source_id="x")
-    assert ToyExplainer().classify(rough).out_of_distribution is None
-    toy = ToyExplainer(roughness_limit=0.05)
-    assert toy.classify(rough).out_of_distribution.far
-    assert not toy.classify(radiograph()).out_of_distribution.far
-    assert 0 < TOY_SCALE.floor < TOY_SCALE.full_scale

@@ -173,11 +173,11 @@ def main(folder: Path) -> None:
     def slow(bundle: Path):
         toy = load(bundle)
 
-        def explain(radiograph, methods):
+        def explain(radiograph, methods, assessment=None):
             (folder / "began").touch()
             while (folder / "hang").exists():
                 time.sleep(0.01)
-            return toy.explain(radiograph, methods)
+            return toy.explain(radiograph, methods, assessment)
 
         return Wrapped(toy, explain)
 

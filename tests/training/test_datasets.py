@@ -7,6 +7,7 @@ import pytest
 from explain_core.geometry import InputSpec
 from training import cohort, datasets
 from training.datasets import loading, masks, tables
+from training.datasets.tables import counted
 from training.splits import TEST_FOLDS, VALIDATION_FOLDS
 
 
@@ -37,7 +38,7 @@ def test_kermany_reads_as_its_readme_says(shared_data):
     assert {"bacteria", "virus"} <= {f.lower() for s in samples for f in s.findings}
     assert np.bincount([s.target for s in samples]).tolist() == [1583, 2780, 1493]
     # the official split has 170 groups on both sides
-    assert samples.problem_counts == {tables.Kind.PATIENT_IN_TWO_SPLITS: 170}
+    assert counted(samples.problems) == {tables.Kind.PATIENT_IN_TWO_SPLITS: 170}
     splits = {}
     for sample in samples:
         splits.setdefault(sample.patient_id, set()).add(sample.split)

@@ -10,7 +10,7 @@ from PIL import Image
 from training import datasets
 from training.datasets.readers import nih14
 from training.datasets.samples import split_of_fold
-from training.datasets.tables import Kind
+from training.datasets.tables import Kind, counted
 
 OLD = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImage[Width"
 OLD += ",Height],OriginalImagePixelSpacing[x,y],"
@@ -93,7 +93,7 @@ def test_the_published_folder_is_read(nih14_folder):
     assert all(s.boxes == () for s in found)
     assert [s.sex for s in found] == ["M", "M", "F", "F", "M", ""]
     assert [s.age for s in found] == [58, 58, 0.75, pytest.approx(13 / 365, rel=1e-4), None, 40]
-    assert found.problem_counts == {Kind.LABEL_UNKNOWN: 2, Kind.BOX_CLIPPED: 1, Kind.BOX_UNMATCHED: 1}
+    assert counted(found.problems) == {Kind.LABEL_UNKNOWN: 2, Kind.BOX_CLIPPED: 1, Kind.BOX_UNMATCHED: 1}
     assert "Wang X" in datasets.attribution("nih14")
 
 
@@ -145,7 +145,7 @@ def test_radiologists_take_the_place_of_text(nih14_folder, rsna_folder):
     assert list(found[3:]) == list(plain[3:])
     assert len(found) == len(plain), "they add no image"
     assert [s.findings for s in found] == [s.findings for s in plain]
-    assert found.problem_counts[Kind.IMAGE_UNLABELLED] == 1, "r4 has no NIH name"
+    assert counted(found.problems)[Kind.IMAGE_UNLABELLED] == 1, "r4 has no NIH name"
 
 
 def test_what_is_missing_is_named(nih14_folder, rsna_folder):
@@ -171,6 +171,6 @@ def test_a_doubled_row_and_an_unknown_finding_are_named(nih14_folder):
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines, lines[1]]).replace("Infiltration|Mass", "Infiltration|Pox"))
     found = datasets.read(f"nih14:{nih14_folder}")
-    assert found.problem_counts[Kind.DUPLICATE_ROW] == 1
+    assert counted(found.problems)[Kind.DUPLICATE_ROW] == 1
     assert any("Finding Labels has Pox" in problem.detail for problem in found.problems)
     assert (found[1].target, found[1].findings) == (1, {"Infiltration"})

@@ -15,7 +15,7 @@ from explain_core.geometry import InputSpec
 from training import datasets
 from training.datasets import collecting, images, loading, masks, samples, tables
 from training.datasets.samples import Sample, fold_of_split
-from training.datasets.tables import Kind
+from training.datasets.tables import Kind, counted
 from training.splits import TEST_FOLDS, VALIDATION_FOLDS
 
 
@@ -84,7 +84,7 @@ def folder(tmp_path):
 def test_a_clean_folder_reads_without_a_problem(folder):
     dataset = datasets.read(f"folder:{folder}")
     assert dataset.problems == ()
-    assert dataset.problem_counts == {}
+    assert counted(dataset.problems) == {}
     assert (dataset.classes, dataset.exclusive) == (("normal", "opacity"), False)
     assert [s.target for s in dataset] == [0, 1, None, 1]
     assert [s.split for s in dataset] == ["train", "validation", "test", ""]
@@ -131,7 +131,7 @@ def test_bad_boxes_are_clipped_or_left_out_and_named(folder):
     dataset = datasets.read(f"folder:{folder}")
     (sample,) = (s for s in dataset if s.boxes)
     assert sample.boxes == ((0, 4 / 32, 6 / 32, 12 / 32), (30 / 32, 30 / 32, 2 / 32, 2 / 32), (0, 0, 1, 1))
-    assert dataset.problem_counts == {
+    assert counted(dataset.problems) == {
         Kind.BOX_CLIPPED: 2, Kind.BOX_OUTSIDE: 2, Kind.BOX_EMPTY: 2, Kind.DUPLICATE_ROW: 1, Kind.BOX_UNMATCHED: 1,
     }  # fmt: skip
     assert dataset.problems[0].where == "boxes.csv, line 2"
@@ -196,7 +196,7 @@ def test_duplicate_rows_and_unknown_values_are_named(folder):
     )
     dataset = datasets.read(f"folder:{folder}")
     assert [s.target for s in dataset] == [0, None, None, None]
-    assert dataset.problem_counts == {Kind.LABEL_UNKNOWN: 3, Kind.DUPLICATE_ROW: 1, Kind.SPLIT_UNKNOWN: 1}
+    assert counted(dataset.problems) == {Kind.LABEL_UNKNOWN: 3, Kind.DUPLICATE_ROW: 1, Kind.SPLIT_UNKNOWN: 1}
     assert only(dataset, Kind.DUPLICATE_ROW)[0].where == "labels.csv, line 3"
 
 
@@ -363,7 +363,7 @@ def test_the_challenges_own_folder_is_read(rsna):
     ]  # fmt: skip
     assert [len(s.boxes) for s in dataset] == [0, 0, 2, 1]
     assert dataset[2].boxes[0] == (0.125, 0.25, 0.25, 0.5)
-    assert dataset.problem_counts == {Kind.NOT_USED: 1, Kind.BOX_CLIPPED: 1}
+    assert counted(dataset.problems) == {Kind.NOT_USED: 1, Kind.BOX_CLIPPED: 1}
     assert "1 of 5 patients" in only(dataset, Kind.NOT_USED)[0].detail
     image = loading.load_inputs([dataset[2]], InputSpec(size=64))[0, 0].numpy()
     assert (image[masks.union_mask(dataset[2].boxes[:1], 64)] == 255).all()
@@ -404,7 +404,7 @@ def test_rsna_names_every_fault_of_its_tables(rsna):
     assert {s.patient_id: (s.split, s.target, len(s.boxes)) for s in dataset} == {
         "n1": ("test", 0, 0), "o1": ("test", 1, 1), "o2": ("validation", None, 0),
     }  # fmt: skip
-    assert dataset.problem_counts == {
+    assert counted(dataset.problems) == {
         Kind.DUPLICATE_ROW: 3, Kind.LABEL_CONTRADICTED: 1, Kind.PATIENT_IN_TWO_SPLITS: 1, Kind.SPLIT_UNKNOWN: 1,
         Kind.IMAGE_UNLABELLED: 1, Kind.NOT_USED: 1, Kind.BOX_OUTSIDE: 1,
     }  # fmt: skip
@@ -418,8 +418,8 @@ def test_rsna_images_that_are_missing_or_cut_off_are_named(rsna):
     (images / "o2.dcm").write_bytes(b"DICM")
     dataset = datasets.read(f"rsna:{rsna}")
     assert [s.patient_id for s in dataset] == ["n2"]
-    assert dataset.problem_counts[Kind.IMAGE_MISSING] == 1
-    assert dataset.problem_counts[Kind.IMAGE_UNREADABLE] == 2
+    assert counted(dataset.problems)[Kind.IMAGE_MISSING] == 1
+    assert counted(dataset.problems)[Kind.IMAGE_UNREADABLE] == 2
     shutil.rmtree(images)
     with pytest.raises(SystemExit, match="stage_2_train_images is missing"):
         datasets.read(f"rsna:{rsna}")
@@ -478,7 +478,7 @@ def test_nih_boxes_of_both_files_are_read(nih_folder, tmp_path):
     assert dataset[0].boxes == ()
     assert dataset[1].finding_boxes == {}
     assert len(dataset[1].boxes) == 1
-    assert dataset.problem_counts == {Kind.BOX_CLIPPED: 1, Kind.LABEL_UNKNOWN: 1, Kind.BOX_UNMATCHED: 1}
+    assert counted(dataset.problems) == {Kind.BOX_CLIPPED: 1, Kind.LABEL_UNKNOWN: 1, Kind.BOX_UNMATCHED: 1}
     assert {s.split for s in dataset} == set(samples.SPLITS)
     assert all(s.split == samples.split_of_fold(s.fold) for s in dataset)
 
@@ -494,7 +494,7 @@ def test_nih_labels_that_are_not_known_are_named(nih_folder, tmp_path):
     assert len(dataset) == 40
     assert dataset[0].target is None
     assert dataset[0].findings == {"Infiltration"}
-    assert dataset.problem_counts == {Kind.LABEL_UNKNOWN: 2, Kind.DUPLICATE_ROW: 1}
+    assert counted(dataset.problems) == {Kind.LABEL_UNKNOWN: 2, Kind.DUPLICATE_ROW: 1}
 
 
 def test_kermany_has_three_classes_and_no_group_in_two_splits(tmp_path):
@@ -515,7 +515,7 @@ def test_kermany_has_three_classes_and_no_group_in_two_splits(tmp_path):
     assert [s.target for s in dataset] == [0, 1, 2, 1, None]
     assert [s.split for s in dataset] == ["train", "validation", "test", "test", "train"]
     assert [s.fold for s in dataset] == [fold_of_split(s.split) for s in dataset]
-    assert dataset.problem_counts == {Kind.LABEL_UNKNOWN: 1, Kind.PATIENT_IN_TWO_SPLITS: 1}
+    assert counted(dataset.problems) == {Kind.LABEL_UNKNOWN: 1, Kind.PATIENT_IN_TWO_SPLITS: 1}
 
 
 def test_a_tenth_of_kermanys_training_groups_validates(shared_data):

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from retraining import empty_registry, finished, job_text, make_champion
 
-from training.retrain.folder import JobFolder
-from training.retrain.job import Job, JobError, load, table_keys
+from explain_core.jobs import JobFolder
+from training.retrain.job import Job, JobError, load
 from training.retrain.judging import settings
 from training.retrain.run import prepare
 
@@ -111,9 +111,10 @@ def test_the_site_limits_what_a_job_claims():
 
 def test_every_key_is_in_the_documentation(root):
     text = (root / "docs" / "retraining.md").read_text()
-    for table, keys in table_keys().items():
+    for table, of in Job.model_fields.items():
         section = text.split(f"### [{table}]", 1)[1].split("\n##", 1)[0]
-        for key, default in keys.items():
+        for key, field in of.annotation.model_fields.items():
+            default = "required" if field.is_required() else field.default
             row = next(line for line in section.splitlines() if line.startswith(f"| `{key}`"))
             shown = json.dumps(default) if isinstance(default, (str, bool)) else str(default)
             assert default in ("required", None, "") or shown in row, (table, key)
@@ -240,12 +241,13 @@ def test_another_grid_than_the_champions_is_refused_before_training(tmp_path, pa
 
 def test_a_job_that_became_invalid_has_failed(tmp_path, parts):
     folder = JobFolder(tmp_path / "job")
+    folder.make()
     prepare(folder, load(asked(tmp_path, parts)))
-    assert (folder.state()["state"], folder.path.stat().st_mode & 0o777) == ("queued", 0o700)
+    assert (folder.told()["state"], folder.path.stat().st_mode & 0o777) == ("queued", 0o700)
     assert folder.job_file.stat().st_mode & 0o777 == 0o600
     folder.job_file.write_text('[data]\nsources = ["nih:x"]\n[classifier]\nepocs = 3\n')
     assert finished(folder.path) == FAILED
-    found = folder.state()
+    found = folder.told()
     assert found["state"] == "failed"
     assert "job.toml:4: classifier.epocs: unknown key" in found["error"]
 
@@ -283,7 +285,7 @@ def test_two_processes_train_the_classifier_of_one_job(tmp_path, parts):
         job = asked(folder, parts, classifier={"processes": processes, "precision": "32-true"})
         assert finished(folder / "job", job=job, die_in="calibrate", when="begun") == -9, JobFolder(
             folder / "job"
-        ).state()
+        ).told()
         made = json.loads((folder / "job" / "stages" / "classifier" / "classifier.json").read_text())
         weights.append([row["loss"] for row in made["history"]])
     assert weights[0] == pytest.approx(weights[1], rel=1e-3)

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from explain_core.files import read_json
 from training import datasets
 from training.errors import TrainingError
 from training.retrain import collect, splits_book
-from training.retrain.folder import read_json
 from training.retrain.job import Job, JobError, RehearsalTable, load, patient_prefix
 from training.retrain.parts import rehearsed
 from training.retrain.training import matched_threshold

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from retraining import empty_registry, finished, job_text, make_champion, started
 
-from training.retrain.folder import STAGES, JobBusy, JobFolder
+from explain_core.jobs import STAGES, JobBusy, JobFolder
 
 DONE, CANCELLED, WAITING = 0, 4, 75
 
@@ -135,8 +135,8 @@ def test_cancelled_it_stops_where_it_is_and_goes_on_later(tmp_path, parts, stage
     long = {"classifier": {"epochs": 5000}, "generators": {"steps": 50000}}
     job, path = prepare(tmp_path, parts, **{stage: long[stage]}), tmp_path / "job"
     process = started(path, job=job)
-    wait_for(lambda: path.exists() and JobFolder(path).state().get("stage") == stage)
-    wait_for(lambda: JobFolder(path).state().get("done", 0) > 0)
+    wait_for(lambda: path.exists() and JobFolder(path).told().get("stage") == stage)
+    wait_for(lambda: JobFolder(path).told().get("done", 0) > 0)
     (path / "cancel").touch()
     process.join(30)
     assert process.exitcode == CANCELLED
@@ -176,7 +176,7 @@ def test_killed_with_several_processes_it_leaves_none(tmp_path, parts, when):
     process = started(path, job=job)
     wait_for(lambda: len(_trainers(path)) == 3)  # torchrun and two
     if when == "in training":
-        wait_for(lambda: JobFolder(path).state().get("done", 0) > 0)
+        wait_for(lambda: JobFolder(path).told().get("done", 0) > 0)
     os.kill(process.pid, signal.SIGKILL)
     process.join(10)
     try:

@@ -7,8 +7,8 @@ from retraining import empty_registry, finished, job_text
 
 from explain_core.bundles.bundle import load
 from explain_core.bundles.files import toml_text
+from explain_core.jobs import JobFolder
 from training.errors import TrainingError
-from training.retrain.folder import JobFolder
 from training.retrain.job import ON_PIXELS, Job
 from training.retrain.stage import Context
 from training.retrain.training import classifier_settings, generator_settings
@@ -104,7 +104,7 @@ def test_a_champion_that_decides_by_a_map_is_retrained_to_one_that_does(bundle, 
     changes = {"data": {"sources": ["phantom?size=64&train=32&validation=12&test=12"]}}
     (tmp_path / "asked.toml").write_text(job_text(tmp_path, tmp_path / "champion", **changes))
     path = tmp_path / "job"
-    assert finished(path, job=tmp_path / "asked.toml", die_in="evaluate", when="begun") == -9, JobFolder(path).state()
+    assert finished(path, job=tmp_path / "asked.toml", die_in="evaluate", when="begun") == -9, JobFolder(path).told()
     before, after = load(bundle), load(path / "stages" / "bundle" / "bundle")
     assert after.description["classifier"] == {"architecture": "evidence_lite0", "outputs": ["Lung opacity"]}
     assert after.description["generators"] == before.description["generators"]

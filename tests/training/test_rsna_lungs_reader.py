@@ -13,7 +13,7 @@ from training import datasets
 from training.bundle import _parts
 from training.datasets import images, loading
 from training.datasets.readers import rsna_lungs
-from training.datasets.tables import Kind
+from training.datasets.tables import Kind, counted
 
 GREY = 90
 
@@ -98,7 +98,7 @@ def test_boxes_of_another_image_size_or_outside_are_named(lungs):
         ["a.png", 512, 512, 256, 256],
     )
     found = datasets.read(f"rsna_lungs:{lungs}")
-    assert found.problem_counts == {Kind.BOX_OUTSIDE: 1, Kind.BOX_CLIPPED: 1, Kind.BOX_EMPTY: 1}
+    assert counted(found.problems) == {Kind.BOX_OUTSIDE: 1, Kind.BOX_CLIPPED: 1, Kind.BOX_EMPTY: 1}
     assert "x=1100 y=40 width=200 height=200 in an image of 1024 x 1024" in found.problems[0].detail
     assert found.problems[0].where == "boxes.csv, line 2"
     assert found[0].boxes[-1] == (0.5, 0.5, 0.25, 0.25)
@@ -111,7 +111,7 @@ def test_missing_images_and_unknown_classes_are_named(lungs):
     (lungs / "labels.csv").write_text(text.replace("No Lung Opacity / Not Normal", "Hazy"))
     found = datasets.read(f"rsna_lungs:{lungs}")
     assert [s.path.name for s in found] == ["a.png"]
-    assert found.problem_counts == {Kind.IMAGE_MISSING: 1, Kind.LABEL_UNKNOWN: 1}
+    assert counted(found.problems) == {Kind.IMAGE_MISSING: 1, Kind.LABEL_UNKNOWN: 1}
     (lungs / "masks_320.zip").unlink()
     with pytest.raises(SystemExit, match=r"masks_320\.zip is missing; it says what is visible"):
         datasets.read(f"rsna_lungs:{lungs}")

@@ -15,6 +15,7 @@ from explain_core import blur
 from explain_core.augmentation import registered_average
 from explain_core.blur import weighted_blur
 from explain_core.classifier import Classifier
+from explain_core.files import fresh
 from explain_core.method import DecisionMethod, Method
 from explain_core.quality import controls, localisation
 from training.benchmark.profiles import SEARCHING
@@ -164,9 +165,8 @@ def kept(path: Path, mark: str, make: Callable[[], Row]) -> Row:
     row = make()
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = {f"column_{name}": values for name, values in row.columns.items()}
-    new = path.with_suffix(".new.npz")
-    np.savez_compressed(new, mark=np.array(mark), maps=row.maps, **columns)
-    new.replace(path)
+    with fresh(path) as file:
+        np.savez_compressed(file, mark=np.array(mark), maps=row.maps, **columns)
     return row
 
 

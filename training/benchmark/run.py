@@ -22,6 +22,7 @@ from explain_core.bundles.bundle import load as load_bundle
 from explain_core.classifier import need_gradients
 from explain_core.engine import choose_device
 from explain_core.errors import ExplainError
+from explain_core.files import write
 from explain_core.geometry import InputSpec
 from explain_core.methods.adversarial import Adversarial
 from explain_core.methods.similar_adversarial import SimilarAdversarialMethod
@@ -53,7 +54,7 @@ from training.benchmark.rows import (
     suffixes,
 )
 from training.benchmark.stages import Bench, floats
-from training.checkpoints import fingerprint, write
+from training.checkpoints import fingerprint
 from training.datasets import tables
 
 Figures = dict[str, Any]
@@ -230,9 +231,6 @@ def _check(images: cohort.Cohort, request: Request) -> None:
 
 def _data(spec: str, bench: Bench, problems: Sequence[tables.Problem]) -> Figures:
     images = bench.cohort
-    counts: dict[str, int] = {}
-    for problem in problems:
-        counts[str(problem.kind)] = counts.get(str(problem.kind), 0) + 1
     return {
         "spec": spec,
         "size": images.size,
@@ -244,7 +242,7 @@ def _data(spec: str, bench: Bench, problems: Sequence[tables.Problem]) -> Figure
         "validation": len(bench.validation),
         "test": len(bench.test),
         "classes": list(images.classes),
-        "problem_counts": counts,
+        "problem_counts": tables.counted(problems),
         "problems": [[str(problem.kind), problem.where, problem.detail] for problem in problems],
     }
 

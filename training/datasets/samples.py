@@ -1,7 +1,6 @@
 """A labelled radiograph, a dataset of them, and the one split by patient."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,11 +96,6 @@ class Dataset(Sequence[Sample]):
 
     def __len__(self) -> int:
         return len(self.samples)
-
-    @property
-    def problem_counts(self) -> dict[str, int]:
-        """How many problems of each kind, most frequent first."""
-        return {str(kind): count for kind, count in Counter(problem.kind for problem in self.problems).most_common()}
 
     def part(self, split: str) -> tuple[Sample, ...]:
         """The samples of "train", "validation" or "test"."""

@@ -2,7 +2,8 @@
 
 import csv
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -43,6 +44,11 @@ class Problem:
     kind: Kind
     where: str
     detail: str
+
+
+def counted(problems: Iterable[Problem]) -> dict[str, int]:
+    """How many problems of each kind, most frequent first."""
+    return {str(kind): count for kind, count in Counter(problem.kind for problem in problems).most_common()}
 
 
 @dataclass(frozen=True, slots=True)

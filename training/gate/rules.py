@@ -1,13 +1,12 @@
 """The rules of a gate and how they are read from TOML: every mistake is named with its line and what is known."""
 
 import math
-import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from explain_core import toml_files
 from training.errors import TrainingError
 
 DEFAULT = Path(__file__).parent.with_suffix(".toml")
@@ -123,14 +122,9 @@ class Rules:
         """
         file = path or DEFAULT
         try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise GateError(f"{file}: the gate's rules cannot be read: {error}") from error
-        try:
-            content = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            line = re.search(r"line (\d+)", str(error))
-            raise GateError(f"{file}:{line[1] if line else 1}: {error}") from error
+            content, text = toml_files.read(file, "the gate's rules")
+        except toml_files.TomlWrong as error:
+            raise GateError(str(error)) from None
         return cls(_Reader(str(file), text).rules(content))
 
 
@@ -151,7 +145,8 @@ class _Reader:
     text: str
 
     def error(self, index: int, key: str, message: str) -> GateError:
-        return GateError(f"{self.file}:{_line(self.text, index, key)}: {message}")
+        path = (key,) if index < 0 else ("rule", index, key)
+        return GateError(f"{self.file}:{toml_files.line_of(self.text, path) or 1}: {message}")
 
     def rules(self, content: Mapping[str, Any]) -> tuple[Rule, ...]:
         for key in content:
@@ -254,16 +249,3 @@ class _Reader:
 
 def _known(names: Sequence[str]) -> str:
     return f"known are: {', '.join(names)}"
-
-
-def _line(text: str, index: int, key: str) -> int:
-    """Line, from 1, of a key of the rule at `index` (-1: outside rules), or of the rule's header."""
-    rule, header = -1, 1
-    for number, line in enumerate(text.splitlines(), start=1):
-        if re.match(r"\s*\[\[\s*[\"']?rule[\"']?\s*\]\]", line):
-            rule += 1
-            header = number if rule == index else header
-        named = re.match(rf"\s*(?:\[+\s*)?[\"']?{re.escape(key)}[\"']?\s*[=.\]]", line)
-        if named and index in {rule, -1}:
-            return number
-    return header

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from explain_core.bundles.files import SUMS, digest_of, verify
+from explain_core.files import write, write_json
 from explain_core.geometry import InputSpec
 from training import datasets
 from training.datasets import loading, masks, tables
@@ -33,7 +34,6 @@ from training.datasets.samples import Dataset, Sample
 from training.datasets.tables import Problem
 from training.errors import TrainingError
 from training.progress import Progress
-from training.retrain.folder import write_json, write_text
 from training.retrain.job import REGISTRY, Job, patient_prefix, source_name, source_spec
 
 CHUNK = 64
@@ -228,7 +228,7 @@ def _write_manifest(folder: Path, rows: Sequence[Sequence[Any]]) -> None:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(rows)
-    write_text(folder / "manifest.csv", table.getvalue())
+    write(folder / "manifest.csv", table.getvalue())
 
 
 class _array:  # noqa: N801 - reads as what it is: with _array(...)

@@ -1,23 +1,20 @@
 """job.toml -> Job: what a retraining job is asked. Unknown keys and wrong values are errors with file and line."""
 
-import difflib
 import json
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
+from explain_core import toml_files
 from explain_core.bundles.files import toml_text
 from training.errors import TrainingError
 
 REGISTRY = "registry"
 """As [champion] bundle: the version that the registry calls champion."""
 
-_HEADER = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]")
-_KEY = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=")
 _SOURCE = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)=)?(?P<spec>(?P<reader>[a-z][a-z0-9_]*)(?:[:?].*)?)", re.DOTALL)
 
 
@@ -308,24 +305,19 @@ def load(path: Path, *, defaults: Mapping[str, Any] | None = None, sources: Sequ
         JobError: in one line, `file:line: key: what to do`.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise JobError(f"{path}: cannot read the job: {reason}") from None
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        line = re.search(r"at line (\d+)", str(error))
-        where = line[1] if line else max(1, len(text.splitlines()))
-        raise JobError(f"{path}:{where}: not valid TOML: {error}") from None
+        table, text = toml_files.read(path, "the job")
+    except toml_files.TomlWrong as error:
+        raise JobError(str(error)) from None
     _complete(table, defaults or {}, sources)
     try:
         job = Job.model_validate(table)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise _located(path, text, first["loc"], _advice(first)) from None
+        advice = toml_files.advice(first, Job, 'add this key, for example sources = ["nih:/data/nih"]')
+        raise JobError(toml_files.located(path, text, first["loc"], advice)) from None
     if job.split.test + job.split.validation > 0.8:  # noqa: PLR2004 - or too little is left to learn from
-        raise _located(path, text, ("split", "test"), "test and validation together must leave 0.2 for training")
+        advice = "test and validation together must leave 0.2 for training"
+        raise JobError(toml_files.located(path, text, ("split", "test"), advice))
     return job
 
 
@@ -340,57 +332,9 @@ def _complete(table: dict[str, Any], defaults: Mapping[str, Any], sources: Seque
             given.extend(sources)
 
 
-def _located(path: Path, text: str, loc: Sequence[str | int], advice: str) -> JobError:
-    line = _line(text, loc)
-    key = ".".join(str(part) for part in loc)
-    return JobError(f"{path}:{line}: {key}: {advice}" if line else f"{path}: {key}: {advice}")
-
-
-def _line(text: str, loc: Sequence[str | int]) -> int | None:
-    """The line of [table] and key, else that of the table; counted from 1."""
-    found, table, own = None, "", None
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := _HEADER.match(line):
-            table = header[1]
-            found = found or (number if table == loc[0] else None)
-        elif (key := _KEY.match(line)) and len(loc) > 1 and (table, key[1]) == (loc[0], loc[1]):
-            own = own or number
-        elif key and not table and key[1] == loc[0]:
-            found = found or number
-    return own or found
-
-
-def _advice(error: Any) -> str:
-    """What to do about one error; never the value, which may be a password in a URL."""
-    kind, loc = error["type"], error["loc"]
-    if kind == "extra_forbidden":
-        model: Any = Job
-        for part in loc[:-1]:
-            model = model.model_fields[part].annotation
-        known = sorted(model.model_fields)
-        close = difflib.get_close_matches(str(loc[-1]), known, n=1)
-        return f"unknown key; did you mean {close[0]}?" if close else f"unknown key; known: {', '.join(known)}"
-    if kind == "missing":
-        return 'add this key, for example sources = ["nih:/data/nih"]' if loc[-1] in {"sources", "data"} else "add it"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return message.replace("Input should", "should") if message.startswith("Input") else message
-
-
 def value_of(text: str) -> Any:
     """A value given on the command line: JSON where it is JSON, else the text itself."""
     try:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def table_keys() -> dict[str, dict[str, Any]]:
-    """Every table and key with its default; what has none is "required"."""
-    tables: dict[str, dict[str, Any]] = {}
-    for name, field in Job.model_fields.items():
-        kinds = [field.annotation, *get_args(field.annotation)]
-        model: Any = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section))
-        tables[name] = {
-            key: "required" if one.is_required() else one.default for key, one in model.model_fields.items()
-        }
-    return tables

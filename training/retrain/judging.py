@@ -8,12 +8,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from explain_core.files import read_json, write, write_json
 from training import datasets, gate
 from training.making import finish
 from training.measure.comparison import compare
 from training.report import model_card, page
 from training.retrain.collect import open_registry
-from training.retrain.folder import read_json, write_json, write_text
 from training.retrain.job import Job, RehearsalTable, source_name, source_reader
 from training.retrain.parts import load
 from training.retrain.stage import Context
@@ -73,7 +73,7 @@ def report(context: Context) -> dict[str, Any]:
     figures = read_json(folder.stage("evaluate") / "figures.json")
     verdict = gate.Verdict.from_dict(read_json(folder.stage("gate") / "verdict.json"))
     described, past = description(context), history(context)
-    write_text(folder.path / "report.html", page.html(figures, verdict, described, past))
+    write(folder.path / "report.html", page.html(figures, verdict, described, past))
     context.progress(0.6)
     aside = out / "bundle"
     shutil.rmtree(aside, ignore_errors=True)
@@ -110,7 +110,7 @@ def attributions(context: Context) -> str:
 
 def description(context: Context) -> dict[str, Any]:
     """What the report says of the job."""
-    state = context.folder.state()
+    state = context.folder.told()
     return {
         "id": context.folder.name,
         "name": context.job.job.name,

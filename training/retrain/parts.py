@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from explain_core.files import read_json, write
 from training.cohort import Cohort
 from training.datasets import collecting
 from training.datasets.tables import Kind
 from training.errors import TrainingError
 from training.retrain import splits_book
 from training.retrain.collect import manifest, problems_of
-from training.retrain.folder import read_json, write_text
 from training.retrain.job import Job, LimitsTable, RehearsalTable
 
 SPLITS = splits_book.SPLITS
@@ -157,7 +157,7 @@ def write_splits(
     writer.writerows(
         [row["row"], row["patient"], split, target] for row, split, target in zip(rows, splits, targets, strict=True)
     )
-    write_text(folder / "splits.csv", table.getvalue())
+    write(folder / "splits.csv", table.getvalue())
 
 
 def load(collected: Path, split: Path, *wanted: str) -> Cohort:

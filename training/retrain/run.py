@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from explain_core.bundles.registry import RegistryUnreachable
+from explain_core.files import read_json, write, write_json
+from explain_core.jobs import RESERVE, STAGES, JobFolder, JobLog, JobState, now
 from training.errors import TrainingError
 from training.progress import Cancelled
 from training.retrain import job as jobs
-from training.retrain.folder import RESERVE, STAGES, JobFolder, JobLog, now, read_json, write_json, write_text
 from training.retrain.job import Job
 from training.retrain.resources import limit_torch, stand_back
 from training.retrain.stage import Context, Stage
@@ -82,7 +83,7 @@ class Reporter:
 
     def _left(self, done: float, seconds: float) -> float:
         """Seconds left of the job, from how long its stages took so far and what they usually take."""
-        stages: dict[str, dict[str, Any]] = self.folder.state().get("stages", {})
+        stages: dict[str, dict[str, Any]] = self.folder.told().get("stages", {})
         spent = sum(WEIGHTS[name] for name, one in stages.items() if one.get("state") == "done")
         took = sum(float(one.get("seconds", 0.0)) for one in stages.values() if one.get("state") == "done")
         weight = WEIGHTS[self.stage] * max(done, 0.02)
@@ -115,10 +116,10 @@ def prepare(folder: JobFolder, job: Job) -> None:
     """Write down what is asked; the same again changes nothing."""
     text = job.text()
     if not folder.job_file.is_file() or folder.job_file.read_text(encoding="utf-8") != text:
-        write_text(folder.job_file, text, mode=0o600)
+        write(folder.job_file, text, mode=0o600)
         folder.forget_starts()
-    if not folder.state():
-        folder.update(state="queued", name=job.job.name, created_at=now())
+    if not folder.told():
+        folder.update(state=JobState.QUEUED, name=job.job.name, created_at=now())
 
 
 @dataclass
@@ -159,6 +160,7 @@ def run(request: Request, stages: tuple[Stage, ...] | None = None) -> int:
         JobError: job.toml is wrong; the job has then failed.
     """
     folder = JobFolder(request.path)
+    folder.make()
     with folder.lock(), _signals() as stopping:
         if request.job is not None:
             prepare(folder, request.job)
@@ -166,7 +168,7 @@ def run(request: Request, stages: tuple[Stage, ...] | None = None) -> int:
             job = jobs.load(folder.job_file)
         except jobs.JobError as error:
             if folder.job_file.is_file():
-                folder.update(state="failed", error=str(error), eta_seconds=None)
+                folder.update(state=JobState.FAILED, error=str(error), eta_seconds=None)
             raise
         limits = {key: request.limits.get(key) for key in ("nice", "threads", "gpu_memory_fraction")}
         resources = job.resources.within(**limits)
@@ -214,7 +216,7 @@ class _Run:
                 if reason is None:
                     return self._failed(error)
             retry_at = (datetime.now(UTC) + timedelta(seconds=wait)).isoformat(timespec="seconds")
-            self.folder.update(state="waiting", error=reason, retry_at=retry_at, eta_seconds=None)
+            self.folder.update(state=JobState.WAITING, error=reason, retry_at=retry_at, eta_seconds=None)
             self.folder.log(f"waiting {wait:.0f} s: {reason}")
             self.request.say(f"waiting {wait:.0f} s: {reason}")
             try:
@@ -228,7 +230,7 @@ class _Run:
     def _all(self) -> Context:
         self._look()
         self.folder.reserve()
-        self.folder.update(state="running", error=None, retry_at=None, verdict=None, version=None)
+        self.folder.update(state=JobState.RUNNING, error=None, retry_at=None, verdict=None, version=None)
         if self.stages is None:
             limit_torch(self.job.resources)
             from training.retrain.stages import STAGES as REAL  # noqa: PLC0415 - loads PyTorch
@@ -243,7 +245,7 @@ class _Run:
 
     def _force(self, verdict: str) -> None:
         """Keep a reason together with the verdict that it was given for; for any other it is none."""
-        state = self.folder.state()
+        state = self.folder.told()
         if self.request.force:
             self.folder.update(forced=self.request.force, forced_for=verdict)
         elif "forced" in state and state.get("forced_for") != verdict:
@@ -257,14 +259,14 @@ class _Run:
         mark = hashlib.sha256(json.dumps(stage.inputs(context), sort_keys=True).encode()).hexdigest()
         done = read_json(folder / "done.json")
         if done.get("fingerprint") == mark:
-            self._stage_state(stage.name, "done", done["seconds"])
+            self._stage_state(stage.name, JobState.DONE, done["seconds"])
             return
         if read_json(folder / "begun.json").get("fingerprint") != mark:
             shutil.rmtree(folder)
             folder.mkdir()
             write_json(folder / "begun.json", {"fingerprint": mark, "at": now()})
         reporter = Reporter(self.folder, stage.name, self.request.say, self.stopping)
-        self._stage_state(stage.name, "running")
+        self._stage_state(stage.name, JobState.RUNNING)
         self.folder.update(stage=stage.name, done=0.0, figures={})
         self.folder.log(f"stage {stage.name}")
         reporter(0.0)
@@ -273,12 +275,12 @@ class _Run:
             made = stage.make(context)
         seconds = round(time.monotonic() - reporter.began, 2)
         write_json(folder / "done.json", {"fingerprint": mark, "seconds": seconds, "at": now(), "made": made})
-        self._stage_state(stage.name, "done", seconds)
+        self._stage_state(stage.name, JobState.DONE, seconds)
         self.folder.update(done=1.0)
         self.folder.log(f"stage {stage.name} done in {seconds:.1f} s: {json.dumps(made)[:500]}")
 
     def _stage_state(self, name: str, state: str, seconds: float = 0.0) -> None:
-        stages = self.folder.state().get("stages", {})
+        stages = self.folder.told().get("stages", {})
         self.folder.update(stages=stages | {name: {"state": state, "seconds": seconds}})
 
     def _look(self) -> None:
@@ -293,7 +295,7 @@ class _Run:
     def _finished(self, context: Context) -> int:
         verdict, made = context.made("gate"), context.made("register")
         passed = verdict.get("passed", True) or bool(context.forced)
-        state = "done" if passed else "refused"
+        state = JobState.DONE if passed else JobState.REFUSED
         summary = verdict | ({"forced": context.forced} if context.forced else {})
         self.folder.update(
             state=state, stage="", done=1.0, eta_seconds=0, figures={}, verdict=summary, version=made.get("version"),
@@ -305,7 +307,7 @@ class _Run:
     def _stopped(self, stop: Cancelled) -> int:
         cancelled = not isinstance(stop, Stopped) and self.folder.cancelled
         self.folder.update(
-            state="cancelled" if cancelled else "queued",
+            state=JobState.CANCELLED if cancelled else JobState.QUEUED,
             error=str(stop) if cancelled else "the process was told to stop; the job goes on when it is started again",
             eta_seconds=None,
         )
@@ -329,7 +331,7 @@ class _Run:
         if not known:
             reason = f"{type(error).__name__}: {reason}"
         self.folder.log("".join(traceback.format_exception(error)).rstrip())
-        self.folder.update(state="failed", error=reason, eta_seconds=None)
+        self.folder.update(state=JobState.FAILED, error=reason, eta_seconds=None)
         self.request.say(f"failed: {reason}")
         return FAILED
 

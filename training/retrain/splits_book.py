@@ -9,18 +9,18 @@ without a positive image, so that a split does not depend on the order of anythi
 """
 
 import csv
-import fcntl
 import hashlib
 import io
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
+from explain_core.files import write
+from explain_core.jobs import now
 from training.errors import TrainingError
-from training.retrain.folder import now
 
 SPLITS = ("train", "validation", "test")
 """From the least to the most held-out."""
@@ -123,7 +123,7 @@ def commit(path: Path, splits: Mapping[str, str], job: str) -> dict[str, str]:
         OSError: it cannot be written; it is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path):
+    with FileLock(path.with_name(f".{path.name}.lock")):
         book = read(path)
         fresh = {patient: split for patient, split in splits.items() if patient not in book}
         if fresh:
@@ -134,29 +134,5 @@ def commit(path: Path, splits: Mapping[str, str], job: str) -> dict[str, str]:
             when = now()
             writer.writerows([patient, split, job, when] for patient, split in sorted(fresh.items()))
             before = path.read_bytes() if book else b""
-            _replace(path, before + added.getvalue().encode())
+            write(path, before + added.getvalue().encode())
     return {patient: book.get(patient, split) for patient, split in splits.items()}
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.with_name(f".{path.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _replace(path: Path, content: bytes) -> None:
-    fresh = path.with_name(f".{path.name}.new")
-    try:
-        with fresh.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

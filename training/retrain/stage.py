@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from training.retrain.folder import JobFolder, read_json
+from explain_core.files import read_json
+from explain_core.jobs import JobFolder
 from training.retrain.job import Job
 
 
@@ -25,7 +26,7 @@ class Context:
     @property
     def forced(self) -> str:
         """Why this very verdict of the gate is passed over, "" where it is not."""
-        state, gate = self.folder.state(), self.made("gate")
+        state, gate = self.folder.told(), self.made("gate")
         meant = not gate.get("passed", True) and state.get("forced_for") == gate.get("verdict")
         return str(state.get("forced", "")) if meant else ""
 

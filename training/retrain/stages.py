@@ -4,11 +4,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from explain_core.files import write
+from explain_core.jobs import STAGES as NAMES
 from training.errors import TrainingError
 from training.gate import Rules
 from training.retrain import collect, judging, parts, splits_book, training
-from training.retrain.folder import STAGES as NAMES
-from training.retrain.folder import write_text
 from training.retrain.stage import Context, Stage
 from training.retrain.training import inputs, sha256
 
@@ -60,7 +60,7 @@ def _validate(context: Context) -> dict[str, Any]:
     reasons = parts.refusals(counts, context.job.limits, context.folder.stage("collect"))
     if reasons:
         text = "\n".join(reasons)
-        write_text(context.folder.stage("validate") / "problems.txt", text + "\n")
+        write(context.folder.stage("validate") / "problems.txt", text + "\n")
         raise TrainingError(f"nothing is trained: {text}")
     training.architecture(context)
     training.generator_settings(context)

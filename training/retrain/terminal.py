@@ -5,19 +5,20 @@ import sys
 import time
 from pathlib import Path
 
-from training.retrain.folder import read_json
+from explain_core.jobs import JobFolder, JobState
 
 
 def summary(path: Path) -> str:
     """What became of a job, in a few lines."""
-    state = read_json(path / "state.json")
-    lines = [f"{path}: {state.get('state')}"]
+    job = JobFolder(path)
+    state = job.told()
+    lines = [f"{path}: {job.state}"]
     if state.get("version"):
         lines.append(f"version {state['version']} of the registry")
     if forced := state.get("verdict", {}).get("forced"):
         lines.append(f"passed by force: {forced}")
     lines += [str(state["error"])] if state.get("error") else []
-    if (path / "report.html").is_file() and state.get("state") in {"done", "refused"}:
+    if (path / "report.html").is_file() and job.state in {JobState.DONE, JobState.REFUSED}:
         lines.append(f"report: {path / 'report.html'}")
     return "\n".join(lines)
 

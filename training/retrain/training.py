@@ -19,14 +19,15 @@ from explain_core import plugins
 from explain_core.bundles.bundle import Bundle
 from explain_core.bundles.bundle import load as load_bundle
 from explain_core.bundles.files import verify
+from explain_core.children import bound_to_parent
 from explain_core.classifier import Classifier, DecisionRule, offers, tempered
 from explain_core.engine import choose_device, for_inference
+from explain_core.files import read_json
 from explain_core.generators.features import KIND
 from explain_core.geometry import InputSpec
 from training import checkpoints, making, presets, scales
 from training.errors import TrainingError
-from training.retrain import child, parts, resources
-from training.retrain.folder import read_json
+from training.retrain import parts, resources
 from training.retrain.job import ON_PIXELS
 from training.retrain.stage import Context
 from training.runs import cohort_classifier, generators, image_classifier, temperature
@@ -129,7 +130,7 @@ def train_classifier(context: Context) -> dict[str, Any]:
             nice=asked.nice, threads=resources.threads(asked), gpu_memory_fraction=asked.gpu_memory_fraction
         )
         cohort_classifier.write_request(out, settings, training, validation, initial, limits)
-        cohort_classifier.launch(out, processes, context.progress, child.bound_to_parent(signal.SIGKILL))
+        cohort_classifier.launch(out, processes, context.progress, bound_to_parent(signal.SIGKILL))
         for name in ("training.npz", "validation.npz"):
             (out / name).unlink()
     return {"weights": _weights_of(out), "best": _best(out)}

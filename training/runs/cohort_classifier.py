@@ -35,8 +35,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from explain_core.errors import ExplainError
+from explain_core.files import write
 from explain_core.geometry import AffineRange
-from training import checkpoints
 from training.cohort import TRAIN, VALIDATION, Cohort
 from training.errors import TrainingError
 from training.progress import Cancelled, Progress, silent
@@ -114,7 +114,7 @@ def write_request(
         "exclusive": training.exclusive,
         "limits": asdict(limits),
     }
-    checkpoints.write(folder / "request.json", json.dumps(request, indent=1))
+    write(folder / "request.json", json.dumps(request, indent=1))
 
 
 def read_result(folder: Path) -> tuple[nn.Module, list[dict[str, float]]]:
@@ -237,7 +237,7 @@ def run(folder: Path) -> None:
     def note(done: float, **figures: float | str) -> None:
         if (folder / "cancel").exists():
             raise Cancelled(f"{folder}: cancelled")
-        checkpoints.write(folder / "progress.json", json.dumps({"done": done} | figures))
+        write(folder / "progress.json", json.dumps({"done": done} | figures))
 
     start = initial if initial.is_file() else None
     image_classifier.train(settings, training, validation, folder, start, note)

@@ -24,6 +24,7 @@ from torch.nn import functional
 from explain_core.classifiers.efficientnet_lite0 import load_imagenet
 from explain_core.classifiers.evidence_lite0 import EvidenceLite0
 from explain_core.engine import choose_device, for_inference
+from explain_core.files import fresh, write
 from explain_core.geometry import AffineRange, draw_affine, warp
 from explain_core.quality.localisation import iou_at_percentiles
 from training import checkpoints
@@ -205,9 +206,9 @@ def train(
     run.stage("cached", settings.epochs, settings.learning_rate, run.cached_batches, progress)
     run.stage("noise", settings.noise_epochs, settings.noise_learning_rate, run.noisy_batches, progress)
     made = {"settings": asdict(settings), "history": run.history}
-    checkpoints.write(out / "classifier.json", json.dumps(made, indent=1))
-    torch.save(run.network.state_dict(), out / "classifier.new")
-    (out / "classifier.new").replace(out / "classifier.pt")
+    write(out / "classifier.json", json.dumps(made, indent=1))
+    with fresh(out / "classifier.pt") as file:
+        torch.save(run.network.state_dict(), file)
     return run.network.eval()
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from explain_core.blur import BLUR, gaussian_blur
 from explain_core.classifier import Classifier, DecisionRule, look
 from explain_core.engine import choose_device
+from explain_core.files import write
 from explain_core.generators.features import KIND
 from explain_core.generators.kinds import Generators, build, seen_by
 from explain_core.generators.similar_adversarial import Kind, Output
@@ -356,7 +357,7 @@ def _forget_later(history: Path, step: int) -> None:
     """Take away the rows of steps that are done again: the run was stopped between its history and its checkpoint."""
     if history.is_file():
         kept = [row for row in history.read_text().splitlines(keepends=True) if json.loads(row)["step"] <= step]
-        checkpoints.write(history, "".join(kept))
+        write(history, "".join(kept))
 
 
 def _fill(network: Generators, initial: Path | Mapping[str, Tensor]) -> None:

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from explain_core import plugins
 from explain_core.classifier import DecisionRule, offers, unwrapped
+from explain_core.files import fresh, write
 from explain_core.geometry import AffineRange, draw_affine, warp
 from training import checkpoints
 from training.cohort import Cohort
@@ -316,14 +317,14 @@ class _Run:
     def keep(self) -> None:
         """Write the weights as the best so far, in the first process."""
         if self.first:
-            torch.save(self.kept.state_dict(), self.out / "classifier.new")
-            (self.out / "classifier.new").replace(self.out / "classifier.pt")
+            with fresh(self.out / "classifier.pt") as file:
+                torch.save(self.kept.state_dict(), file)
 
     def finish(self, history: list[dict[str, float]]) -> None:
         """Write what was done, in the first process, and wait for each other."""
         if self.first:
             made = {"settings": asdict(self.settings), "data": fingerprint_of(self.training), "history": history}
-            checkpoints.write(self.out / "classifier.json", json.dumps(made, indent=1))
+            write(self.out / "classifier.json", json.dumps(made, indent=1))
         self.fabric.barrier()
 
     def validate(self) -> Tensor:

@@ -21,8 +21,9 @@ from torch.nn import functional
 
 from explain_core.bundles.bundle import load as load_bundle
 from explain_core.engine import choose_device, for_inference
+from explain_core.files import write
 from explain_core.geometry import AffineRange, InputSpec
-from training import checkpoints, cohort, datasets
+from training import cohort, datasets
 from training.cohort import TRAIN, VALIDATION
 from training.errors import TrainingError
 from training.progress import Progress, silent
@@ -142,5 +143,5 @@ def train(
         "sensitivity": float(called[positive].mean()),
         "specificity": float((~called)[~positive].mean()),
     }
-    checkpoints.write(out / FILE, json.dumps(made, indent=1) + "\n")
+    write(out / FILE, json.dumps(made, indent=1) + "\n")
     return made

@@ -30,6 +30,7 @@ from dicom_node.errors import NodeError, OutOfResources
 from dicom_node.learn import pseudonyms
 from dicom_node.storage.ledger.verdicts import Opinion
 from dicom_node.storage.spool import no_room
+from explain_core.files import sync, write
 
 IMAGES, LABELS, BOXES, MANIFEST = "images", "labels.csv", "boxes.csv", "manifest.json"
 LABEL_COLUMNS = ("file", "patient_id", "study", "target", "target_source", "verdict", "view", "sex", "age")
@@ -110,20 +111,17 @@ class Draft:
             ExportRefused: something else has that name by now.
         """
         for folder in (self.folder / IMAGES, self.folder):
-            _sync(folder)
+            sync(folder)
         self._check_target()
         self.folder.rename(self.target)
-        _sync(self.target.parent)
+        sync(self.target.parent)
 
     def _check_target(self) -> None:
         if self.target.exists() or self.target.is_symlink():
             raise ExportRefused(f"{self.target}: is there already; name a new folder")
 
     def _write(self, name: str, data: bytes) -> str:
-        with (self.folder / name).open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write(self.folder / name, data)
         self.digests[name] = hashlib.sha256(data).hexdigest()
         return name
 
@@ -168,11 +166,3 @@ def fixed_text() -> str:
     skeleton = manifest(dict.fromkeys(("images", "patients", "studies", "boxes"), 0), "", {}, {}, "")
     terms = ("modality", "photometric", "CR", "DX", "MONOCHROME1", "MONOCHROME2", *SOURCES, *Opinion, "png")
     return " ".join((skeleton, *terms, IMAGES, LABELS, BOXES, MANIFEST, *LABEL_COLUMNS, *BOX_COLUMNS))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -85,18 +85,6 @@ class Tasks(Store):
             found = tuple(as_instance(row) for row in rows)
         return Study(study_instance_uid=StudyInstanceUID(study_instance_uid), revision=revision, instances=found)
 
-    def set_study_state(
-        self, study_instance_uid: str, revision: int, state: StudyState, reason: str | None, now: datetime
-    ) -> None:
-        """Overwrite the state of one revision (administration; workers use complete)."""
-        finished = state in (StudyState.EXPLAINED, StudyState.IGNORED, StudyState.FAILED)
-        with self._write() as connection:
-            connection.execute(
-                update(studies)
-                .where(_of(studies, study_instance_uid, revision))
-                .values(state=state, reason=reason, finished_at=now if finished else None)
-            )
-
     def task(self, task_id: str) -> Task | None:
         """One task as it is to be worked on, or None."""
         with self._read() as connection:

@@ -18,6 +18,8 @@ from working import RedisServer, free_port, python, short_folder, wait_for
 from dicom_node.cli import app
 from dicom_node.errors import NodeError
 from dicom_node.learn.jobs import Jobs, checked
+from dicom_node.learn.worker import Worker
+from dicom_node.settings.sections import RetrainingSettings
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +69,8 @@ class Site:
     def start(self, every: float = 0.5) -> None:
         with (self.folder / "worker.log").open("ab") as log:
             self.worker = python(
-                "-m", "training", "worker", "--jobs", str(self.jobs.folder), "--every", str(every), "--retry-seconds",
-                "0.2", "--nice", "1", stdout=log, stderr=log, env=os.environ | {"RETRAIN_BROKER": self.redis.url},
+                "-m", "dicom_node", "retrain", "worker", "--config", str(self.config), "--every", str(every),
+                "--retry-seconds", "0.2", stdout=log, stderr=log,
             )  # fmt: skip
 
     def in_stage(self, job: str, *stages: str) -> None:
@@ -117,7 +119,7 @@ def test_a_job_waits_for_a_worker_with_everything_that_the_node_knows(site, part
     asked = tomllib.loads((site.jobs.folder / job / "job.toml").read_text())
     assert asked["champion"]["bundle"] == str(parts / "champion")
     assert asked["registry"]["uri"] == f"sqlite:///{site.folder}/mlflow.sqlite"
-    modes = [path.stat().st_mode & 0o777 for path in (site.jobs.path(job), site.jobs.path(job) / "job.toml")]
+    modes = [path.stat().st_mode & 0o777 for path in (site.jobs.job(job).path, site.jobs.job(job).job_file)]
     assert modes == [0o700, 0o600]
     assert (asked["resources"]["nice"], asked["generators"]["steps"]) == (0, 4)
     assert site.redis.client().llen("retrain") == 1
@@ -185,7 +187,7 @@ def one_job(folder: Path, state: str) -> Jobs:
 
 def test_a_job_that_ends_while_it_is_cancelled_stays_what_it_is(tmp_path):
     jobs = one_job(tmp_path, "running")
-    path = jobs.path("a")
+    path = jobs.job("a").path
     locked = threading.Event()
 
     def end() -> None:
@@ -206,21 +208,19 @@ def test_a_job_that_ends_while_it_is_cancelled_stays_what_it_is(tmp_path):
 
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_a_job_whose_process_died_is_taken_up_also_when_it_is_to_be_cancelled(tmp_path, cancelled):
-    from training.retrain.worker import Worker, WorkerSettings
-
     jobs = one_job(tmp_path, "running")
     if cancelled:
-        (jobs.path("a") / "cancel").touch()
-    worker = Worker(WorkerSettings(broker="", jobs=tmp_path))
-    assert worker.look() == ["a"]
-    (jobs.path("a") / "state.json").write_text(json.dumps({"state": "cancelled"}))
+        (jobs.job("a").path / "cancel").touch()
+    worker = Worker(RetrainingSettings(jobs=tmp_path))
+    assert [job.name for job in worker.look()] == ["a"]
+    (jobs.job("a").path / "state.json").write_text(json.dumps({"state": "cancelled"}))
     assert worker.look() == []
 
 
 @pytest.mark.parametrize("state", ["refused", "done"])
 def test_a_reason_is_kept_with_the_verdict_that_it_is_for(tmp_path, state):
     jobs = one_job(tmp_path, state)
-    path = jobs.path("a")
+    path = jobs.job("a").path
     with pytest.raises(NodeError, match="nothing was judged yet"):
         jobs.resume("a", "the head said so")
     (path / "stages" / "evaluate").mkdir()

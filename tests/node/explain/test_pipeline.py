@@ -20,7 +20,7 @@ from explain_core.errors import GeometryError
 from explain_core.testing.explainer import TOY_MODEL, ToyExplainer
 
 SR, SC = "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.7"
-OPTIONS = ResultOptions(long_edge=600)
+OPTIONS = ResultOptions(long_edge=600, objects=("secondary_capture", "overlay", "structured_report"))
 
 
 class Failing:

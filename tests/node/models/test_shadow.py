@@ -61,10 +61,10 @@ def failing(error: BaseException, study: str):
     def loaded(folder: Path):
         toy = load(folder)
 
-        def explain(radiograph, methods):
+        def explain(radiograph, methods, assessment=None):
             if radiograph.source_id.startswith(study):
                 raise error
-            return toy.explain(radiograph, methods)
+            return toy.explain(radiograph, methods, assessment)
 
         return Wrapped(toy, explain)
 

@@ -197,9 +197,9 @@ def test_the_trail_explains_and_withholds_values():
         ViewPosition=None,
     )
     decision = decide(canary)
-    assert "CANARY" not in " ".join(decision.trail).upper()
+    assert "CANARY" not in " ".join(step.text for step in decision.steps).upper()
     assert "CANARY" not in repr(decision).upper()
-    assert decision.trail[0] == "for-processing: Modality in CR, DX, DR, RG: holds"
+    assert decision.steps[0].text == "Modality in CR, DX, DR, RG: holds"
     assert any(step.found == ("CANARY",) for step in decision.steps)
 
 

@@ -213,8 +213,6 @@ def test_studies_are_listed_by_state_with_those_still_receiving(ledger):
     assert ledger.counts()["studies"] == {"receiving": 1}
     ledger.mark_ready(ledger.study(STUDY, 1), [task(study(instance()))], at(20))
     assert [one.state for one in ledger.studies(state=StudyState.READY)] == [StudyState.READY]
-    ledger.set_study_state(STUDY, 1, StudyState.FAILED, "by hand", at(21))
-    assert state_of(ledger) == (StudyState.FAILED, "by hand")
 
 
 # ---- leases

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from explain_core import display
 from explain_core.explainer import DEFAULT_METHOD, BundleExplainer
+from explain_core.files import write
 from explain_core.geometry import Preprocessing
 from training.cohort import Cohort
 from training.measure.comparison.meter import Meter
@@ -135,9 +136,7 @@ def _picture(make: Callable[[], NDArray[np.uint8]], name: str, place: int, cache
     if path is None:
         return {"png": base64.b64encode(buffer.getvalue()).decode()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".part")
-    aside.write_bytes(buffer.getvalue())
-    aside.replace(path)
+    write(path, buffer.getvalue())
     return {"file": str(path)}
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from explain_core.explainer import BundleExplainer
+from explain_core.files import fresh
 from explain_core.quality.similarity import psnr, ssim
 from training.measure.comparison.meter import Meter
 
@@ -29,10 +30,8 @@ SCORE_COST, MAP_COST = 1.0, 9.0  # of an image, relative
 def save(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
     """Write arrays to an .npz file that is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".part")
-    with aside.open("wb") as file:
+    with fresh(path) as file:
         np.savez(file, **dict(arrays))  # type: ignore[arg-type]  # the names are no options of savez
-    aside.replace(path)
 
 
 def kept(path: Path | None, names: tuple[str, ...], count: int) -> dict[str, NDArray[np.generic]] | None:

@@ -1,4 +1,6 @@
-"""The job folder: the one truth about a job. Every file is written whole or not at all; a lock says who works on it.
+"""The folder of a retraining job: the one truth about it, for the node that queues it and the process that runs it.
+
+Every file is written whole or not at all; a lock says who works on it.
 
 job.toml         what was asked, every key
 state.json       state, stage, how far, figures, time left
@@ -20,26 +22,44 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from training.errors import TrainingError
+from explain_core.errors import ExplainError
+from explain_core.files import read_json, write_json
 
 STAGES: Final = (
     "collect", "validate", "split", "classifier", "calibrate", "generators", "bundle", "evaluate", "gate", "report",
     "register",
 )  # fmt: skip
-STATES: Final = ("queued", "running", "waiting", "done", "refused", "failed", "cancelled")
-OPEN: Final = ("queued", "running", "waiting")
-"""States in which there is something left to do."""
+
+
+class JobState(StrEnum):
+    """What has become of a job; RUNNING without a process that holds the lock was interrupted."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    DONE = "done"
+    REFUSED = "refused"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def open(self) -> bool:
+        """Whether there is something left to do."""
+        return self in {JobState.QUEUED, JobState.RUNNING, JobState.WAITING}
+
 
 RESERVE: Final = 1 << 17
 """Bytes kept aside so that a full disk can still be reported."""
 
-_LOCK_SECONDS = 1.0
+LOCK_SECONDS = 1.0
+"""How long to wait for a lock that somebody who only looks may hold."""
 
 
-class JobBusy(TrainingError):
+class JobBusy(ExplainError):
     """Another process works on this job."""
 
 
@@ -48,36 +68,8 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def write_text(path: Path, text: str, mode: int = 0o666) -> None:
-    """Write a file whole or not at all, durably; `mode` as in open(2)."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        with open(fresh, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object of a JSON file; {} where there is none, or none that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 class JobFolder:
-    """One job's folder, made where it is missing, for its owner alone: job.toml may hold the registry's password.
+    """One job's folder.
 
     Args:
         path: its last part is the job's identifier.
@@ -85,6 +77,9 @@ class JobFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
+
+    def make(self) -> None:
+        """Make it where it is missing, for its owner alone: job.toml may hold the registry's password."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.path / "stages").mkdir(exist_ok=True)
 
@@ -106,12 +101,22 @@ class JobFolder:
     def stage(self, name: str) -> Path:
         """The folder of a stage, made where it is missing."""
         folder = self.path / "stages" / name
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def state(self) -> dict[str, Any]:
+    def told(self) -> dict[str, Any]:
         """The content of state.json."""
         return read_json(self.path / "state.json")
+
+    @property
+    def state(self) -> JobState:
+        """What has become of the job."""
+        return JobState(self.told().get("state", JobState.QUEUED))
+
+    def verdict(self) -> str | None:
+        """SHA-256 of the gate's verdict; None where nothing was judged yet."""
+        made: dict[str, Any] = read_json(self.path / "stages" / "gate" / "done.json").get("made", {})
+        return made.get("verdict")
 
     def update(self, **changes: Any) -> dict[str, Any]:
         """Change state.json; a value of None removes its key.
@@ -122,13 +127,14 @@ class JobFolder:
         Raises:
             OSError: the disk is full, and the job runs.
         """
-        state = {"job": self.name, "state": "queued", "stages": {}} | self.state() | changes
+        state = {"job": self.name, "state": JobState.QUEUED, "stages": {}} | self.told() | changes
         state = {key: value for key, value in state.items() if value is not None}
         state["updated_at"] = now()
         try:
             write_json(self.path / "state.json", state)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or changes.get("state", "running") == "running":
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not full or changes.get("state", JobState.RUNNING) is JobState.RUNNING:
                 raise
             (self.path / ".reserve").unlink(missing_ok=True)
             with contextlib.suppress(OSError):
@@ -153,7 +159,7 @@ class JobFolder:
 
         Progress is a later stage, or the next hundredth of one. Whoever ends in good order calls `forget_starts`.
         """
-        before, state = read_json(self.path / "starts.json"), self.state()
+        before, state = read_json(self.path / "starts.json"), self.told()
         stage = state.get("stage", "")
         reached = [STAGES.index(stage) if stage in STAGES else -1, int(100 * state.get("done", 0.0))]
         furthest = before.get("furthest", [-1, 0])
@@ -182,15 +188,15 @@ class JobFolder:
         return (self.path / "cancel").exists()
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, seconds: float = LOCK_SECONDS) -> Iterator[None]:
         """Work on the job, alone.
 
         Raises:
-            JobBusy: another process does.
+            JobBusy: another process does, also after some seconds.
         """
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            end = time.monotonic() + _LOCK_SECONDS
+            end = time.monotonic() + seconds
             while True:
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -206,13 +212,13 @@ class JobFolder:
     @property
     def busy(self) -> bool:
         """Whether a process works on the job."""
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            with (self.path / "lock").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        finally:
-            os.close(descriptor)
+        except FileNotFoundError:
+            pass
         return False
 
 
