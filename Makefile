@@ -6,8 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ARGS ?=
-# Test files that run at the same time.
-JOBS ?= 2
+# Test files that run at the same time; on two cores a third fills the waiting of the others.
+JOBS ?= 3
+# PyTorch on a CPU takes and gives back much memory; in huge pages that costs a part of the time (glibc 2.35 or newer).
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: demo test test-all check lint types contracts pytest debian ohif clean
 
@@ -15,7 +17,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/dicom-node demo $(ARGS)
 
 test: debian ohif $(VENV)/.dev
-	$(MAKE) check pytest
+	$(MAKE) --jobs=2 --output-sync=target check pytest
 
 test-all: debian ohif $(VENV)/.dev
 	$(BIN)/pytest -m slow --numprocesses $(JOBS) --dist loadfile

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_ABORTS_THAT_ARE_LATE = frozenset({("Evt15", "Sta1"), ("Evt15", "Sta13")})
+"""A-ABORT request where the connection is closed or closing: no entry of PS3.8 table 9-10."""
+
 PREAMBLE = b"\0" * 128 + b"DICM"  # PS3.10 7.1
 PDU_HEADER = struct.Struct(">BxL")  # PS3.8 9.3.1
 P_DATA_TF = 0x04
@@ -203,6 +206,15 @@ class Reception:
             wrapper.recv = self._recv  # type: ignore[method-assign]
         self._receive_primitive = self._acceptor.dimse.receive_primitive
         self._acceptor.dimse.receive_primitive = self._receive  # type: ignore[method-assign]
+        machine = self._acceptor.dul.state_machine
+        act = machine.do_action
+
+        def act_unless_closing(event: str) -> None:
+            """Both sides of pynetdicom may abort at once: the second finds the connection closing, and dies of it."""
+            if (event, machine.current_state) not in _ABORTS_THAT_ARE_LATE:
+                act(event)
+
+        machine.do_action = act_unless_closing  # type: ignore[method-assign]
 
     def claim(self, part: PartFile) -> bool:
         """Take over responsibility for a part; False when the connection ended and the part is gone."""

@@ -178,6 +178,7 @@ def sources(node: Node) -> collections.Counter:
     return collections.Counter(found)
 
 
+@pytest.mark.slow
 def test_a_listener_killed_while_it_receives_loses_nothing_that_it_acknowledged(node):
     node.go()
     node.start("listener", "dispatcher", "worker", "sender")
@@ -205,6 +206,7 @@ def test_a_listener_killed_while_it_receives_loses_nothing_that_it_acknowledged(
     assert sources(node) == {instance(n).sop_instance_uid: RESULTS for n in (1, 2, 3)}
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_of_a_task_leaves_one_set_of_results(node):
     put(node, 1)
     node.start("dispatcher", "worker", "sender")
@@ -244,6 +246,7 @@ def test_killed_at_every_state_change_there_is_still_one_set_of_results(node):
     assert node.ledger.tasks(STUDY)[0].attempts == 4
 
 
+@pytest.mark.slow
 def test_a_sender_killed_between_a_downgrade_and_its_stand_in_loses_neither(node):
     node.pacs.stop()
     node.pacs._classes = [SC_STORAGE, SR_STORAGE]
@@ -288,6 +291,7 @@ def test_a_worker_told_to_end_finishes_its_task_first(node):
     assert (task.state, task.attempts) == (TaskState.DONE, 1)
 
 
+@pytest.mark.slow
 def test_redis_killed_and_emptied_in_mid_run_loses_nothing(node):
     node.start("dispatcher", "worker", "sender")
     put(node, 1)

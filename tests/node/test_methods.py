@@ -120,6 +120,7 @@ def received(peer):
     return {str(ds.SeriesDescription).split(" - AI ")[1].split(" - ")[0]: ds for ds in found}
 
 
+@pytest.mark.slow
 def test_a_method_from_a_file_reaches_a_destination(folder):
     assert set(load(folder / "bundle").heatmaps) == {"similar_adversarial", "occlusion"}
     pacs, research = Peer().start(), Peer(ae_title="RESEARCH").start()

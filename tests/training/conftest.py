@@ -1,10 +1,12 @@
 """A bundle trained for seconds and a small folder of images laid out like the NIH subset."""
 
 import csv
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from training.bundle import Recipe
@@ -70,6 +72,9 @@ def recipe():
 @pytest.fixture(scope="session")
 def bundle(nih_folder, tmp_path_factory):
     """What `python -m training bundle` makes of the small folder in seconds."""
-    folder = tmp_path_factory.mktemp("bundle")
-    make_bundle(folder / "toy", folder / "work", f"nih:{nih_folder}", recipe=TINY, name="toy", version="0.0.1")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "bundle"  # one for all processes
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "toy").is_dir():
+            make_bundle(folder / "toy", folder / "work", f"nih:{nih_folder}", recipe=TINY, name="toy", version="0.0.1")
     return folder / "toy"

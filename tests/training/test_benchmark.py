@@ -244,6 +244,7 @@ def test_the_profiles_take_their_rows_from_table_i():
     assert run.BASELINES == profiles.BASELINES
 
 
+@pytest.mark.slow
 def test_a_bundle_on_features_is_explained_with_its_controls(tmp_path, bundle, nih_folder, monkeypatch):
     quick = profiles.PROFILES["quick"]
     few = replace(quick, size=64, randomised_rows=("features_gated",))

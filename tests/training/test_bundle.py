@@ -283,6 +283,7 @@ def test_the_bundle_says_how_many_copies_are_averaged_where_nobody_else_does(bun
     assert open_bundle(folder, device="cpu", augmentations=3).augmentations == 3
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_bytes(bundle):
     program = (
         "import hashlib, sys, numpy as np; from pathlib import Path; from explain_core.explainer import open_bundle;"

@@ -38,6 +38,7 @@ def weights_of(folder):
     return {name: digest_of(folder / name) for name in ("classifier.safetensors", "generators.safetensors")}
 
 
+@pytest.mark.slow
 def test_it_makes_a_bundle_that_says_what_it_learnt_from(made):
     folder, figures = made
     found = load(folder / "out")
@@ -57,6 +58,7 @@ def test_it_makes_a_bundle_that_says_what_it_learnt_from(made):
     open_bundle(folder / "out", device="cpu").require(["similar_adversarial", "evidence"])
 
 
+@pytest.mark.slow
 def test_the_same_command_again_makes_the_same_bundle(made, nih_folder, tmp_path):
     folder, figures = made
     shutil.copytree(folder / "work", tmp_path / "work")
@@ -66,6 +68,7 @@ def test_the_same_command_again_makes_the_same_bundle(made, nih_folder, tmp_path
     assert again["counterfactuals"] == figures["counterfactuals"]
 
 
+@pytest.mark.slow
 def test_after_a_stop_it_goes_on_to_the_same_weights(made, nih_folder, tmp_path):
     """As if it had been killed after the classifier's first stage, its checkpoint just replaced."""
     folder, _ = made
@@ -80,6 +83,7 @@ def test_after_a_stop_it_goes_on_to_the_same_weights(made, nih_folder, tmp_path)
         command.bundle(tmp_path / "out", work, f"nih:{nih_folder}", recipe=other)
 
 
+@pytest.mark.slow
 def test_the_calibrated_threshold_reproduces_the_decisions(nih_folder, tmp_path):
     """The bundle, in float16, decides about the validation images as the run did when it set the threshold."""
     images, _ = cohort.load(datasets.read(f"nih:{nih_folder}"), SPEC)
@@ -113,6 +117,7 @@ def test_the_calibrated_threshold_reproduces_the_decisions(nih_folder, tmp_path)
     assert (probabilities.numpy() >= explainer.bundle.threshold).tolist() == decided.tolist()
 
 
+@pytest.mark.slow
 def test_the_command_line_makes_one(made, nih_folder, tmp_path, monkeypatch, capsys):
     shutil.copytree(made[0] / "work", tmp_path / "work")
     monkeypatch.setitem(command.RECIPES, "cpu", TINY)

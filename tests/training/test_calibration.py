@@ -88,6 +88,7 @@ def test_the_card_says_it_once_however_often_it_is_written(bundle):
     assert calibration.card_with(without, figures) == once
 
 
+@pytest.mark.slow
 def test_a_bundle_is_calibrated_in_place_and_its_weights_stay(bundle, nih_folder, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "copy"
     shutil.copytree(bundle, folder)

@@ -268,6 +268,7 @@ def nameless(figures):
     return figures | {"cases": [{k: v for k, v in case.items() if k != "file"} for case in figures["cases"]]}
 
 
+@pytest.mark.slow
 def test_a_stopped_comparison_goes_on_where_it_was(champion, challenger, cohorts, figures, tmp_path, monkeypatch):
     calls = []
 

@@ -2,7 +2,10 @@ import json
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_the_controls_reproduce_the_published_rows(shared_data, tmp_path):
     out = tmp_path / "controls.json"
     subprocess.run(

@@ -57,6 +57,7 @@ def test_a_group_is_read_from_its_folds():
         group_of("0-1")
 
 
+@pytest.mark.slow
 def test_every_image_with_boxes_is_scored_once(asked, figures, nih_folder):
     boxed = [s for s in datasets.read(f"nih:{nih_folder}") if s.boxes]
     part = figures["localisation"]["parts"]["all"]
@@ -76,12 +77,14 @@ def test_every_image_with_boxes_is_scored_once(asked, figures, nih_folder):
     assert "evidence map" in text
 
 
+@pytest.mark.slow
 def test_a_second_start_makes_nothing_anew(asked, figures):
     before = {path: path.stat().st_mtime_ns for path in asked.out.rglob("*") if path.is_file()}
     assert crossfit.crossfit(asked) == figures
     assert before == {path: path.stat().st_mtime_ns for path in asked.out.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_group_that_is_not_done_is_said_to_be_missing(asked, figures, tmp_path):
     done = asked.out / "2" / "bundle"
     alone = replace(asked, out=tmp_path, bundles={(2,): done})
@@ -93,6 +96,7 @@ def test_a_group_that_is_not_done_is_said_to_be_missing(asked, figures, tmp_path
         crossfit.crossfit(alone, only=[(5,)])
 
 
+@pytest.mark.slow
 def test_the_command_pools_what_is_there(asked, figures, tmp_path, monkeypatch, capsys):
     assert figures["groups"]
     page = tmp_path / "page.md"

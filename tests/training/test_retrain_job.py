@@ -120,6 +120,7 @@ def test_every_key_is_in_the_documentation(root):
             assert default in ("required", None, "") or shown in row, (table, key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "limits", "message"),
     [
@@ -143,6 +144,7 @@ def test_what_cannot_come_to_a_good_end_is_refused_before_training(tmp_path, par
     assert not (tmp_path / "splits.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_table_of_labels_in_another_encoding_is_refused(tmp_path, parts):
     source = films(tmp_path / "films", plenty())
     text = (source / "labels.csv").read_text()
@@ -152,6 +154,7 @@ def test_a_table_of_labels_in_another_encoding_is_refused(tmp_path, parts):
     assert "not a CSV table in UTF-8" in state(path)["error"]
 
 
+@pytest.mark.slow
 def test_missing_images_beyond_the_limit_are_refused(tmp_path, parts):
     source = films(tmp_path / "films", plenty())
     for name in ("0003.png", "0004.png"):
@@ -161,6 +164,7 @@ def test_missing_images_beyond_the_limit_are_refused(tmp_path, parts):
     assert "3.3% of the images are missing or unreadable, 2.0% allowed" in state(path)["error"]
 
 
+@pytest.mark.slow
 def test_a_test_patient_of_an_earlier_job_is_never_trained_on(tmp_path, parts):
     rows = [(f, p, t, "train" if int(f[:4]) % 3 else "test") for f, p, t, _ in plenty(66)]
     rows = [(f, p, t, "validation" if int(f[:4]) % 3 == 1 else s) for f, p, t, s in rows]
@@ -176,6 +180,7 @@ def test_a_test_patient_of_an_earlier_job_is_never_trained_on(tmp_path, parts):
     assert (splits["folder/p1"], splits["folder/p0"], splits["folder/p3"]) == ("test", "train", "test")
 
 
+@pytest.mark.slow
 def test_the_same_file_of_two_patients_is_not_on_both_sides(tmp_path, parts):
     rows = [(f, p, t, ("train", "validation", "test")[int(f[:4]) % 3]) for f, p, t, _ in plenty(66)]
     source = films(tmp_path / "films", rows)
@@ -232,6 +237,7 @@ def test_force_without_a_reason_is_refused(tmp_path, reason):
     assert not (tmp_path / "job").exists()
 
 
+@pytest.mark.slow
 def test_another_grid_than_the_champions_is_refused_before_training(tmp_path, parts):
     assert finished(tmp_path / "job", job=asked(tmp_path, parts, data={"size": 48})) == FAILED
     found = state(tmp_path / "job")
@@ -239,6 +245,7 @@ def test_another_grid_than_the_champions_is_refused_before_training(tmp_path, pa
     assert found["error"].startswith("[data] size: 48, but the champion sees 32 x 32 pixels")
 
 
+@pytest.mark.slow
 def test_a_job_that_became_invalid_has_failed(tmp_path, parts):
     folder = JobFolder(tmp_path / "job")
     folder.make()
@@ -252,6 +259,7 @@ def test_a_job_that_became_invalid_has_failed(tmp_path, parts):
     assert "job.toml:4: classifier.epocs: unknown key" in found["error"]
 
 
+@pytest.mark.slow
 def test_a_job_whose_process_dies_again_and_again_has_failed(tmp_path, parts):
     path, job = tmp_path / "job", asked(tmp_path, parts)
     for start in range(6):  # the first gets as far as the stage

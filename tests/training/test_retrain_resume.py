@@ -17,6 +17,9 @@ from explain_core.jobs import STAGES, JobBusy, JobFolder
 DONE, CANCELLED, WAITING = 0, 4, 75
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """A champion and an empty registry, to be copied."""
@@ -63,7 +66,6 @@ def undisturbed(tmp_path_factory, parts):
     return folder / "job"
 
 
-@pytest.mark.slow
 def test_killed_in_every_stage_it_ends_as_if_nothing_had_happened(tmp_path, parts, undisturbed):
     job, path = prepare(tmp_path, parts), tmp_path / "job"
     for stage in STAGES:
@@ -84,7 +86,6 @@ def test_killed_in_every_stage_it_ends_as_if_nothing_had_happened(tmp_path, part
     assert (tmp_path / "splits.csv").read_text().count("phantom/phantom-7,") == 1
 
 
-@pytest.mark.slow
 def test_what_is_done_stays_done_and_what_is_changed_is_done_again(tmp_path, parts, undisturbed):
     from explain_core.bundles.files import write_sums
 
@@ -168,7 +169,6 @@ def _trainers(path: Path) -> list[str]:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("when", ["at once", "in training"])
 def test_killed_with_several_processes_it_leaves_none(tmp_path, parts, when):
     job = prepare(tmp_path, parts, classifier={"epochs": 5000, "processes": 2, "precision": "32-true"})
@@ -271,7 +271,6 @@ os.execv(sys.executable, [sys.executable, "-m", "training", "retrain", sys.argv[
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("room", [150_000, 900_000])
 def test_a_full_disk_is_waited_for(tmp_path, parts, room):
     disk = tmp_path / "disk"

@@ -19,12 +19,14 @@ def test_every_way_of_ours_stands_beside_the_peer():
     assert PEER in table(figures)
 
 
+@pytest.mark.slow
 def test_a_bundle_with_generators_on_features_is_timed_as_it_delivers(bundle):
     figures = speed(bundle=bundle, architecture="", filters=(), size=0, device="cpu", repeats=2)
     assert (figures["classifier"], figures["size"], figures["augmentations"]) == ("EvidenceLite0", 64, COPIES)
     assert figures["rows"][DELIVERED]["ratio_1"] > 0
 
 
+@pytest.mark.slow
 def test_generators_on_features_of_an_untrained_classifier_are_timed_and_others_refused():
     wanted = {"bundle": None, "filters": (4,), "size": 64, "device": "cpu", "repeats": 2, "features": True}
     assert speed(architecture="evidence_lite0", **wanted)["generators"] < 100_000

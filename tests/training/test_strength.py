@@ -138,6 +138,7 @@ def test_a_decision_that_no_image_has_is_left_as_trained(network, classifier, im
     assert set(strength.measure(network, classifier, RULE, positive, CPU, 0.5)) == {1}
 
 
+@pytest.mark.slow
 def test_a_bundle_has_the_weakened_generators_and_says_by_how_much(network, classifier, images, tmp_path):
     settings = GeneratorSettings(kind="features", gated=False, stride=1).fitted(classifier, 32)
     before = network.head.bias.detach().clone()

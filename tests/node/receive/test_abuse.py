@@ -13,6 +13,7 @@ import receiving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from receiving import CR, MB, radiograph, running, wait_until
@@ -234,6 +235,7 @@ def test_silent_connections_of_one_host_leave_slots_for_others(tmp_path):
         still_serves(node)
 
 
+@pytest.mark.slow
 def test_many_connections_do_not_make_many_threads(tmp_path):
     with running(tmp_path, max_associations=2, **{**FAST, "acse_timeout": 4}) as node, ExitStack() as stack:
         for number in range(100):
@@ -309,6 +311,17 @@ def test_other_protocols_are_turned_away(node, junk):
     with raw(node) as connection:
         connection.sendall(junk)
         assert closed_after(connection, 5) < 3
+    still_serves(node)
+
+
+def test_an_abort_of_a_connection_that_closes_already_is_nothing_to_die_of(node):
+    with associated(node):
+        ((acceptor, _),) = node.listener._receptions.items()
+        machine = acceptor.dul.state_machine
+        machine.current_state = "Sta13"
+        machine.do_action("Evt15")
+        with pytest.raises(InvalidEventError):
+            machine.do_action("Evt8")
     still_serves(node)
 
 
