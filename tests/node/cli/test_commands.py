@@ -1,3 +1,4 @@
+import contextlib
 import json
 import re
 import shutil
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from typer.testing import CliRunner
 from working import STUDY, at, delivery, instance, study, task
 
+from dicom_node.cli import app
 from dicom_node.demo.run import sample
 from dicom_node.nouns import DeliveryState, StudyState
 from dicom_node.settings.rule_tables import result_names
@@ -24,15 +27,11 @@ LIGHT = (
 )  # fmt: skip
 
 
-def run(*arguments, cwd=None, expect=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "dicom_node", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-    )
-    assert done.returncode == expect, done.stdout + done.stderr
+def run(*arguments, cwd=".", expect=0):
+    """The command in this process."""
+    with contextlib.chdir(cwd):
+        done = CliRunner().invoke(app, [*map(str, arguments)])
+    assert done.exit_code == expect, done.output
     return done
 
 
@@ -48,7 +47,8 @@ def test_the_listener_side_never_loads_torch():
 
 
 def test_explain_writes_objects_and_previews_of_the_real_radiograph(tmp_path):
-    done = run("explain", sample(), "--out", tmp_path, "--json")
+    command = [sys.executable, "-m", "dicom_node", "explain", sample(), "--out", tmp_path, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     (study,) = json.loads(done.stdout)["studies"]
     assert study["state"] == "explained"
     assert 0 < study["images"][0]["probability"] < 1
