@@ -15,7 +15,7 @@ from rich.table import Table
 
 from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, ledger_of, print_json
 from dicom_node.settings.loading import load_settings
-from dicom_node.storage.ledger.verdicts import Note, Opinion, Verdict
+from dicom_node.storage.ledger.verdicts import Note, Opinion, ReaderVerdict
 
 if TYPE_CHECKING:
     from dicom_node.learn.export import Report
@@ -97,7 +97,7 @@ def verdict(
         print(f"kept: {opinion.value}, on {len(kept.decisions)} image(s) decided as {said} by {kept.model}")  # noqa: T201
 
 
-def _list(verdicts: list[Verdict], *, as_json: bool) -> None:
+def _list(verdicts: list[ReaderVerdict], *, as_json: bool) -> None:
     if as_json:
         print_json([asdict(one) for one in verdicts])
         return

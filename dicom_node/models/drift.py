@@ -22,7 +22,7 @@ from explain_core.errors import ExplainError
 from explain_core.statistics import OF_THE_IMAGE, OF_THE_MODEL, REFERENCE, load_reference
 
 Floats = NDArray[np.float64]
-Verdict = Literal["no drift", "drift", "too few", "not measured"]
+DriftOutcome = Literal["no drift", "drift", "too few", "not measured"]
 
 STATISTICS: Final = (*OF_THE_MODEL, *OF_THE_IMAGE)
 SHARES: Final = ("positive", "far")
@@ -102,7 +102,7 @@ class Finding:
     statistic: str
     images: int
     reference_images: int
-    verdict: Verdict
+    verdict: DriftOutcome
     value: float | None = None
     reference_value: float | None = None
     low: float | None = None
@@ -190,10 +190,10 @@ def judge(groups: Mapping[str, Sequence[Observation]], reference: Reference) -> 
     return [_decided(one, next(adjusted)) if one.p is not None else one for one in findings]
 
 
-def verdict(findings: Sequence[Finding]) -> Verdict:
+def verdict(findings: Sequence[Finding]) -> DriftOutcome:
     """What is to be said of all of them: drift if any drifts, too few if nothing could be tested."""
     found = {finding.verdict for finding in findings}
-    order: tuple[Verdict, ...] = ("drift", "no drift")
+    order: tuple[DriftOutcome, ...] = ("drift", "no drift")
     return next((one for one in order if one in found), "too few")
 
 
@@ -260,7 +260,7 @@ def _share(group: str, name: str, live: tuple[int, int], earlier: tuple[int, int
 
 def _untested(group: str, name: str, images: int, reference_images: int) -> Finding:
     fewest = min(images, reference_images)
-    found: Verdict = "not measured" if fewest == 0 else "too few" if fewest < MINIMUM else "no drift"
+    found: DriftOutcome = "not measured" if fewest == 0 else "too few" if fewest < MINIMUM else "no drift"
     return Finding(group=group, statistic=name, images=images, reference_images=reference_images, verdict=found)
 
 

@@ -141,7 +141,7 @@ class ExplainedImage(AssessedImage):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Context:
     """What every result object needs to know.
 
     Attributes:
@@ -215,7 +215,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ResultContext(Answer):
+class ResultContext(Context):
     """One image explained by one method.
 
     Attributes:
@@ -277,7 +277,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StudyContext(Answer):
+class StudyContext(Context):
     """The whole answer to one task, from which every builder takes what it shows.
 
     Attributes:

@@ -19,7 +19,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from dicom_node.dicom.elements import OWN_CONTRIBUTION, code
 from dicom_node.results import codes
-from dicom_node.results.context import Answer, SourceReference, device_uid, uid
+from dicom_node.results.context import Context, SourceReference, device_uid, uid
 from dicom_node.watch.logs import without_warnings
 
 DISCLAIMER = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
@@ -92,11 +92,11 @@ def patient_and_study(ds: Dataset) -> Dataset:
     return header
 
 
-def start(answer: Answer, kind: str, sop_class_uid: str, *choices: str) -> Dataset:
+def start(about: Context, kind: str, sop_class_uid: str, *choices: str) -> Dataset:
     """A data set with Patient, Study, Series, Equipment and SOP Common, and its file meta information.
 
     Args:
-        answer: what is reported.
+        about: what is reported.
         kind: name of the builder, part of the UIDs.
         sop_class_uid: SOP Class of the result.
         choices: of the destination, as far as they change this object's bytes; part of its SOP Instance UID.
@@ -104,20 +104,20 @@ def start(answer: Answer, kind: str, sop_class_uid: str, *choices: str) -> Datas
     with without_warnings():
         ds = Dataset()
         for keyword in INHERITED:
-            inherit(answer.header, ds, keyword)
+            inherit(about.header, ds, keyword)
         # The bytes that were copied are now this data set's own encoding, to be written as they are.
         ds.set_original_encoding(False, True, ds._character_set)  # noqa: SLF001 - pydicom has no public name for it
     for keyword in TYPE_2:
         if keyword not in ds:
             setattr(ds, keyword, None)
-    if "TimezoneOffsetFromUTC" not in ds and answer.options.timezone is not UTC:
-        ds.TimezoneOffsetFromUTC = answer.moment.strftime("%z")  # the site's, in which its sources are dated too
-    ds.StudyInstanceUID = answer.task.study_instance_uid  # the ledger's: a torn file's own may be cut short
-    _sop_common(ds, answer, sop_class_uid, answer.sop_instance_uid(kind, *choices))
-    _equipment(ds, answer)
-    ds.SeriesInstanceUID = answer.series_instance_uid(kind)
-    ds.SeriesDescription = _series_description(answer, kind)
-    ds.InstanceNumber = answer.number
+    if "TimezoneOffsetFromUTC" not in ds and about.options.timezone is not UTC:
+        ds.TimezoneOffsetFromUTC = about.moment.strftime("%z")  # the site's, in which its sources are dated too
+    ds.StudyInstanceUID = about.task.study_instance_uid  # the ledger's: a torn file's own may be cut short
+    _sop_common(ds, about, sop_class_uid, about.sop_instance_uid(kind, *choices))
+    _equipment(ds, about)
+    ds.SeriesInstanceUID = about.series_instance_uid(kind)
+    ds.SeriesDescription = _series_description(about, kind)
+    ds.InstanceNumber = about.number
     ds.ContentDate, ds.ContentTime = ds.InstanceCreationDate, ds.InstanceCreationTime
     return ds
 
@@ -196,13 +196,13 @@ def _legal(vr: str, value: bytes) -> bytes:
     return b""
 
 
-def _sop_common(ds: Dataset, answer: Answer, sop_class_uid: str, sop_instance_uid: str) -> None:
+def _sop_common(ds: Dataset, about: Context, sop_class_uid: str, sop_instance_uid: str) -> None:
     ds.SOPClassUID = sop_class_uid
     ds.SOPInstanceUID = sop_instance_uid
-    ds.InstanceCreationDate = answer.moment.strftime("%Y%m%d")
-    ds.InstanceCreationTime = answer.moment.strftime("%H%M%S.%f")
-    ds.ContentQualification = answer.options.content_qualification
-    ds.ContributingEquipmentSequence = [*_acquisition(answer.header), _processing(answer)]
+    ds.InstanceCreationDate = about.moment.strftime("%Y%m%d")
+    ds.InstanceCreationTime = about.moment.strftime("%H%M%S.%f")
+    ds.ContentQualification = about.options.content_qualification
+    ds.ContributingEquipmentSequence = [*_acquisition(about.header), _processing(about)]
     ds.file_meta = FileMetaDataset()
     ds.file_meta.FileMetaInformationVersion = b"\x00\x01"
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
@@ -212,8 +212,8 @@ def _sop_common(ds: Dataset, answer: Answer, sop_class_uid: str, sop_instance_ui
     ds.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
 
 
-def _equipment(ds: Dataset, answer: Answer) -> None:
-    options, model = answer.options, answer.model
+def _equipment(ds: Dataset, about: Context) -> None:
+    options, model = about.options, about.model
     ds.Manufacturer = plain(options.manufacturer)
     ds.StationName = plain(options.station_ae_title, 16)
     ds.SoftwareVersions = [plain(options.software_version)]
@@ -224,16 +224,16 @@ def _equipment(ds: Dataset, answer: Answer) -> None:
     if options.institution:
         ds.InstitutionName = plain(options.institution)
     else:
-        inherit(answer.header, ds, "InstitutionName")
+        inherit(about.header, ds, "InstitutionName")
 
 
-def _processing(answer: Answer) -> Dataset:
+def _processing(about: Context) -> Dataset:
     """This software and its model as Processing Equipment (CID 7005)."""
     item = Dataset()
-    _equipment(item, answer)
+    _equipment(item, about)
     item.pop("InstitutionName", None)
-    item.ContributionDateTime = answer.moment.strftime("%Y%m%d%H%M%S.%f%z")
-    described = f", bundle SHA-256 {answer.model.digest}" if answer.model is not None else ""
+    item.ContributionDateTime = about.moment.strftime("%Y%m%d%H%M%S.%f%z")
+    described = f", bundle SHA-256 {about.model.digest}" if about.model is not None else ""
     item.ContributionDescription = f"{OWN_CONTRIBUTION}{described}"
     item.PurposeOfReferenceCodeSequence = [codes.item(codes.PROCESSING_EQUIPMENT)]
     return item
@@ -256,13 +256,13 @@ def _acquisition(source: Dataset) -> list[Dataset]:
     return [item]
 
 
-def _series_description(answer: Answer, kind: str) -> str:
+def _series_description(about: Context, kind: str) -> str:
     """The warning first: lists cut long lines. After a method's name the model's only where both have room."""
-    name = f"{answer.model.name} {answer.model.version}" if answer.model is not None else "no model"
-    what = kind if answer.method is None else f"{kind}, {answer.method}"
+    name = f"{about.model.name} {about.model.version}" if about.model is not None else "no model"
+    what = kind if about.method is None else f"{kind}, {about.method}"
     said = f"NOT FOR DIAGNOSIS - AI {what.replace('_', ' ')}"
     whole = plain(f"{said} - {plain(name)}", 2 * _LONGEST_TEXT)
-    return plain(whole if answer.method is None or len(whole) <= _LONGEST_TEXT else said)
+    return plain(whole if about.method is None or len(whole) <= _LONGEST_TEXT else said)
 
 
 def plain(text: str, length: int = _LONGEST_TEXT) -> str:

@@ -19,7 +19,7 @@ from pydicom.uid import (
 
 from dicom_node.dicom.elements import code, numbers, orientation
 from dicom_node.results import codes
-from dicom_node.results.context import Answer, ResultContext, SourceReference
+from dicom_node.results.context import Context, ResultContext, SourceReference
 from dicom_node.results.header import inherit, inherit_anatomy, reference, start
 
 _ALWAYS_LOSSY = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless})
@@ -30,26 +30,26 @@ _LONGEST_PIXEL = 4
 _ASPECT_STEPS = 10000
 
 
-def capture(answer: Answer, kind: str, series: int, pixels: NDArray[Any], *choices: str) -> Dataset:
-    """A Secondary Capture (PS3.3 A.8.1) of `pixels`, uncompressed, about all images that `answer` names.
+def capture(about: Context, kind: str, series: int, pixels: NDArray[Any], *choices: str) -> Dataset:
+    """A Secondary Capture (PS3.3 A.8.1) of `pixels`, uncompressed, about all images that `about` names.
 
     Args:
-        answer: what is reported.
+        about: what is reported.
         kind: name of the builder.
         series: added to the site's first series number.
         pixels: uint8 RGB of shape (rows, columns, 3), or grey of shape (rows, columns).
         choices: see `_header.start`.
     """
-    ds = start(answer, kind, SecondaryCaptureImageStorage, *choices)
+    ds = start(about, kind, SecondaryCaptureImageStorage, *choices)
     ds.Modality = "OT"
-    ds.SeriesNumber = answer.series_number(series)
-    inherit_anatomy(ds, answer.header)
+    ds.SeriesNumber = about.series_number(series)
+    inherit_anatomy(ds, about.header)
     ds.ConversionType = "WSD"
     ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = ds.ContentDate, ds.ContentTime
     ds.ImageType = ["DERIVED", "SECONDARY"]
     ds.PatientOrientation = None
     ds.BurnedInAnnotation = "YES"
-    images = [_source_image(source) for source in dict.fromkeys(answer.sources) if _may_be_image(source)]
+    images = [_source_image(source) for source in dict.fromkeys(about.sources) if _may_be_image(source)]
     if images:
         ds.SourceImageSequence = images
     _pixels(ds, pixels)

@@ -279,6 +279,7 @@ def _let_the_delivery_lease_run_out(node: Node) -> None:
         connection.execute(update(deliveries).values(lease_until=None))
 
 
+@pytest.mark.slow
 def test_a_worker_told_to_end_finishes_its_task_first(node):
     put(node, 1)
     node.start("dispatcher", "worker")

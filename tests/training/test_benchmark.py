@@ -122,6 +122,7 @@ def test_every_table_has_its_figures_and_a_second_start_makes_nothing_anew(tmp_p
     assert second["localisation"] == first["localisation"]
 
 
+@pytest.mark.slow
 def test_other_settings_are_not_answered_from_what_was_kept(tmp_path):
     first = benchmark(request(tmp_path, rows=("gradient",)))
     other = benchmark(request(tmp_path, rows=("gradient",), data="phantom?size=32&train=48&validation=24&test=30"))
@@ -203,6 +204,7 @@ def only_training(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_bundle_without_gradients_leaves_out_what_needs_them_and_ends(tmp_path, onnx_bundle):
     found = benchmark(
         request(tmp_path / "out", bundle=onnx_bundle, rows=("bundle", "gradient", "single_2_w_tv"), profile="quick")
@@ -219,6 +221,7 @@ def test_a_bundle_without_gradients_leaves_out_what_needs_them_and_ends(tmp_path
         benchmark(request(tmp_path / "out", bundle=onnx_bundle, size=64))
 
 
+@pytest.mark.slow
 def test_a_classifier_of_other_images_is_refused(tmp_path):
     benchmark(request(tmp_path / "a", rows=("gradient",)))
     again = benchmark(request(tmp_path / "b", rows=("gradient",), classifier=tmp_path / "a" / "classifier"))
@@ -230,6 +233,7 @@ def test_a_classifier_of_other_images_is_refused(tmp_path):
         benchmark(request(tmp_path / "d", rows=("gradient",), classifier=tmp_path / "nowhere"))
 
 
+@pytest.mark.slow
 def test_conditioned_generators_explain_copies_under_the_images_own_decision(tmp_path):
     found = benchmark(request(tmp_path, rows=("single_2_w_tv",), decisions=2))
     assert found["generators"]["single_2_w_tv"]["heads"] == 2
@@ -268,6 +272,7 @@ def test_a_bundle_on_features_is_explained_with_its_controls(tmp_path, bundle, n
     assert "Maps as they are delivered" in page
 
 
+@pytest.mark.slow
 def test_on_a_classifier_without_features_rows_that_need_them_say_so(tmp_path):
     found = benchmark(request(tmp_path, rows=("features", "evidence", "gradient")))
     assert "offers no features" in found["absent"]["features"]
@@ -275,6 +280,7 @@ def test_on_a_classifier_without_features_rows_that_need_them_say_so(tmp_path):
     assert "gradient+blur" in found["localisation"]["parts"]["all"]["rows"]
 
 
+@pytest.mark.slow
 def test_the_second_classifier_decides_at_a_threshold_of_its_own(tmp_path):
     bench = run.Bench(
         profiles.PROFILES["quick"], run.cohort.load(run.datasets.read("phantom?size=32&train=48&validation=24&test=24"),

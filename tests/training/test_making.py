@@ -25,6 +25,9 @@ from training.runs.generators import GeneratorSettings
 SPEC = InputSpec(size=32)
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def data():
     return datasets.read("phantom?size=32&train=24&validation=12&test=1")
@@ -113,7 +116,6 @@ def test_the_reference_is_of_the_validation_images_and_what_the_worker_measures(
         assert reference["statistics"][name] == sorted(reference["statistics"][name])
 
 
-@pytest.mark.slow
 def test_the_same_call_again_makes_the_same_bundle_and_finish_gives_its_digest(made, parts, tmp_path):
     out = tmp_path / "bundle"
     out.mkdir()

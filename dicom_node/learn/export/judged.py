@@ -11,7 +11,7 @@ from dicom_node.nouns import SOPInstanceUID, StudyInstanceUID
 from dicom_node.results.codes import DECISION, PRESENT
 from dicom_node.results.summary import read_summaries
 from dicom_node.storage.ledger import Ledger
-from dicom_node.storage.ledger.verdicts import Note, Opinion, Verdict
+from dicom_node.storage.ledger.verdicts import Note, Opinion, ReaderVerdict
 from dicom_node.watch.logs import without_warnings
 
 REPORT = "structured_report"
@@ -45,7 +45,7 @@ def judge(
     reader: str,
     note: Note | None,
     now: datetime,
-) -> Verdict:
+) -> ReaderVerdict:
     """Keep a verdict on the result of a study, together with the decisions that were judged.
 
     The decisions are those of the node's reports as they were made for the destinations: what the reader saw.
@@ -75,7 +75,7 @@ def judge(
     elif len(set(decisions.values())) > 1:
         named = ", ".join(f"{uid} ({'present' if found else 'absent'})" for uid, found in sorted(decisions.items()))
         raise NotJudged(f"the images of the study were decided differently; name one with --image: {named}")
-    verdict = Verdict(
+    verdict = ReaderVerdict(
         study_instance_uid=StudyInstanceUID(study_instance_uid),
         decisions=decisions,
         model=model,
@@ -88,7 +88,7 @@ def judge(
     return verdict
 
 
-def opinions(verdicts: Iterable[Verdict]) -> Mapping[SOPInstanceUID, Opinions]:
+def opinions(verdicts: Iterable[ReaderVerdict]) -> Mapping[SOPInstanceUID, Opinions]:
     """What the readers say of each image; of several verdicts of one reader on an image the last counts.
 
     Args:

@@ -22,7 +22,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID, ComprehensiveSRStorage
 
 from dicom_node.results import codes
-from dicom_node.results.context import Answer, AssessedImage, ResultContext, SourceReference, StudyContext
+from dicom_node.results.context import AssessedImage, Context, ResultContext, SourceReference, StudyContext
 from dicom_node.results.header import DISCLAIMER, by_study, plain, start
 from dicom_node.results.measurements import evidence_site, groups
 from dicom_node.results.notes import NOT_AN_OUTLINE, emptiness, limits_of, warnings_of
@@ -211,10 +211,10 @@ def _inferred_from(source: SourceReference) -> hd.ContentItem:
     )
 
 
-def _predecessors(answer: Answer, own: str) -> Iterator[SourceReference]:
+def _predecessors(about: Context, own: str) -> Iterator[SourceReference]:
     """Earlier reports of this node on the same images."""
-    about = {source.sop_instance_uid for source in answer.sources}
-    for earlier in answer.earlier:
+    images = {source.sop_instance_uid for source in about.sources}
+    for earlier in about.earlier:
         if earlier.get("SOPClassUID") != ComprehensiveSRStorage or earlier.SOPInstanceUID == own:
             continue
         evidence = {
@@ -223,7 +223,7 @@ def _predecessors(answer: Answer, own: str) -> Iterator[SourceReference]:
             for series in study.ReferencedSeriesSequence
             for instance in series.ReferencedSOPSequence
         }
-        if evidence & about:
+        if evidence & images:
             yield SourceReference(
                 study_instance_uid=str(earlier.StudyInstanceUID),
                 series_instance_uid=str(earlier.SeriesInstanceUID),

@@ -45,7 +45,7 @@ class Note(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class ReaderVerdict:
     """One opinion of one reader on the result of one study.
 
     Attributes:
@@ -66,7 +66,7 @@ class Verdict:
 class Verdicts(Store):
     """What `dicom-node verdict` writes, and what `dicom-node export` reads."""
 
-    def add_verdict(self, verdict: Verdict) -> None:
+    def add_verdict(self, verdict: ReaderVerdict) -> None:
         """Keep a verdict; earlier ones of the same reader stay too."""
         with self._write() as connection:
             connection.execute(
@@ -81,7 +81,7 @@ class Verdicts(Store):
                 )
             )
 
-    def verdicts(self, study_instance_uid: str | None = None) -> list[Verdict]:
+    def verdicts(self, study_instance_uid: str | None = None) -> list[ReaderVerdict]:
         """The verdicts on one study, or all, in the order in which they were given."""
         query = select(verdicts).order_by(verdicts.c.verdict_id)
         if study_instance_uid is not None:
@@ -105,8 +105,8 @@ class Verdicts(Store):
             return [as_instance(row) for row in rows]
 
 
-def _verdict(row: RowMapping) -> Verdict:
-    return Verdict(
+def _verdict(row: RowMapping) -> ReaderVerdict:
+    return ReaderVerdict(
         study_instance_uid=StudyInstanceUID(row["study_instance_uid"]),
         decisions={SOPInstanceUID(uid): positive for uid, positive in json.loads(row["decisions"]).items()},
         model=row["model"],

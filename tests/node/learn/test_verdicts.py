@@ -10,7 +10,7 @@ from exporting import NOW, ROOT, Node, film
 
 from dicom_node.learn.export import NotJudged, judge
 from dicom_node.learn.export.judged import opinions
-from dicom_node.storage.ledger.verdicts import Note, Opinion, Verdict
+from dicom_node.storage.ledger.verdicts import Note, Opinion, ReaderVerdict
 
 STUDY = f"{ROOT}.1"
 IMAGE, OTHER = f"{STUDY}.1.1", f"{STUDY}.1.2"
@@ -103,7 +103,7 @@ def test_a_later_result_of_another_model_changes_no_verdict(tmp_path):
 
 
 def verdict(opinion, positive=1, reader="", image=IMAGE):
-    return Verdict(
+    return ReaderVerdict(
         study_instance_uid=STUDY,
         decisions={image: bool(positive)},
         model="toy",

@@ -325,6 +325,7 @@ def test_a_promotion_killed_at_any_point_leaves_one_of_the_two_running(site, poi
 # ---- a worker follows
 
 
+@pytest.mark.slow
 def test_a_worker_looks_at_files_only_when_another_version_is_deployed(site):
     loads = []
     running = site.running(lambda path: loads.append(path) or toy(path))
@@ -339,6 +340,7 @@ def test_a_worker_looks_at_files_only_when_another_version_is_deployed(site):
     assert len(loads) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["missing", "tampered", "another"])
 def test_a_worker_keeps_its_model_while_the_new_one_cannot_be_used_and_says_so_once(site, damage):
     site.version("1")
@@ -374,6 +376,7 @@ class Watched(ToyExplainer):
     """The toy, which can be watched by weak references."""
 
 
+@pytest.mark.slow
 def test_a_study_ends_with_the_model_it_began_with_and_the_next_has_the_new_one(tmp_path, site):
     (tmp_path / "node").mkdir()
     here = Node(tmp_path / "node")
