@@ -66,7 +66,7 @@ class BundleExplainer:
         self.seed = seed
         classifier = bundle.tempered()
         self._classifier = for_inference(classifier, self.device) if isinstance(classifier, nn.Module) else classifier
-        self._generators = for_inference(bundle.generators, self.device)
+        self._generators = None if bundle.generators is None else for_inference(bundle.generators, self.device)
         self._methods: dict[str, Method] = {}
 
     @property
@@ -253,7 +253,7 @@ class BundleExplainer:
 
     def _made(self, name: str) -> Method:
         plugin = plugins.load(METHODS, name)
-        reason = obstacle(plugin, self.bundle.classifier, generators=True)
+        reason = obstacle(plugin, self.bundle.classifier, generators=self._generators is not None)
         if reason is not None:
             raise BundleError(f"the method {name} cannot explain this bundle: {reason}; name another method")
         given = {"network": self._generators, "rule": DecisionRule(threshold=self.bundle.threshold)}

@@ -49,7 +49,18 @@ def _parser() -> argparse.ArgumentParser:
     speed.add_argument("--threads", type=int, default=2)
     speed.add_argument("--repeats", type=int, default=15)
     speed.add_argument("--device", default="auto")
-    for command in (*measures, calibrate, scale, controls, bundle, benchmark, speed):
+    joint = commands.add_parser("run", help="train and judge one of the further systems")
+    joint.add_argument("system", choices=["mediffusion"])
+    joint.add_argument("--preset", default="tiny", help="tiny, cpu, gpu or vce-testing")
+    joint.add_argument("--data", default="phantom", help="reader:folder, e.g. nih:../shared/data/...")
+    joint.add_argument("--out", type=Path, required=True, help="folder of the run; the same call again goes on")
+    joint.add_argument("--weights", default="", help="of the autoencoder that the preset works with")
+    joint.add_argument("--labels", type=float, default=1.0, help="part of the patients whose labels are used")
+    joint.add_argument("--seed", type=int, default=0)
+    joint.add_argument("--steps", type=int, help="instead of the preset's")
+    joint.add_argument("--unlabelled", choices=["none", "fixmatch"], help="instead of the preset's")
+    joint.add_argument("--no-diffusion", action="store_true", help="the control: the same network, classifying alone")
+    for command in (joint, *measures, calibrate, scale, controls, bundle, benchmark, speed):
         command.add_argument("--json", type=Path, help="write the figures to this file")
     return parser
 
@@ -233,6 +244,27 @@ def _speed(arguments: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
+def _joint(arguments: argparse.Namespace) -> dict[str, Any]:
+    from training import mediffusion  # noqa: PLC0415 - torch and diffusers
+
+    asked = mediffusion.request(
+        arguments.preset,
+        arguments.data,
+        arguments.out,
+        weights=arguments.weights,
+        labels=arguments.labels,
+        seed=arguments.seed,
+        steps=arguments.steps,
+        unlabelled=arguments.unlabelled,
+        diffusion=False if arguments.no_diffusion else None,
+    )
+    figures = mediffusion.run(
+        asked, lambda done, **told: print(json.dumps({"done": round(done, 4)} | told), flush=True)
+    )
+    print(mediffusion.markdown(figures))
+    return figures
+
+
 def _calibrate(arguments: argparse.Namespace) -> dict[str, Any]:
     from explain_core import plugins  # noqa: PLC0415 - start quickly
     from training import calibration, scales  # noqa: PLC0415
@@ -253,7 +285,7 @@ def _calibrate(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
-    timings = {"benchmark": _benchmark, "speed": _speed}
+    timings = {"benchmark": _benchmark, "speed": _speed, "run": _joint}
     if arguments.command in timings:
         return timings[arguments.command](arguments)
     if arguments.command == "controls":

@@ -15,12 +15,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from explain_core.bundles.files import OUTLIER, REQUIRED, SUMS, WEIGHTS, toml_text, verify, write_sums
+from explain_core.bundles.files import GENERATORS, OUTLIER, REQUIRED, SUMS, WEIGHTS, toml_text, verify, write_sums
 from explain_core.classifier import Classifier, DecisionRule, Tempered, tempered
+from explain_core.classifiers.mediffusion import Mediffusion
+from explain_core.diffusion.files import save_model
 from explain_core.engine import choose_device
 from explain_core.explainer import open_bundle
 from explain_core.generators.features import FeatureGenerators
-from explain_core.generators.kinds import Generators, description_of
+from explain_core.generators.kinds import NONE, Generators, description_of
 from explain_core.geometry import AffineRange, InputSpec
 from explain_core.statistics import REFERENCE
 from training import calibration, scales, strength
@@ -33,7 +35,7 @@ from training.runs.generators import GeneratorSettings
 USE = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
 _NAMES = ("negative", "positive")
 UNMEASURED = {"full_scale": 1.0, "unit": "not measured yet"}
-FILES = frozenset({*REQUIRED, OUTLIER, REFERENCE, WEIGHTS, SUMS})
+FILES = frozenset({*REQUIRED, GENERATORS, Mediffusion.file_name, OUTLIER, REFERENCE, WEIGHTS, SUMS})
 
 
 def make(
@@ -42,8 +44,8 @@ def make(
     classifier: nn.Module,
     architecture: str,
     outputs: Sequence[str],
-    generators: Generators,
-    generator_settings: GeneratorSettings,
+    generators: Generators | None,
+    generator_settings: GeneratorSettings | None,
     spec: InputSpec,
     label: str,
     name: str,
@@ -66,7 +68,7 @@ def make(
         classifier: as trained, not fused for inference; its tempered form is unwrapped.
         architecture: a module of explain_core/classifiers.
         outputs: names of the classifier's outputs; the first one is the finding.
-        generators: as trained against the tempered classifier, not fused.
+        generators: as trained against the tempered classifier, not fused; None where no method needs them.
         generator_settings: their architecture.
         spec: the model's input.
         label: the finding, as results name it.
@@ -104,10 +106,15 @@ def make(
         generators = deepcopy(generators)
         for decision, factor in strengths.items():
             generators.strengthen(decision, factor)
-    save_file(half(weights.state_dict()), out / WEIGHTS)
-    save_file(half(generators.state_dict()), out / "generators.safetensors")
-    settings = asdict(generator_settings)
-    served = scales.default_blurs(cast("Classifier", weights), blurs)
+    if isinstance(weights, Mediffusion):
+        save_model(out / weights.file_name, weights.model, half(weights.model.state_dict()))
+    else:
+        save_file(half(weights.state_dict()), out / WEIGHTS)
+    described: dict[str, Any] = {"kind": NONE}
+    if generators is not None and generator_settings is not None:
+        save_file(half(generators.state_dict()), out / GENERATORS)
+        described = description_of(asdict(generator_settings))
+    served = scales.default_blurs(cast("Classifier", weights), blurs, generators=generators is not None)
     table = {
         "name": name,
         "version": version,
@@ -117,7 +124,7 @@ def make(
         "use": USE,
         "training_data": dataset_summary,
         "classifier": {"architecture": architecture, "outputs": list(outputs)},
-        "generators": description_of(settings),
+        "generators": described,
         "input": asdict(spec),
         "augmentation": asdict(augmentation),
         "heatmap": {name: {"blur": blur} | UNMEASURED for name, blur in served.items()},

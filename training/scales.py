@@ -24,7 +24,7 @@ from explain_core.method import obstacle, stated
 from explain_core.plugins import METHODS
 from training.progress import Progress, silent
 
-CALIBRATED = ("similar_adversarial", "evidence")
+CALIBRATED = ("similar_adversarial", "evidence", "mediffusion")
 """Methods that a new bundle serves, where its classifier and generators allow it."""
 FLOOR_PERCENTILE, FULL_SCALE_PERCENTILE = 85, 95
 
@@ -46,20 +46,23 @@ class Scale:
     shown: Figures
 
 
-def default_blurs(classifier: Classifier, wanted: Mapping[str, float] | None = None) -> dict[str, float]:
+def default_blurs(
+    classifier: Classifier, wanted: Mapping[str, float] | None = None, *, generators: bool = True
+) -> dict[str, float]:
     """The methods that a new bundle of this classifier serves, each with the blur of its maps.
 
     Args:
         classifier: of the bundle.
         wanted: further methods or other blurs, such as the champion's; what is not there, or cannot explain the
             classifier, is left out.
+        generators: whether the bundle has any.
     """
     asked = dict.fromkeys(CALIBRATED, BLUR) | dict(wanted or {})
     known = plugins.available(METHODS)
     return {
         name: blur
         for name, blur in asked.items()
-        if name in known and obstacle(plugins.load(METHODS, name), classifier, generators=True) is None
+        if name in known and obstacle(plugins.load(METHODS, name), classifier, generators=generators) is None
     }
 
 

@@ -25,11 +25,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from explain_core import plugins
-from explain_core.bundles.files import OUTLIER, SUMS, WEIGHTS, listed, verify
+from explain_core.bundles.files import GENERATORS, OUTLIER, SUMS, WEIGHTS, listed, verify
 from explain_core.classifier import Classifier, offers, tempered
 from explain_core.errors import BundleError
 from explain_core.explanation import HeatmapScale, ModelIdentity
-from explain_core.generators.kinds import Generators, build
+from explain_core.generators.kinds import NONE, Generators, build
 from explain_core.geometry import AffineRange, InputSpec
 from explain_core.outlier import OutlierModel, OutlierTest
 from explain_core.statistics import REFERENCE, load_reference
@@ -68,6 +68,7 @@ class Bundle:
         outlier: judges how unlike the training images an image is; None in a bundle that does not say.
         classifier: as it was trained; its logits are not divided by the temperature.
         temperature: probability = sigmoid(logit / temperature), > 0.
+        generators: None in a bundle whose methods need none.
         reference: statistics of the validation images (`statistics.reference_of`); None in a bundle without them.
         augmentations: copies averaged by equation (11) where the node's settings do not say; 0 is one pass.
     """
@@ -81,11 +82,21 @@ class Bundle:
     outlier: OutlierTest | None
     augmentation: AffineRange
     classifier: Classifier
-    generators: Generators
+    generators: Generators | None
     description: Mapping[str, Any]
     temperature: float = 1.0
     reference: Mapping[str, Any] | None = None
     augmentations: int = AUGMENTATIONS
+
+    def with_generators(self) -> Generators:
+        """The generators.
+
+        Raises:
+            BundleError: the bundle has none.
+        """
+        if self.generators is None:
+            raise BundleError(f"the bundle {self.identity.name} {self.identity.version} has no generators")
+        return self.generators
 
     def tempered(self) -> Classifier:
         """The classifier with its logits divided by the temperature: what every probability is made of."""
@@ -103,7 +114,7 @@ def load(folder: Path) -> Bundle:
     try:
         description = tomllib.loads(description_path.read_text())
         heatmaps = _heatmaps(description_path, description.get("heatmap", {}))
-        generators = build(description["generators"])
+        generators = None if description["generators"]["kind"] == NONE else build(description["generators"])
         bundle = Bundle(
             identity=ModelIdentity(name=description["name"], version=description["version"], digest=digest),
             label=description["label"],
@@ -124,12 +135,16 @@ def load(folder: Path) -> Bundle:
         )
     except (KeyError, TypeError, ValueError, LookupError) as error:
         raise BundleError(f"{description_path}: {type(error).__name__}: {error}") from error
+    if generators is None:
+        return bundle
     if generators.reads_features and not offers(bundle.classifier, "features"):
         raise BundleError(
             f"{description_path}: its generators read features of the classifier, and a classifier of the architecture "
             f"{description['classifier']['architecture']} offers none"
         )
-    _fill(generators, folder / "generators.safetensors")
+    if GENERATORS not in listed(folder / SUMS):
+        raise BundleError(f"{folder / SUMS} does not list {GENERATORS}")
+    _fill(generators, folder / GENERATORS)
     return bundle
 
 

@@ -11,9 +11,10 @@ from explain_core.errors import BundleError
 
 SUMS = "SHA256SUMS"
 WEIGHTS = "classifier.safetensors"
-CLASSIFIERS = (WEIGHTS, "classifier.onnx", "classifier.pt")
+CLASSIFIERS = (WEIGHTS, "classifier.onnx", "classifier.pt", "classifier.joint.safetensors")
 OUTLIER = "outlier.safetensors"
-REQUIRED = ("bundle.toml", "generators.safetensors", "model_card.md")
+GENERATORS = "generators.safetensors"
+REQUIRED = ("bundle.toml", "model_card.md")
 
 
 def digest_of(path: Path) -> str:

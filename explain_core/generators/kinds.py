@@ -11,6 +11,8 @@ from explain_core.generators.similar_adversarial import SimilarAdversarial
 
 Generators = SimilarAdversarial | FeatureGenerators
 
+NONE = "none"
+"""The kind of a bundle whose methods need no generators."""
 ON_PIXELS = ("filters", "kind", "head_layers", "output", "dropout", "decisions")
 ON_FEATURES = ("kind", "channels", "evidence", "width", "gated", "target", "decisions")
 """The keys of a description, kind by kind."""

@@ -6,7 +6,7 @@ import torch
 from explain_core import plugins
 from explain_core.testing.promises import check_classifier
 
-FROM_A_FILE = {"onnx", "torchscript"}
+FROM_A_FILE = {"mediffusion", "onnx", "torchscript"}
 
 
 @pytest.mark.parametrize("name", sorted(set(plugins.available("explain_core.classifiers")) - FROM_A_FILE))

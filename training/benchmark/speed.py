@@ -63,7 +63,7 @@ def speed(
     if bundle is not None:
         loaded = load(bundle)
         classifier: Any = loaded.classifier
-        network, size = loaded.generators, loaded.input_spec.size
+        network, size = loaded.with_generators(), loaded.input_spec.size
         copies, blur = loaded.augmentations, loaded.heatmaps[DEFAULT_METHOD].blur
         rule = DecisionRule(threshold=loaded.threshold)
     else:

@@ -233,7 +233,7 @@ class Bench:
     def _bundled(self) -> Generators:
         if self.bundle is None:
             raise BundleError(f"the row {BUNDLE_ROW} needs --bundle")
-        return for_inference(load_bundle(self.bundle).generators, self.device)
+        return for_inference(load_bundle(self.bundle).with_generators(), self.device)
 
     def decisions(self, images: Tensor) -> Tensor:
         """y(x) of uint8 or float images, int64, shape (N,), on the CPU."""

@@ -65,11 +65,15 @@ class Second:
     @torch.no_grad()
     def decide(self, images: Tensor) -> NDArray[np.int64]:
         """Decisions, 0 or 1, shape (N,), about images in [0, 1], shape (N, 1, S, S), of any size."""
+        return np.asarray((self.probabilities(images) >= self.threshold).long().cpu().numpy())
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Of the finding, shape (N,), in images in [0, 1], shape (N, 1, S, S), of any size."""
         x = images.to(self.device)
         if x.shape[-1] != self.size:
             x = functional.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
-        probabilities = torch.sigmoid(self.network(x)[:, 0])
-        return np.asarray((probabilities >= self.threshold).long().cpu().numpy())
+        return torch.sigmoid(self.network(x)[:, 0])
 
 
 def open_second(folder: Path, device: str = "auto") -> Second:

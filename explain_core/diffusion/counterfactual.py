@@ -1,0 +1,214 @@
+"""Counterfactuals of a joint diffusion model: noise a little, and denoise towards another answer of its own head.
+
+From the authors' public code (see docs/mediffusion.md for what is known and what is inferred): at each step the clean
+latent is predicted, the head judges it, and the predicted noise is shifted along the gradient of that judgement:
+noise' = noise + s sqrt(1 - a_t) grad_z_t BCE(head(h(z_0)), target). The scale s is sought for each image: the least
+that crosses the threshold. A chain with the same noise and s = 0 stands beside it: noising alone removes findings.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from explain_core.diffusion.model import Guidance, JointDiffusion
+from explain_core.diffusion.schedule import clean, inverter, noised, sampler
+from explain_core.errors import AttributionError
+
+Tell = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How counterfactuals are sought.
+
+    Attributes:
+        start: step of 1,000 from which is denoised; beyond 300 the image is largely forgotten.
+        steps: of the whole chain; those below `start` are done.
+        limit: the largest scale that is tried.
+        halvings: of the interval in which the least scale lies.
+        noise: "random" from `seed`, or "inverted": the noise that the model itself would make the image from.
+        seed: of the noise.
+        normalised: see `Guidance`.
+
+    Raises:
+        ValueError: a start outside the schedule, or no step below it.
+    """
+
+    start: int = 300
+    steps: int = 50
+    limit: float = 3000.0
+    halvings: int = 8
+    noise: Literal["random", "inverted"] = "random"
+    seed: int = 0
+    normalised: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.start <= 1000 or not self.grid:  # noqa: PLR2004 - steps of the schedule
+            raise ValueError(f"start lies between 1 and 1000 and above a step of the chain, got {self.start}")
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The steps that are done, falling to 0."""
+        return tuple(int(step) for step in sampler(self.steps).timesteps if step < self.start)
+
+
+@dataclass(frozen=True, slots=True)
+class Counterfactual:
+    """What became of images, shape (N, ...) each.
+
+    Attributes:
+        original: the images through the space and back: what changes are measured against, so that the autoencoder's
+            own error is no evidence. In [0, 1], shape (N, 1, S, S).
+        changed: the counterfactual images.
+        unguided: the same noise without guidance.
+        scales: the guidance that was needed; the limit where that did not suffice.
+        before: probability of the finding in the decoded original, as the head sees it.
+        after: of the counterfactual.
+        control: of the unguided image.
+        reached: whether the head's answer is what was asked for.
+    """
+
+    original: Tensor
+    changed: Tensor
+    unguided: Tensor
+    scales: Tensor
+    before: Tensor
+    after: Tensor
+    control: Tensor
+    reached: Tensor
+
+    @property
+    def difference(self) -> Tensor:
+        """|changed - original|, shape (N, 1, S, S)."""
+        return (self.changed - self.original).abs()
+
+
+def counterfactual(
+    model: JointDiffusion,
+    images: Tensor,
+    output: int,
+    target: int,
+    settings: Settings | None = None,
+    *,
+    threshold: float = 0.5,
+    tell: Tell = lambda _: None,
+) -> Counterfactual:
+    """Enforce (target 1) or remove (target 0) a finding, by as little guidance as crosses the threshold.
+
+    Args:
+        model: whose head judges, in eval mode.
+        images: grey in [0, 1], shape (N, 1, S, S).
+        output: which finding.
+        target: 1 or 0.
+        settings: how.
+        threshold: of the decision.
+        tell: told the part that is done.
+
+    Raises:
+        ValueError: no such output or target, or images of another shape.
+        AttributionError: an image has that answer already, or the chain left the numbers.
+    """
+    asked = settings or Settings()
+    if not 0 <= output < model.network.config.outputs:
+        raise ValueError(f"the head has the outputs 0 to {model.network.config.outputs - 1}, not {output}")
+    if target not in (0, 1):
+        raise ValueError(f"a target is 0 (remove) or 1 (enforce), not {target}")
+    with torch.no_grad():
+        z = model.encode(images)
+        before = _probability(model, z, output)
+    met = (before >= threshold) == bool(target)
+    if met.any():
+        does = "enforce" if target else "remove"
+        raise AttributionError(
+            f"{int(met.sum())} of {len(images)} images are decided as asked already: there is nothing to {does}"
+        )
+    noisy = _noisy(model, z, asked)
+    rounds = asked.halvings + 2
+
+    def run(scales: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        latents = denoise(model, noisy, Guidance(output, target, scales, asked.normalised), asked)
+        probability = _probability(model, latents, output)
+        tell((number + 1) / rounds)
+        return latents, probability, (probability >= threshold) == bool(target)
+
+    nothing, limit = torch.zeros(len(images), device=z.device), torch.full((len(images),), asked.limit, device=z.device)
+    unguided, control, free = run(nothing, 0)
+    found, after, reached = run(limit, 1)
+    low, high = nothing.clone(), torch.where(free, nothing, limit)
+    found, after = _where(free, unguided, found), torch.where(free, control, after)
+    reached = reached | free
+    for number in range(asked.halvings):
+        middle = (low + high) / 2
+        latents, probability, crossed = run(middle, number + 2)
+        better = crossed & reached & ~free
+        found, after = _where(better, latents, found), torch.where(better, probability, after)
+        high, low = torch.where(better, middle, high), torch.where(better | ~reached | free, low, middle)
+    with torch.no_grad():
+        original, changed, without = (model.decode(one).clamp(0, 1) for one in (z, found, unguided))
+    return Counterfactual(original, changed, without, high, before, after, control, reached)
+
+
+def denoise(model: JointDiffusion, noisy: Tensor, guidance: Guidance, settings: Settings) -> Tensor:
+    """Noisy latents of the first step of the grid to clean ones.
+
+    Raises:
+        AttributionError: a latent is not finite.
+    """
+    scheduler, z = sampler(settings.steps), noisy
+    for step in settings.grid:
+        noise = _guided(model, z, step, guidance)
+        z = scheduler.step(noise, step, z).prev_sample
+    if not bool(torch.isfinite(z).all()):
+        raise AttributionError("the guided chain left the numbers; lower the limit of the guidance")
+    return z
+
+
+def _guided(model: JointDiffusion, z: Tensor, step: int, guidance: Guidance) -> Tensor:
+    """The predicted noise of one step, shifted; the plain one costs no gradient."""
+    t = torch.full((len(z),), step, device=z.device)
+    left = model.left[t]
+    if not bool((guidance.scales > 0).any()):
+        with torch.no_grad():
+            plain: Tensor = model.network(z, t)
+        return plain
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        noise = model.network(z, t)
+        logits = model.network.classify(clean(z, noise, left))[:, guidance.output]
+        loss = functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(guidance.target)))
+        (gradient,) = torch.autograd.grad(loss * len(z), z)
+    if guidance.normalised:
+        gradient = gradient / gradient.pow(2).mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp(min=1e-12)
+    pull = guidance.scales * (1 - left).sqrt()
+    shifted: Tensor = noise.detach() + pull.view(-1, 1, 1, 1) * gradient
+    return shifted
+
+
+def _noisy(model: JointDiffusion, z: Tensor, settings: Settings) -> Tensor:
+    """Latents at the first step of the grid."""
+    first = settings.grid[0]
+    if settings.noise == "random":
+        generator = torch.Generator().manual_seed(settings.seed)
+        noise = torch.randn(z.shape, generator=generator).to(z)
+        return noised(z, noise, model.left[torch.full((len(z),), first, device=z.device)])
+    scheduler = inverter(settings.steps)
+    with torch.no_grad():
+        for step in scheduler.timesteps:
+            if step > first:
+                break
+            t = torch.full((len(z),), int(step), device=z.device)
+            z = scheduler.step(model.network(z, t), step, z).prev_sample
+    return z
+
+
+@torch.no_grad()
+def _probability(model: JointDiffusion, z: Tensor, output: int) -> Tensor:
+    return model.network.classify(z)[:, output].sigmoid()
+
+
+def _where(condition: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    return torch.where(condition.view(-1, 1, 1, 1), one, other)

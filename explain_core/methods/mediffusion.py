@@ -1,0 +1,94 @@
+"""Counterfactuals of a joint diffusion model: the image with another answer of the model's own head (arXiv:2411.09434).
+
+A re-implementation from the abstract and the authors' public code. The image is noised a little and denoised again,
+pulled by the gradient of the head; the pull is the least that crosses the threshold. E(x) is the change to the decoded
+original, so that what the autoencoder cannot show is no evidence.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from explain_core.classifier import Classifier, DecisionRule, unwrapped
+from explain_core.diffusion.counterfactual import Counterfactual, Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mediffusion:
+    """Remove the finding from images that show it, enforce it in those that do not.
+
+    Attributes:
+        start: step of 1,000 from which is denoised.
+        steps: of the whole chain.
+        limit: the strongest pull that is tried.
+        halvings: of the interval in which the least pull lies.
+        seed: of the noise.
+        rule: how the classifier's logits become a decision.
+    """
+
+    reference: ClassVar[str] = "Kaleta et al., Mediffusion, arXiv:2411.09434"
+    needs_gradients: ClassVar[bool] = True
+    trained_by: ClassVar[str | None] = None
+    needs: ClassVar[tuple[str, ...]] = ("counterfactual",)
+    unit: ClassVar[str] = "|x_a - x|, luminance 0 to 1"
+
+    start: int = 300
+    steps: int = 50
+    limit: float = 3000.0
+    halvings: int = 8
+    seed: int = 0
+    rule: DecisionRule = field(default_factory=DecisionRule)
+
+    def __post_init__(self) -> None:
+        """Nothing was sought yet."""
+        object.__setattr__(self, "_last", [])
+
+    def __call__(self, classifier: Classifier, images: Tensor, classes: Tensor) -> Tensor:
+        """Maps of the images' shape, (N, 1, S, S); see `explain_core.method.Method`."""
+        decisions = self.rule.decide(classifier(images), classes)
+        return self.maps(classifier, images, decisions)
+
+    def maps(self, classifier: Classifier, images: Tensor, decisions: Tensor) -> Tensor:
+        """|x_a - x| of the decoded images, shape (N, 1, S, S)."""
+        return self._made(classifier, images, decisions).difference
+
+    def images(self, classifier: Classifier, images: Tensor, decisions: Tensor) -> tuple[Tensor, Tensor]:
+        """(x_s, x_a): the decoded original, and the counterfactual; shape (N, 1, S, S)."""
+        made = self._made(classifier, images, decisions)
+        return made.original, made.changed
+
+    def _made(self, classifier: Classifier, images: Tensor, decisions: Tensor) -> Counterfactual:
+        """Sought once for the same images, which are asked for their map and for their pictures."""
+        last: list[tuple[Tensor, Tensor, Counterfactual]] = self.__dict__["_last"]
+        if last:
+            seen, decided, made = last[0]
+            if torch.equal(seen, images) and torch.equal(decided, decisions):
+                return made
+        made = self._sought(classifier, images, decisions)
+        last[:] = [(images, decisions, made)]
+        return made
+
+    def _sought(self, classifier: Classifier, images: Tensor, decisions: Tensor) -> Counterfactual:
+        settings = Settings(
+            start=self.start, steps=self.steps, limit=self.limit, halvings=self.halvings, seed=self.seed
+        )
+        inner: Any = unwrapped(classifier)
+        warmth = 1.0 if inner is classifier else float(classifier.temperature)  # type: ignore[attr-defined]
+        own = self.rule.threshold
+        threshold = 1 / (1 + math.exp(-warmth * math.log(own / (1 - own))))
+        parts: dict[int, Counterfactual] = {}
+        for decision in (0, 1):
+            places = (decisions == decision).nonzero()[:, 0]
+            if len(places):
+                parts[decision] = inner.counterfactual(images[places], 0, 1 - decision, settings, threshold)
+        if len(parts) == 1:
+            return next(iter(parts.values()))
+        order = torch.cat([(decisions == decision).nonzero()[:, 0] for decision in parts]).argsort()
+        names = Counterfactual.__slots__
+        return Counterfactual(*(torch.cat([getattr(p, n) for p in parts.values()])[order] for n in names))
+
+
+PLUGIN = Mediffusion

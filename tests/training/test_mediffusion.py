@@ -1,0 +1,314 @@
+"""The run of joint diffusion: what it learns from, that it resumes, what it refuses, and how it is judged."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from explain_core.bundles.bundle import load
+from explain_core.classifiers.mediffusion import Mediffusion
+from explain_core.diffusion.files import load_model, save_model
+from explain_core.errors import BundleError
+from explain_core.explainer import open_bundle
+from explain_core.geometry import AffineRange, InputSpec
+from explain_core.methods.mediffusion import Mediffusion as MediffusionMethod
+from explain_core.radiograph import Radiograph
+from training.cohort import Cohort
+from training.errors import TrainingError
+from training.making import make
+from training.measure.joint_diffusion import ENFORCE, Changed, counterfactual_figures
+from training.mediffusion import halves, held_back, request
+from training.progress import Cancelled
+from training.runs.mediffusion.material import material
+from training.runs.mediffusion.run import _Losses, train
+from training.runs.mediffusion.settings import PRESETS, MediffusionSettings, build
+
+TINY = MediffusionSettings(
+    size=16, channels=(8, 16), attention=(False, True), layers=1, head_dim=8, groups=8, hidden=16, steps=6, batch=4,
+    labelled_batch=4, learning_rate=1e-3, average=0.9, views=2, precision="32-true", device="cpu", threads=1,
+    checkpoint_every=2, report_every=2,
+)  # fmt: skip
+
+
+def images(count=12, size=16):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 100, (count, 1, size, size), generator=generator)
+    pixels[1::2] += 100
+    return pixels.to(torch.uint8)
+
+
+def targets(count=12, known=12):
+    values = torch.arange(count).remainder(2).float()
+    values[known:] = float("nan")
+    return values[:, None]
+
+
+def cohort(count=12, size=16):
+    truth = np.zeros((size, size), np.bool_)
+    truth[4:8, 4:8] = True
+    return Cohort(
+        images=images(count, size), targets=np.arange(count) % 2, truths=(None, truth) * (count // 2),
+        boxes=np.arange(count) % 2, views=("PA",) * count, patients=tuple(f"p{n}" for n in range(count)),
+        splits=("train",) * count, classes=("normal", "opacity"),
+    )  # fmt: skip
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("changes", [{}, {"unlabelled": "fixmatch", "confidence": 0.5}, {"noisy": 200, "every": 2}])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, changes):
+    settings = replace(TINY, **changes)
+    whole = train(settings, images(), targets(), tmp_path / "whole")
+
+    def stop(done, **_):
+        if done >= 0.3:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        train(settings, images(), targets(), tmp_path / "parts", stop)
+    parts = train(settings, images(), targets(), tmp_path / "parts")
+    assert same(whole, parts)
+    assert same(load_model(tmp_path / "parts" / "model.safetensors"), parts)
+
+
+def test_what_remains_is_the_average_and_not_the_last_step(tmp_path):
+    model = train(TINY, images(), targets(), tmp_path)
+    last = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["network"]
+    assert not torch.equal(model.network.state_dict()["head.1.weight"], last["head.1.weight"])
+
+
+def test_unlabelled_images_are_denoised_and_never_classified(tmp_path):
+    told = []
+    train(replace(TINY, steps=2), images(), targets(known=2), tmp_path, lambda _done, **row: told.append(row))
+    assert set(told[-1]) == {"step", "denoising", "classification"}
+    assert np.isfinite(told[-1]["classification"])
+
+
+def test_every_part_of_the_network_learns_and_the_consistency_teaches_only_where_it_is_sure():
+    model = build(TINY, 1)
+    z, t = torch.randn(4, 1, 16, 16), torch.tensor([0, 100, 500, 900])
+    losses = _Losses(model.network, replace(TINY, confidence=0.9))
+    batch = {"noisy": z, "t": t, "noise": z, "labelled": z, "labelled_t": t * 0, "targets": torch.ones(4, 1)}
+    found = losses(batch)
+    sum(found.values()).backward()
+    assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in model.network.parameters())
+    assert losses({"weak": z, "strong": z})["consistency"] == 0, "an untrained head is sure of nothing"
+    with torch.no_grad():
+        model.network.head[-1].bias += 9
+    assert losses({"weak": z, "strong": z})["consistency"] > 0
+
+
+def test_unknown_labels_take_no_part():
+    model = build(TINY, 2).eval()
+    losses = _Losses(model.network, TINY)
+    z, zero = torch.randn(3, 1, 16, 16), torch.zeros(3, dtype=torch.long)
+    known = torch.tensor([[1.0, float("nan")], [float("nan"), float("nan")], [0.0, float("nan")]])
+    loss = losses({"labelled": z, "labelled_t": zero, "targets": known})["classification"]
+    logits = model.network.classify(z)[[0, 2], 0]
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(loss, expected)
+
+
+def test_bad_input_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="no image has a label"):
+        train(TINY, images(), targets(known=0), tmp_path / "a")
+    with pytest.raises(TrainingError, match="images of 32 pixels a side, and the model is for 16"):
+        train(TINY, images(size=32), targets(), tmp_path / "b")
+    with pytest.raises(TrainingError, match="groups do not divide"):
+        build(replace(TINY, groups=5), 1)
+    train(replace(TINY, steps=2), images(), targets(), tmp_path / "c")
+    with pytest.raises(TrainingError, match="was made with other settings"):
+        train(replace(TINY, weight=1.0), images(), targets(), tmp_path / "c")
+
+
+def test_a_loss_that_is_no_number_stops_with_step_and_term(tmp_path):
+    settings = replace(TINY, learning_rate=1e30, head_learning_rate=1e30)
+    with pytest.raises(TrainingError, match=r"step \d+: the loss of (denoising|classification) is"):
+        train(settings, images(), targets(), tmp_path)
+
+
+def test_latents_are_made_once_and_have_unit_variance(tmp_path):
+    first = material(TINY, images(), targets(), tmp_path)
+    made = (tmp_path / "latents.pt").stat().st_mtime_ns
+    again = material(TINY, images(), targets(), tmp_path)
+    assert torch.equal(first.weak, again.weak)
+    assert (tmp_path / "latents.pt").stat().st_mtime_ns == made
+    assert first.weak.shape == (2, 12, 1, 16, 16)
+    assert float(first.weak.float().std()) == pytest.approx(1, abs=0.01)
+    assert not torch.equal(first.weak[0], first.weak[1]), "every view is changed in its own way"
+
+
+def test_the_presets_can_be_built_and_have_the_sizes_that_the_documentation_says():
+    counts = {}
+    for name in ("tiny", "gpu", "vce-testing"):
+        settings = replace(PRESETS[name], space="identity", size=PRESETS[name].size // (1 if name == "tiny" else 8))
+        with torch.device("meta"):
+            counts[name] = sum(value.numel() for value in build(settings, 1).network.unet.parameters())
+    assert 0.6e6 < counts["tiny"] < 0.7e6
+    assert 15e6 < counts["gpu"] < 17e6
+    assert 257e6 < counts["vce-testing"] < 258.5e6
+
+
+def test_model_and_oracle_share_no_patient_and_fewer_labels_lie_within_more():
+    whole = cohort(40)
+    own, others = halves(whole)
+    assert not set(own.patients) & set(others.patients)
+    assert len(own) + len(others) == 40
+    few, many = held_back(own, 0.2), held_back(own, 0.6)
+    assert bool((torch.isfinite(few) <= torch.isfinite(many)).all())
+    assert {0.0, 1.0} <= set(few[torch.isfinite(few)].tolist())
+    assert bool(torch.isfinite(held_back(own, 1.0)).all())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("huge", "phantom"), "no preset 'huge'; there is: tiny"),
+        (("cpu", "phantom"), "name its --weights"),
+    ],
+)
+def test_a_wrong_request_is_refused(tmp_path, arguments, message):
+    with pytest.raises(TrainingError, match=message):
+        request(*arguments, tmp_path)
+    with pytest.raises(TrainingError, match="above 0 to 1, not 0"):
+        request("tiny", "phantom", tmp_path, labels=0)
+
+
+class Oracle:
+    """Calls an image by its brightness."""
+
+    threshold = 0.5
+
+    def probabilities(self, given):
+        return given.mean(dim=(1, 2, 3))
+
+
+def test_counterfactuals_are_judged_by_the_oracle_beside_the_unguided_ones_and_by_place():
+    from explain_core.diffusion.counterfactual import Counterfactual
+
+    test = cohort(4)
+    places = np.array([1, 3])
+    original = torch.full((2, 1, 16, 16), 0.4)
+    changed, unguided = original + 0.2, original + 0.05
+    changed[:, :, 4:8, 4:8] += 0.2
+    ones = torch.ones(2)
+    made = Counterfactual(original, changed, unguided, ones, ones * 0.4, ones * 0.9, ones * 0.45, ones > 0)
+    found = counterfactual_figures(Changed(places, (made,)), test, ENFORCE, Oracle(), draws=50)
+    assert found["images"] == 2
+    assert (found["reached"]["value"], found["unguided"]["value"]) == (1, 0)
+    assert found["oracle"]["value"] == pytest.approx(0.2 + 0.2 / 16, abs=1e-6)
+    assert found["oracle_unguided"]["value"] == pytest.approx(0.05, abs=1e-6)
+    assert (found["oracle_flips"]["value"], found["oracle_flips_unguided"]["value"]) == (1, 0)
+    assert found["density"]["value"] == pytest.approx(2, abs=1e-4)
+    assert found["density_unguided"]["value"] == pytest.approx(1, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory):
+    """A bundle of a joint diffusion model that has learnt to tell bright from dark in seconds."""
+    whole = cohort(40)
+    settings = replace(TINY, steps=60, learning_rate=3e-3, head_learning_rate=1e-2, weight=1.0)
+    folder = tmp_path_factory.mktemp("joint")
+    model = train(settings, whole.images, torch.from_numpy(whole.targets).float()[:, None], folder / "run")
+    make(
+        folder / "bundle", classifier=Mediffusion(folder / "run" / "model.safetensors", 1, 16),
+        architecture="mediffusion", outputs=["Lung opacity"], generators=None, generator_settings=None,
+        spec=InputSpec(size=16, percentiles=(0.0, 100.0)), label="Lung opacity", name="joint", version="0.0.1",
+        threshold=0.5, temperature=1.3,
+        augmentation=AffineRange(), dataset_summary="squares", training=whole, validation=whole.take(np.arange(8)),
+        extra={"augmentations": 0},
+    )  # fmt: skip
+    return model, folder / "bundle"
+
+
+def radiograph(*, bright):
+    pixels = images()[int(bright), 0].float().numpy() / 255
+    pixels[0, :2] = 0, 1  # the whole range, so that it is not stretched
+    return Radiograph(pixels=pixels, spacing=None, orientation=None, source_id="1.2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bright", [False, True])
+def test_a_bundle_of_a_joint_diffusion_model_explains_by_its_counterfactuals(joint, bright):
+    explainer = open_bundle(joint[1], device="cpu")
+    (found,) = explainer.explain(radiograph(bright=bright), ["mediffusion"])
+    assert found.prediction.positive is bright
+    assert found.provenance.method == "mediffusion"
+    assert found.provenance.parameters["mediffusion.start"] == 300
+    assert found.similar_kept
+    assert found.attribution.values.shape == (16, 16)
+    assert found.attribution.values.max() > 0
+    assert found.adversarial.image.shape == (16, 16)
+    change = np.abs(found.adversarial.image - found.similar.image).mean()
+    assert change > 0
+
+
+@pytest.mark.slow
+def test_what_such_a_bundle_cannot_serve_is_refused_by_name(joint):
+    explainer = open_bundle(joint[1], device="cpu")
+    with pytest.raises(BundleError, match="similar_adversarial cannot explain this bundle: it needs a network"):
+        explainer.require(["similar_adversarial"])
+    with pytest.raises(BundleError, match="has no generators"):
+        load(joint[1]).with_generators()
+
+
+@pytest.mark.slow
+def test_a_classifier_that_is_no_such_model_is_refused_by_name(bundle):
+    with pytest.raises(BundleError, match="it needs a classifier with `counterfactual`"):
+        open_bundle(bundle, device="cpu").require(["mediffusion"])
+
+
+@pytest.mark.slow
+def test_the_weights_are_stored_in_half_and_the_decisions_are_the_models(joint):
+    model, folder = joint
+    bundle_model = load(folder).classifier.model
+    with torch.no_grad():
+        expected, found = model(images().float() / 255), bundle_model(images().float() / 255)
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.05)
+
+
+@pytest.mark.slow
+def test_a_change_is_sought_once_for_map_and_pictures(joint, monkeypatch):
+    method, classifier = MediffusionMethod(halvings=2), load(joint[1]).classifier
+    x = images(4).float() / 255
+    decisions = (classifier(x)[:, 0] >= 0).long()
+    assert set(decisions.tolist()) == {0, 1}, "both ways in one batch"
+    calls = []
+    real = classifier.counterfactual
+    monkeypatch.setattr(classifier, "counterfactual", lambda *given: calls.append(given[2]) or real(*given))
+    maps = method.maps(classifier, x, decisions)
+    original, changed = method.images(classifier, x, decisions)
+    assert calls == [1, 0], "enforced where it is absent, removed where it is present"
+    torch.testing.assert_close(maps, (changed - original).abs())
+    alone = MediffusionMethod(halvings=2).maps(classifier, x[2:3], decisions[2:3])
+    assert alone.shape == (1, 1, 16, 16)
+
+
+@pytest.mark.parametrize("damage", ["nothing", "shape", "scale"])
+def test_a_damaged_file_is_refused_before_anything_is_loaded(tmp_path, damage):
+    model = build(TINY, 1)
+    path = tmp_path / "model.safetensors"
+    if damage == "nothing":
+        path.write_bytes(b"no model")
+    elif damage == "scale":
+        model.scale.zero_()
+        save_model(path, model)
+    else:
+        state = dict(model.state_dict())
+        state["network.head.1.weight"] = state["network.head.1.weight"][:, :3]
+        save_model(path, model, state)
+    expected = {
+        "nothing": "is no joint diffusion model", "shape": r"e\.g\. network\.head\.1\.weight",
+        "scale": "the scale of the latents is 0",
+    }[damage]  # fmt: skip
+    with pytest.raises(BundleError, match=expected):
+        load_model(path)
+
+
+def test_a_file_for_another_bundle_is_refused(tmp_path):
+    save_model(tmp_path / "model.safetensors", build(TINY, 1))
+    with pytest.raises(BundleError, match="a model of 1 outputs for 16 pixels, and the bundle says 2 for 16"):
+        Mediffusion(tmp_path / "model.safetensors", 2, 16)

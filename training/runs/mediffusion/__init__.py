@@ -1,0 +1,1 @@
+"""Mediffusion: joint diffusion for classification, explanation and synthesis (arXiv:2411.09434)."""

@@ -1,0 +1,90 @@
+"""The latents of the training images in several changed versions, made once and kept."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from explain_core.diffusion.autoencoders import Autoencoder
+from training import checkpoints
+from training.errors import TrainingError
+from training.runs.mediffusion.settings import MediffusionSettings, space_of
+
+ENCODE_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Latents of the training images.
+
+    Attributes:
+        weak: of weakly changed images, float16, shape (views, N, C, s, s), scaled to unit variance.
+        strong: of strongly changed ones, where consistency is learnt; else empty.
+        targets: 1, 0, or NaN where nobody said, float32, shape (N, outputs).
+        scale: by which latents were multiplied.
+    """
+
+    weak: Tensor
+    strong: Tensor
+    targets: Tensor
+    scale: float
+
+
+@torch.no_grad()
+def material(settings: MediffusionSettings, images: Tensor, targets: Tensor, out: Path) -> Material:
+    """The latents of every view of the training images, made once and kept in `out`.
+
+    Args:
+        settings: of the run.
+        images: uint8, shape (N, 1, S, S).
+        targets: 1, 0 or NaN, shape (N, outputs).
+        out: folder of the run.
+
+    Raises:
+        TrainingError: images of another size, no label at all, or the folder of another run.
+    """
+    if images.shape[-1] != settings.size:
+        raise TrainingError(f"images of {images.shape[-1]} pixels a side, and the model is for {settings.size}")
+    if not bool((targets == targets).any()):  # noqa: PLR0124 - NaN is not itself
+        raise TrainingError("no image has a label: the head would learn nothing")
+    mark = checkpoints.fingerprint(
+        images, (settings.space, settings.weights, settings.views, settings.unlabelled, settings.seed)
+    )
+    kept = checkpoints.load(out / "latents.pt", mark, torch.device("cpu"))
+    if kept is None:
+        space = space_of(settings)
+        generator = torch.Generator().manual_seed(settings.seed)
+        weak = torch.stack([_latents(space, _changed(images, generator)) for _ in range(settings.views)])
+        strong = weak[:0]
+        if settings.unlabelled == "fixmatch":
+            strong = torch.stack(
+                [_latents(space, _changed(images, generator, strongly=True)) for _ in range(settings.views)]
+            )
+        kept = {"weak": weak, "strong": strong, "scale": 1 / float(weak.float().std())}
+        checkpoints.save(out / "latents.pt", kept, mark)
+    scale = float(kept["scale"])
+    return Material(
+        (kept["weak"].float() * scale).half(), (kept["strong"].float() * scale).half(), targets.float(), scale
+    )
+
+
+def _latents(space: Autoencoder, images: Tensor) -> Tensor:
+    return torch.cat([space.encode(part.float() / 255) for part in images.split(ENCODE_BATCH)]).half()
+
+
+def _changed(images: Tensor, generator: torch.Generator, *, strongly: bool = False) -> Tensor:
+    """Each image turned, moved and enlarged a little; strongly also by two random changes of contrast or shape.
+
+    Never mirrored: the heart is on one side.
+    """
+    seed = int(torch.randint(1 << 31, (1,), generator=generator))
+    weak = v2.RandomAffine(
+        degrees=6, translate=(0.05, 0.05), scale=(1.0, 1.2), interpolation=v2.InterpolationMode.BILINEAR
+    )
+    steps: list[nn.Module] = [weak, v2.RandAugment(2, 10)] if strongly else [weak]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        change = v2.Compose(steps)
+        return torch.stack([change(image) for image in images])

@@ -1,0 +1,228 @@
+"""Joint diffusion: one network learns to denoise all images and to classify the labelled ones (arXiv:2411.09434).
+
+    L = E |eps - eps_theta(z_t, t)|^2 + w BCE(head(h(z_0)), y) + w_u mean m BCE(head(h(strong(z_0))), [p(weak) >= 1/2])
+
+The first term sees every image, labelled or not; the second the labelled ones, at step 0 and every n-th step; the
+third, where it is asked for, teaches what the head says of a weakly changed image to a strongly changed one, where the
+head is sure (FixMatch, arXiv:2001.07685, for one label and for many). Latents of changed images are made once.
+
+A run goes on from its checkpoint to the weights that an undisturbed one ends with.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from explain_core.diffusion.files import save_model
+from explain_core.diffusion.joint_unet import JointUNet
+from explain_core.diffusion.model import JointDiffusion
+from explain_core.diffusion.schedule import STEPS, noised
+from explain_core.files import write_json
+from training import checkpoints
+from training.errors import TrainingError
+from training.progress import Progress, silent
+from training.runs import processes
+from training.runs.mediffusion.material import Material, material
+from training.runs.mediffusion.settings import MediffusionSettings, build
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+MOST_LOSS = 1e6
+
+
+class _Losses(nn.Module):
+    """The terms of the loss of one batch, as one call, so that several processes share its gradients."""
+
+    def __init__(self, network: JointUNet, settings: MediffusionSettings) -> None:
+        super().__init__()
+        self.network = network
+        self.settings = settings
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Mean losses by name; a term without rows is not there."""
+        found: dict[str, Tensor] = {}
+        if "noisy" in batch:
+            found["denoising"] = functional.mse_loss(self.network(batch["noisy"], batch["t"]), batch["noise"])
+        if "labelled" in batch:
+            logits = self.network.classify(batch["labelled"], batch["labelled_t"])
+            found["classification"] = self._classification(logits, batch["targets"])
+        if "strong" in batch:
+            with torch.no_grad():
+                taught = self.network.classify(batch["weak"])
+            found["consistency"] = self._consistency(self.network.classify(batch["strong"]), taught)
+        return found
+
+    def _classification(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if self.settings.exclusive:
+            return functional.cross_entropy(logits, targets.argmax(dim=1))
+        known = torch.isfinite(targets)
+        loss = functional.binary_cross_entropy_with_logits(logits, targets.nan_to_num(), reduction="none")
+        return (loss * known).sum() / known.sum().clamp(min=1)
+
+    def _consistency(self, logits: Tensor, taught: Tensor) -> Tensor:
+        """For one label by the most probable class, for many by each finding on its own."""
+        if self.settings.exclusive:
+            probability, label = taught.softmax(dim=1).max(dim=1)
+            sure = (probability >= self.settings.confidence).float()
+            return (functional.cross_entropy(logits, label, reduction="none") * sure).mean()
+        probability = taught.sigmoid()
+        sure = ((probability >= self.settings.confidence) | (probability <= 1 - self.settings.confidence)).float()
+        loss = functional.binary_cross_entropy_with_logits(logits, (probability >= 0.5).float(), reduction="none")  # noqa: PLR2004
+        return (loss * sure).mean()
+
+
+def train(
+    settings: MediffusionSettings, images: Tensor, targets: Tensor, out: Path, progress: Progress = silent
+) -> JointDiffusion:
+    """Train to the end, or go on from the checkpoint in `out`.
+
+    Args:
+        settings: of the run.
+        images: uint8, shape (N, 1, S, S), labelled or not.
+        targets: 1, 0 or NaN where nobody said, shape (N, outputs).
+        out: folder of the run.
+        progress: told now and then.
+
+    Returns:
+        the averaged model, in eval mode, on the CPU; model.safetensors in `out` has it too.
+
+    Raises:
+        TrainingError: data or settings that cannot be used, another run's folder, or a loss that is not finite, with
+            its step and term.
+        Cancelled: by `progress`; the last checkpoint stays.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(settings.seed)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    data = material(settings, images, targets, out)
+    run = _Run(settings, data, processes.start(settings.device, settings.precision), out)
+    run.go_on(progress)
+    return run.finish()
+
+
+class _Run:
+    """The parts of one training."""
+
+    def __init__(self, settings: MediffusionSettings, data: Material, fabric: "Fabric", out: Path) -> None:
+        self.settings, self.data, self.fabric, self.out = settings, data, fabric, out
+        self.model = build(settings, data.targets.shape[1], data.scale)
+        self.average = build(settings, data.targets.shape[1], data.scale).network
+        self.average.load_state_dict(self.model.network.state_dict())
+        self.average.to(fabric.device)
+        network = self.model.network
+        rates = [
+            {"params": network.unet.parameters(), "lr": settings.learning_rate},
+            {"params": network.head.parameters(), "lr": settings.head_learning_rate},
+        ]
+        optimiser = torch.optim.AdamW(rates, weight_decay=0.0)
+        self.losses, self.optimiser = fabric.setup(_Losses(network, settings), optimiser)
+        self.batch = processes.Batch(settings.batch, fabric.global_rank, fabric.world_size)
+        self.labelled = processes.Batch(settings.labelled_batch, fabric.global_rank, fabric.world_size)
+        self.generator = self.batch.generator.manual_seed(settings.seed)
+        self.known = torch.isfinite(data.targets).any(dim=1).nonzero()[:, 0]
+        self.step, self.history = 0, list[dict[str, float]]()
+        named = {k: v for k, v in asdict(settings).items() if k not in {"device", "precision", "steps", "threads"}}
+        self.mark = checkpoints.fingerprint(data.weak[:1], data.targets, named)
+        self._load()
+
+    def _load(self) -> None:
+        state = checkpoints.load(self.out / "checkpoint.pt", self.mark, self.fabric.device)
+        if state is None:
+            return
+        self.model.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"].cpu())
+        self.step, self.history = state["step"], state["history"]
+
+    def _save(self) -> None:
+        if self.fabric.is_global_zero:
+            state = {
+                "network": self.model.network.state_dict(), "average": self.average.state_dict(),
+                "optimiser": self.optimiser.state_dict(), "generator": self.generator.get_state(),
+                "step": self.step, "history": self.history,
+            }  # fmt: skip
+            checkpoints.save(self.out / "checkpoint.pt", state, self.mark)
+
+    def go_on(self, progress: Progress) -> None:
+        """Train from the step that was reached to the last."""
+        settings = self.settings
+        self.losses.train()
+        while self.step < settings.steps:
+            found = self.losses(self._drawn())
+            weights = {"denoising": 1.0, "classification": settings.weight, "consistency": settings.unlabelled_weight}
+            if not settings.diffusion:
+                weights["classification"] = 1.0
+            for name, loss in found.items():
+                if not bool(torch.isfinite(loss)) or float(loss.detach()) > MOST_LOSS:
+                    raise TrainingError(f"step {self.step + 1}: the loss of {name} is {float(loss.detach())}")
+            self.optimiser.zero_grad()
+            self.fabric.backward(sum(weights[name] * loss for name, loss in found.items()))
+            self.fabric.clip_gradients(self.losses, self.optimiser, max_norm=1.0)
+            self.optimiser.step()
+            self.step += 1
+            self._remember()
+            if self.step % settings.report_every == 0 or self.step == settings.steps:
+                row = {"step": self.step} | {name: float(loss.detach()) for name, loss in found.items()}
+                self.history.append(row)
+                processes.tell(self.fabric, progress, self.step / settings.steps, **row)
+            if self.step % settings.checkpoint_every == 0 or self.step == settings.steps:
+                self._save()
+
+    @torch.no_grad()
+    def _remember(self) -> None:
+        """Move the average towards the weights: faster at the start, or it would be of the first ones for long."""
+        decay = min(self.settings.average, (1 + self.step) / (10 + self.step))
+        theirs: list[Tensor] = [*self.model.network.parameters()]
+        ours: list[Tensor] = [*self.average.parameters()]
+        torch._foreach_lerp_(ours, theirs, 1 - decay)
+
+    def _drawn(self) -> dict[str, Tensor]:
+        """This process's rows of the next batch, drawn alike in all of them."""
+        settings, data, device = self.settings, self.data, self.fabric.device
+        batch: dict[str, Tensor] = {}
+        if settings.diffusion:
+            z = self._rows(data.weak, torch.arange(data.weak.shape[1]), settings.batch)
+            t = torch.randint(STEPS, (settings.batch,), generator=self.generator)
+            noise = torch.randn(z.shape, generator=self.generator)
+            left = self.model.left.cpu()[t]
+            batch |= {"noisy": noised(z, noise, left), "t": t, "noise": noise}
+        if self.step % settings.every == 0:
+            where = self.known[torch.randint(len(self.known), (settings.labelled_batch,), generator=self.generator)]
+            z, t = self._views(data.weak, where), torch.zeros(settings.labelled_batch, dtype=torch.long)
+            if settings.noisy:
+                t = torch.randint(settings.noisy + 1, t.shape, generator=self.generator)
+                noise = torch.randn(z.shape, generator=self.generator)
+                z = torch.where((t > 0).view(-1, 1, 1, 1), noised(z, noise, self.model.left.cpu()[t]), z)
+            batch |= {"labelled": z, "labelled_t": t, "targets": data.targets[where]}
+        if settings.unlabelled == "fixmatch":
+            where = torch.randint(data.weak.shape[1], (settings.batch,), generator=self.generator)
+            batch |= {"weak": self._views(data.weak, where), "strong": self._views(data.strong, where)}
+        own = {"labelled", "labelled_t", "targets"}
+        parts = {name: (self.labelled if name in own else self.batch).part for name in batch}
+        return {name: values[parts[name]].to(device) for name, values in batch.items()}
+
+    def _rows(self, views: Tensor, among: Tensor, count: int) -> Tensor:
+        return self._views(views, among[torch.randint(len(among), (count,), generator=self.generator)])
+
+    def _views(self, views: Tensor, where: Tensor) -> Tensor:
+        """One view of each image at `where`."""
+        which = torch.randint(len(views), where.shape, generator=self.generator)
+        return views[which, where].float()
+
+    def finish(self) -> JointDiffusion:
+        """The averaged model, kept in model.safetensors; what was measured on the way in model.json."""
+        self.model.network.load_state_dict(self.average.state_dict())
+        model = self.model.cpu().eval()
+        if self.fabric.is_global_zero:
+            save_model(self.out / "model.safetensors", model)
+            write_json(self.out / "model.json", {"settings": asdict(self.settings), "history": self.history})
+        self.fabric.barrier()
+        return model
