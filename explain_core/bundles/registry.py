@@ -64,8 +64,7 @@ class Version:
     Attributes:
         number: of MLflow, from 1.
         digest: of the bundle, 64 hexadecimal digits; `bundle_name` and `bundle_version` are what it says of itself.
-        gate: "passed"; "forced", refused but let through for a reason that is kept; "refused"; or "none" for a bundle
-            that no gate has judged.
+        gate: "passed"; "forced", let through for a reason that is kept; "refused"; or "none", not judged by any.
         tags: everything that is written at the version, lineage included.
         metrics: figures of the evaluation.
     """

@@ -39,11 +39,9 @@ class ImageClassifierSettings:
 
     Attributes:
         architecture: a module of explain_core/classifiers.
-        epochs, batch, learning_rate, weight_decay: AdamW with a one-cycle schedule; the batch is divided among the
-            processes.
+        epochs, batch, learning_rate, weight_decay: AdamW with a one-cycle schedule; processes divide the batch.
         label_smoothing: targets are moved this far from 0 and 1.
-        noise: largest standard deviation of the Gaussian noise added to training images, drawn from [0, noise] for
-            each.
+        noise: largest standard deviation of the Gaussian noise on training images, drawn from [0, noise] for each.
         map_weight: of the loss of the maps that a classifier decides by, where images have boxes; 0 for none.
         attack: largest change of a pixel in adversarial training, 0 for none.
         affine: the random transforms.
@@ -51,8 +49,7 @@ class ImageClassifierSettings:
         precision: "auto" (bfloat16 where the processor computes in it), "32-true", "bf16-mixed", or "64-true", in which
             runs compare digit by digit: in float32 the rounding of one processor's kernels grows over the steps.
         frozen_statistics: whether batch norm keeps the statistics it starts with, as in fine-tuning on few images.
-        average_decay: decay per step of the exponential moving average of the weights, which is then what is
-            validated and kept; 0 for none.
+        average_decay: of the moving average of the weights, per step; it is what is kept then; 0 for none.
         checkpoint_every: steps between checkpoints, besides the one at the end of each epoch; 0 for none.
     """
 
