@@ -49,6 +49,13 @@ def _parser() -> argparse.ArgumentParser:
     speed.add_argument("--threads", type=int, default=2)
     speed.add_argument("--repeats", type=int, default=15)
     speed.add_argument("--device", default="auto")
+    systems = _systems_parser(commands)
+    for command in (*systems, *measures, calibrate, scale, controls, bundle, benchmark, speed):
+        command.add_argument("--json", type=Path, help="write the figures to this file")
+    return parser
+
+
+def _systems_parser(commands: Any) -> tuple[argparse.ArgumentParser, ...]:
     joint = commands.add_parser("run", help="train and judge one of the further systems")
     joint.add_argument("system", choices=["mediffusion"])
     joint.add_argument("--preset", default="tiny", help="tiny, cpu, gpu or vce-testing")
@@ -60,9 +67,14 @@ def _parser() -> argparse.ArgumentParser:
     joint.add_argument("--steps", type=int, help="instead of the preset's")
     joint.add_argument("--unlabelled", choices=["none", "fixmatch"], help="instead of the preset's")
     joint.add_argument("--no-diffusion", action="store_true", help="the control: the same network, classifying alone")
-    for command in (joint, *measures, calibrate, scale, controls, bundle, benchmark, speed):
-        command.add_argument("--json", type=Path, help="write the figures to this file")
-    return parser
+    synthesize = commands.add_parser("synthesize", help="labelled images that a joint diffusion model makes")
+    synthesize.add_argument("--model", type=Path, required=True, help="model.safetensors of a run")
+    synthesize.add_argument("--data", default="phantom", help="what the model has learnt from, to compare with")
+    synthesize.add_argument("--out", type=Path, required=True, help="a new folder, for the reader `folder`")
+    synthesize.add_argument("--count", type=int, default=50, help="images of either label")
+    synthesize.add_argument("--scale", type=float, default=300.0, help="of the guidance")
+    synthesize.add_argument("--seed", type=int, default=0)
+    return joint, synthesize
 
 
 def _measures_parser(commands: Any) -> tuple[argparse.ArgumentParser, ...]:
@@ -247,22 +259,13 @@ def _speed(arguments: argparse.Namespace) -> dict[str, Any]:
 def _joint(arguments: argparse.Namespace) -> dict[str, Any]:
     from training import mediffusion  # noqa: PLC0415 - torch and diffusers
 
-    asked = mediffusion.request(
-        arguments.preset,
-        arguments.data,
-        arguments.out,
-        weights=arguments.weights,
-        labels=arguments.labels,
-        seed=arguments.seed,
-        steps=arguments.steps,
-        unlabelled=arguments.unlabelled,
-        diffusion=False if arguments.no_diffusion else None,
-    )
-    figures = mediffusion.run(
-        asked, lambda done, **told: print(json.dumps({"done": round(done, 4)} | told), flush=True)
-    )
-    print(mediffusion.markdown(figures))
-    return figures
+    return mediffusion.command(arguments)
+
+
+def _synthesize(arguments: argparse.Namespace) -> dict[str, Any]:
+    from training import synthesis  # noqa: PLC0415
+
+    return synthesis.command(arguments)
 
 
 def _calibrate(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -285,7 +288,7 @@ def _calibrate(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
-    timings = {"benchmark": _benchmark, "speed": _speed, "run": _joint}
+    timings = {"benchmark": _benchmark, "speed": _speed, "run": _joint, "synthesize": _synthesize}
     if arguments.command in timings:
         return timings[arguments.command](arguments)
     if arguments.command == "controls":

@@ -7,6 +7,7 @@ patients are opened, and nothing after.
 
 import hashlib
 import json
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -189,3 +190,25 @@ def sheet(changed: Changed, scale: int = 4) -> NDArray[np.uint8]:
     plane = np.rint(torch.cat(rows).clamp(0, 1).numpy() * 255).astype(np.uint8)
     factor = scale if columns[0].shape[-1] < 100 else 1  # noqa: PLR2004 - tiny images are enlarged
     return np.repeat(np.repeat(plane, factor, axis=0), factor, axis=1)
+
+
+def command(arguments: Namespace) -> dict[str, Any]:
+    """What `python -m training run mediffusion` does."""
+    asked = request(
+        arguments.preset,
+        arguments.data,
+        arguments.out,
+        weights=arguments.weights,
+        labels=arguments.labels,
+        seed=arguments.seed,
+        steps=arguments.steps,
+        unlabelled=arguments.unlabelled,
+        diffusion=False if arguments.no_diffusion else None,
+    )
+
+    def told(done: float, **figures: float | str) -> None:
+        print(json.dumps({"done": round(done, 4)} | figures), flush=True)
+
+    found = run(asked, told)
+    print(markdown(found))
+    return found

@@ -5,15 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from explain_core.bundles.bundle import load
 from explain_core.classifiers.mediffusion import Mediffusion
+from explain_core.diffusion.autoencoders import Identity
 from explain_core.diffusion.files import load_model, save_model
+from explain_core.diffusion.model import JointDiffusion
+from explain_core.diffusion.schedule import kept
 from explain_core.errors import BundleError
 from explain_core.explainer import open_bundle
 from explain_core.geometry import AffineRange, InputSpec
 from explain_core.methods.mediffusion import Mediffusion as MediffusionMethod
 from explain_core.radiograph import Radiograph
+from training import datasets
 from training.cohort import Cohort
 from training.errors import TrainingError
 from training.making import make
@@ -23,6 +28,7 @@ from training.progress import Cancelled
 from training.runs.mediffusion.material import material
 from training.runs.mediffusion.run import _Losses, train
 from training.runs.mediffusion.settings import PRESETS, MediffusionSettings, build
+from training.synthesis import SynthesisSettings, sample, synthesize
 
 TINY = MediffusionSettings(
     size=16, channels=(8, 16), attention=(False, True), layers=1, head_dim=8, groups=8, hidden=16, steps=6, batch=4,
@@ -312,3 +318,63 @@ def test_a_file_for_another_bundle_is_refused(tmp_path):
     save_model(tmp_path / "model.safetensors", build(TINY, 1))
     with pytest.raises(BundleError, match="a model of 1 outputs for 16 pixels, and the bundle says 2 for 16"):
         Mediffusion(tmp_path / "model.safetensors", 2, 16)
+
+
+class Bright(torch.nn.Module):
+    """A network that makes what it is pulled to, and a head that calls bright what is bright."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = replace(build(TINY, 1).network.config, size=8)
+        self.left = kept()
+
+    def forward(self, z, t):
+        left = self.left[t].view(-1, 1, 1, 1)
+        return (1 - left).sqrt() * z / (left / 20 + 1 - left)
+
+    def classify(self, z, t=None):  # noqa: ARG002 - as the real one
+        return z.mean(dim=(1, 2, 3))[:, None] * 40
+
+
+def test_synthetic_images_are_what_was_asked_for_and_a_dataset(tmp_path):
+    model, known = JointDiffusion(Identity(), Bright()), images(6, 8)
+    settings = SynthesisSettings(count=5, batch=4, steps=20, scale=20.0)
+    report = synthesize(model, known, tmp_path / "made", settings)
+    dataset = datasets.read(f"folder:{tmp_path / 'made'}")
+    assert sorted(one.target for one in dataset) == [0] * 5 + [1] * 5
+    assert {one.split for one in dataset} == {"train"}
+    assert {one.target_source for one in dataset} == {"synthetic"}
+    for one in dataset:
+        pixels = np.asarray(Image.open(one.path), np.float32) / 255
+        assert (pixels.mean() > 0.5) == bool(one.target)
+    for name in ("present", "absent"):
+        assert 0 < report[name]["acceptance"] <= 1
+        assert report[name]["images"] == 5
+    with pytest.raises(TrainingError, match="is there already"):
+        synthesize(model, known, tmp_path / "made", settings)
+
+
+def test_what_the_head_does_not_decide_as_asked_is_left_out(tmp_path):
+    model, known = JointDiffusion(Identity(), Bright()), images(6, 8)
+    free = SynthesisSettings(count=8, batch=8, steps=20, scale=0.0, tries=4)
+    made = sample(model, 1, known, free)
+    assert 0 < made.acceptance < 1, "without guidance half are of the other label"
+    assert bool((model.network.classify(model.encode(made.images)) >= -0.1).all())
+    model.network.classify = lambda z, t=None: torch.full((len(z), 1), -1.0)  # noqa: ARG005
+    with pytest.raises(TrainingError, match="of 32 images none is decided as present"):
+        synthesize(model, known, tmp_path / "none", free)
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_image_learnt_by_heart_is_seen():
+    model, known = JointDiffusion(Identity(), Bright()), images(6, 8)
+    made = sample(model, 1, known, SynthesisSettings(count=2, batch=2, steps=20, scale=20.0))
+    learnt = (made.images * 255).round().to(torch.uint8)
+    again = sample(model, 1, learnt, SynthesisSettings(count=2, batch=2, steps=20, scale=20.0))
+    assert float(again.nearest.max()) < 0.02 < float(made.nearest.min())
+    assert again.neighbours.tolist() == [0, 1]
+
+
+def test_numbers_that_make_nothing_are_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        SynthesisSettings(count=0)
