@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from explain_core.classifier import Classifier, DecisionRule, unwrapped
+from explain_core.classifier import Classifier, DecisionRule, need_gradients, offers, unwrapped
 from explain_core.diffusion.counterfactual import Counterfactual, Settings
+from explain_core.errors import FeaturesNeeded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,12 @@ class Mediffusion:
         object.__setattr__(self, "_last", [])
 
     def __call__(self, classifier: Classifier, images: Tensor, classes: Tensor) -> Tensor:
-        """Maps of the images' shape, (N, 1, S, S); see `explain_core.method.Method`."""
+        """Maps of the images' shape, (N, 1, S, S); see `explain_core.method.Method`.
+
+        Raises:
+            GradientsNeeded, FeaturesNeeded: the classifier is no joint diffusion model.
+            AttributionError: a chain left the numbers.
+        """
         decisions = self.rule.decide(classifier(images), classes)
         return self.maps(classifier, images, decisions)
 
@@ -75,6 +81,9 @@ class Mediffusion:
         settings = Settings(
             start=self.start, steps=self.steps, limit=self.limit, halvings=self.halvings, seed=self.seed
         )
+        need_gradients(classifier, "mediffusion")
+        if not offers(classifier, "counterfactual"):
+            raise FeaturesNeeded("mediffusion needs a joint diffusion model as its classifier; use another method")
         inner: Any = unwrapped(classifier)
         warmth = 1.0 if inner is classifier else float(classifier.temperature)  # type: ignore[attr-defined]
         own = self.rule.threshold

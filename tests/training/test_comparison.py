@@ -201,6 +201,7 @@ def test_everything_the_gate_may_ask_for_is_measured(figures):
     assert judge(Rules.load(), figures).passed is False
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_evaluate(figures, challenger, nih_folder, monkeypatch):
     monkeypatch.setattr(evaluation, "open_bundle", partial(open_bundle, augmentations=2))
     other = evaluation.evaluate(challenger, f"nih:{nih_folder}", draws=20)

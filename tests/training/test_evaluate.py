@@ -43,6 +43,7 @@ def figures(bundle, nih_folder, second):
     return evaluate.evaluate(bundle, f"nih:{nih_folder}", second=second[0], optimum=True, draws=50)
 
 
+@pytest.mark.slow
 def test_every_figure_is_there_with_its_interval(figures):
     json.dumps(figures, allow_nan=False)
     assert set(figures["classification"]) == set(figures["counterfactuals"]) == {"all", "AP", "PA"}
@@ -59,6 +60,7 @@ def test_every_figure_is_there_with_its_interval(figures):
         assert set(figures["transfer"][name]) == {"positive", "negative", "positive_all", "negative_all"}
 
 
+@pytest.mark.slow
 def test_every_map_stands_beside_every_control(figures):
     part = figures["localisation"]["parts"]["all"]
     rows = part["rows"]
@@ -74,6 +76,7 @@ def test_every_map_stands_beside_every_control(figures):
     assert {"1 box", "view AP", "view PA"} < set(figures["localisation"]["parts"])
 
 
+@pytest.mark.slow
 def test_the_delivered_map_is_the_bundles_own(bundle, nih_folder, figures):
     explainer = open_bundle(bundle, device="cpu")
     samples = [s for s in datasets.read(f"nih:{nih_folder}") if s.fold in {0, 1} and s.boxes]
@@ -90,6 +93,7 @@ def test_the_delivered_map_is_the_bundles_own(bundle, nih_folder, figures):
     assert figures["bundle"]["blur"] == BLUR
 
 
+@pytest.mark.slow
 def test_what_was_measured_reads_in_two_lines_and_against_its_targets(figures):
     page = evaluation.markdown(figures)
     first, _, second_line, *_ = page.splitlines()
@@ -195,6 +199,7 @@ def test_transfer_counts_what_both_decided_alike():
     assert figures["other"]["negative_all"]["value"] == 0.5
 
 
+@pytest.mark.slow
 def test_a_bundle_stands_in_for_a_second_classifier(bundle, second, nih_folder):
     opened = second_classifier.open_second(bundle, "cpu")
     assert (opened.name, opened.size) == ("toy 0.0.1", 64)
@@ -205,6 +210,7 @@ def test_a_bundle_stands_in_for_a_second_classifier(bundle, second, nih_folder):
     assert set(other.decide(images.float() / 255).tolist()) <= {0, 1}
 
 
+@pytest.mark.slow
 def test_a_second_classifier_never_sees_test_patients_and_goes_on(second, nih_folder, tmp_path):
     out, made = second
     labelled = [s for s in datasets.read(f"nih:{nih_folder}") if s.target is not None]
@@ -233,6 +239,7 @@ def test_folds_without_a_patient_are_refused(bundle, nih_folder):
         evaluate.evaluate(bundle, f"nih:{nih_folder}", folds=frozenset({7}))
 
 
+@pytest.mark.slow
 def test_a_bundle_that_averages_says_so(bundle, nih_folder, tmp_path):
     import shutil
 

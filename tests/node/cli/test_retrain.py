@@ -140,6 +140,7 @@ def test_a_wrong_job_is_refused_when_it_is_submitted(site, parts):
     assert site.jobs.names() == []
 
 
+@pytest.mark.slow
 def test_labels_of_studies_that_nobody_sent_are_refused_by_line(site, parts):
     labels = site.folder / "labels.csv"
     labels.write_text("study_instance_uid,target\n1.2.3,1\n1.2.3,0\n")
@@ -150,6 +151,7 @@ def test_labels_of_studies_that_nobody_sent_are_refused_by_line(site, parts):
     assert list(site.jobs.folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_without_redis_a_job_stays_queued_and_that_is_said(site, parts):
     site.redis.stop()
     site.write_config(f"redis://127.0.0.1:{free_port()}/0", parts)

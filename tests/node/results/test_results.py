@@ -74,6 +74,7 @@ def test_every_object_of_a_real_image_is_valid(name, tmp_path):
     assert [(kind, error) for kind, ds in found for error in errors_of(ds, tmp_path)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
