@@ -2,8 +2,10 @@
 
 From the authors' public code (see docs/mediffusion.md for what is known and what is inferred): at each step the clean
 latent is predicted, the head judges it, and the predicted noise is shifted along the gradient of that judgement:
-noise' = noise + s sqrt(1 - a_t) grad_z_t BCE(head(h(z_0)), target). The scale s is sought for each image: the least
-that crosses the threshold. A chain with the same noise and s = 0 stands beside it: noising alone removes findings.
+noise' = noise + s sqrt(1 - a_t) grad_z_t BCE(head(h(z_0)), target). The scale s is sought for each image: doubled from
+a small one until the threshold is crossed, then halved in between; a pull that is too strong drives the image out of all
+that the model knows, and need not cross the threshold either. A chain with the same noise and s = 0 stands beside it:
+noising alone removes findings.
 """
 
 from collections.abc import Callable
@@ -29,7 +31,8 @@ class Settings:
         start: step of 1,000 from which is denoised; beyond 300 the image is largely forgotten.
         steps: of the whole chain; those below `start` are done.
         limit: the largest scale that is tried.
-        halvings: of the interval in which the least scale lies.
+        doublings: from the smallest scale that is tried to the limit.
+        halvings: of the interval in which the least scale lies, after that.
         noise: "random" from `seed`, or "inverted": the noise that the model itself would make the image from.
         seed: of the noise.
         normalised: see `Guidance`.
@@ -41,7 +44,8 @@ class Settings:
     start: int = 300
     steps: int = 50
     limit: float = 3000.0
-    halvings: int = 8
+    doublings: int = 7
+    halvings: int = 5
     noise: Literal["random", "inverted"] = "random"
     seed: int = 0
     normalised: bool = False
@@ -65,7 +69,7 @@ class Counterfactual:
             own error is no evidence. In [0, 1], shape (N, 1, S, S).
         changed: the counterfactual images.
         unguided: the same noise without guidance.
-        scales: the guidance that was needed; the limit where that did not suffice.
+        scales: the guidance that was needed; where none sufficed, that of the attempt that came nearest.
         before: probability of the finding in the decoded original, as the head sees it.
         after: of the counterfactual.
         control: of the unguided image.
@@ -127,7 +131,7 @@ def counterfactual(
             f"{int(met.sum())} of {len(images)} images are decided as asked already: there is nothing to {does}"
         )
     noisy = _noisy(model, z, asked)
-    rounds = asked.halvings + 2
+    rounds = asked.doublings + asked.halvings + 2
 
     def run(scales: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
         latents = denoise(model, noisy, Guidance(output, target, scales, asked.normalised), asked)
@@ -135,18 +139,24 @@ def counterfactual(
         tell((number + 1) / rounds)
         return latents, probability, (probability >= threshold) == bool(target)
 
-    nothing, limit = torch.zeros(len(images), device=z.device), torch.full((len(images),), asked.limit, device=z.device)
-    unguided, control, free = run(nothing, 0)
-    found, after, reached = run(limit, 1)
-    low, high = nothing.clone(), torch.where(free, nothing, limit)
-    found, after = _where(free, unguided, found), torch.where(free, control, after)
-    reached = reached | free
+    low = torch.zeros(len(images), device=z.device)
+    unguided, control, reached = run(low, 0)
+    found, after, high = unguided, control, low.clone()
+    for number in range(asked.doublings + 1):
+        scale = torch.full_like(low, asked.limit / 2 ** (asked.doublings - number))
+        latents, probability, crossed = run(scale, number + 1)
+        nearer = ~reached & (crossed | ((probability - target).abs() < (after - target).abs()))
+        found, after = _where(nearer, latents, found), torch.where(nearer, probability, after)
+        high = torch.where(nearer, scale, high)
+        low = torch.where(reached | crossed, low, scale)
+        reached = reached | crossed
+    sought = reached & (high > 0)
     for number in range(asked.halvings):
         middle = (low + high) / 2
-        latents, probability, crossed = run(middle, number + 2)
-        better = crossed & reached & ~free
+        latents, probability, crossed = run(torch.where(sought, middle, high), number + asked.doublings + 2)
+        better = sought & crossed
         found, after = _where(better, latents, found), torch.where(better, probability, after)
-        high, low = torch.where(better, middle, high), torch.where(better | ~reached | free, low, middle)
+        high, low = torch.where(better, middle, high), torch.where(sought & ~crossed, middle, low)
     with torch.no_grad():
         original, changed, without = (model.decode(one).clamp(0, 1) for one in (z, found, unguided))
     return Counterfactual(original, changed, without, high, before, after, control, reached)

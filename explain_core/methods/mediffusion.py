@@ -25,6 +25,7 @@ class Mediffusion:
         start: step of 1,000 from which is denoised.
         steps: of the whole chain.
         limit: the strongest pull that is tried.
+        doublings: from the smallest pull that is tried to the limit.
         halvings: of the interval in which the least pull lies.
         seed: of the noise.
         rule: how the classifier's logits become a decision.
@@ -39,7 +40,8 @@ class Mediffusion:
     start: int = 300
     steps: int = 50
     limit: float = 3000.0
-    halvings: int = 8
+    doublings: int = 7
+    halvings: int = 5
     seed: int = 0
     rule: DecisionRule = field(default_factory=DecisionRule)
 
@@ -79,7 +81,12 @@ class Mediffusion:
 
     def _sought(self, classifier: Classifier, images: Tensor, decisions: Tensor) -> Counterfactual:
         settings = Settings(
-            start=self.start, steps=self.steps, limit=self.limit, halvings=self.halvings, seed=self.seed
+            start=self.start,
+            steps=self.steps,
+            limit=self.limit,
+            doublings=self.doublings,
+            halvings=self.halvings,
+            seed=self.seed,
         )
         need_gradients(classifier, "mediffusion")
         if not offers(classifier, "counterfactual"):
