@@ -3,8 +3,8 @@
 From the authors' public code (see docs/mediffusion.md for what is known and what is inferred): at each step the clean
 latent is predicted, the head judges it, and the predicted noise is shifted along the gradient of that judgement:
 noise' = noise + s sqrt(1 - a_t) grad_z_t BCE(head(h(z_0)), target). The scale s is sought for each image: doubled from
-a small one until the threshold is crossed, then halved in between; a pull that is too strong drives the image out of all
-that the model knows, and need not cross the threshold either. A chain with the same noise and s = 0 stands beside it:
+a small one until the threshold is crossed, then halved in between; a pull that is too strong drives the image out of
+all that the model knows, and need not cross the threshold. A chain with the same noise and s = 0 stands beside it:
 noising alone removes findings.
 """
 
