@@ -15,7 +15,7 @@ import structlog
 from pydicom import Dataset
 
 from dicom_node.dicom import pixels
-from dicom_node.errors import DatasetUnreadable, Reason, StudyUnsuitable
+from dicom_node.errors import DatasetUnreadable, NodeError, Reason, StudyUnsuitable
 from dicom_node.nouns import Instance, SOPInstanceUID, Study, StudyState, Task
 from dicom_node.results import (
     AssessedImage,
@@ -284,8 +284,7 @@ def _answer(
     """Explain one image, or say why not."""
     source = _reference(instance)
     try:
-        ds = read(instance)
-        header, rendering = header_of(ds), pixels.render(ds)
+        header, rendering = _rendered(instance, read)
         assessment = explainer.classify(rendering.radiograph)
         if not negatives and not assessment.prediction.positive:
             return AssessedImage(source=source, header=header, assessment=assessment)
@@ -302,6 +301,24 @@ def _answer(
         greys=rendering.greys,
         explanations=explanations,
     )
+
+
+def _rendered(instance: Instance, read: Read) -> tuple[Dataset, pixels.Rendering]:
+    """The header and the image of an instance.
+
+    Raises:
+        StudyUnsuitable, DatasetUnreadable: as of `pixels.render`; also in place of anything else that these bytes make
+            pydicom or a decoder raise, but for what endangers the process.
+    """
+    try:
+        ds = read(instance)
+        return header_of(ds), pixels.render(ds)
+    except (NodeError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        what = type(error).__name__
+        log.warning("image not understood", sop=instance.sop_instance_uid, error=what, place=place(error))
+        raise DatasetUnreadable(f"its file cannot be understood ({what})", Reason.UNREADABLE) from error
 
 
 def _passed_by(task: Task, study: Study) -> Iterator[Refusal]:

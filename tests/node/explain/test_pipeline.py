@@ -282,6 +282,41 @@ def test_objects_of_one_study_do_not_collide():
     assert len(set(numbers)) == 5
 
 
+@pytest.mark.parametrize("error", [RecursionError(), OverflowError(), KeyError("Canary^Bird")])
+def test_whatever_the_bytes_of_one_image_raise_is_that_images_line(error):
+    study, read = study_of(film(1), film(2), film(3))
+
+    def reads(instance):
+        if instance.sop_instance_uid.endswith(".2"):
+            raise error
+        return read(instance)
+
+    found = pipeline.analyse(task_for(study), study, reads, ToyExplainer(), methods=["similar_adversarial"])
+    assert found.state is StudyState.EXPLAINED
+    assert len(found.explained) == 2
+    (refused,) = found.refused
+    assert (refused.reason, refused.code) == (
+        f"its file cannot be understood ({type(error).__name__})",
+        Reason.UNREADABLE,
+    )
+
+
+def test_rows_with_two_values_are_one_images_line_too():
+    result = explain(film(1), film(2, Rows=[240, 240]))
+    assert len(result.analysis.explained) == 1
+    assert any("understood (TypeError)" in text for text in texts(result.of("structured_report")[0]))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(5, "Input/output error")])
+def test_what_endangers_the_process_ends_the_task(error):
+    def read(_instance):
+        raise error
+
+    study, _ = study_of(film())
+    with pytest.raises(type(error)):
+        pipeline.analyse(task_for(study), study, read, ToyExplainer(), methods=["similar_adversarial"])
+
+
 def test_all_images_unsuitable():
     result = explain(film(1, BodyPartExamined="HAND"), film(2, BodyPartExamined="HAND"), film(3, ViewPosition="LL"))
     assert result.analysis.state is StudyState.FAILED
