@@ -19,7 +19,7 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def fresh(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+def fresh(path: Path, mode: int = 0o666, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A file to write to, which is called `path` once the block has ended without an error, in place of any other.
 
     Until then it has a hidden name beside it; an error or a stop leaves what was there before.
@@ -27,6 +27,7 @@ def fresh(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     Args:
         path: the file's name; its folder is there.
         mode: as in open(2).
+        durable: whether it is on the disk when the block has ended; False for what is written again in a moment.
 
     Raises:
         OSError: it cannot be written.
@@ -36,16 +37,18 @@ def fresh(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
         with open(aside, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-    sync(path.parent)
+    if durable:
+        sync(path.parent)
 
 
-def write(path: Path, content: str | bytes, mode: int = 0o666) -> None:
+def write(path: Path, content: str | bytes, mode: int = 0o666, *, durable: bool = True) -> None:
     """Write a file as of `fresh`; text as UTF-8."""
-    with fresh(path, mode) as file:
+    with fresh(path, mode, durable=durable) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 

@@ -110,8 +110,9 @@ class JobFolder:
 
     @property
     def state(self) -> JobState:
-        """What has become of the job."""
-        return JobState(self.told().get("state", JobState.QUEUED))
+        """What has become of the job; one whose file says something that nobody knows has failed."""
+        told = self.told().get("state", JobState.QUEUED)
+        return JobState(told) if told in {*JobState} else JobState.FAILED
 
     def verdict(self) -> str | None:
         """SHA-256 of the gate's verdict; None where nothing was judged yet."""

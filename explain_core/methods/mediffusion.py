@@ -47,7 +47,7 @@ class Mediffusion:
 
     def __post_init__(self) -> None:
         """Nothing was sought yet."""
-        object.__setattr__(self, "_last", [])
+        object.__setattr__(self, "_last", None)
 
     def __call__(self, classifier: Classifier, images: Tensor, classes: Tensor) -> Tensor:
         """Maps of the images' shape, (N, 1, S, S); see `explain_core.method.Method`.
@@ -70,13 +70,13 @@ class Mediffusion:
 
     def _made(self, classifier: Classifier, images: Tensor, decisions: Tensor) -> Counterfactual:
         """Sought once for the same images, which are asked for their map and for their pictures."""
-        last: list[tuple[Tensor, Tensor, Counterfactual]] = self.__dict__["_last"]
-        if last:
-            seen, decided, made = last[0]
-            if torch.equal(seen, images) and torch.equal(decided, decisions):
+        last: tuple[Classifier, Tensor, Tensor, Counterfactual] | None = self.__dict__["_last"]
+        if last is not None:
+            asked, seen, decided, made = last
+            if asked is classifier and torch.equal(seen, images) and torch.equal(decided, decisions):
                 return made
         made = self._sought(classifier, images, decisions)
-        last[:] = [(images, decisions, made)]
+        object.__setattr__(self, "_last", (classifier, images, decisions, made))
         return made
 
     def _sought(self, classifier: Classifier, images: Tensor, decisions: Tensor) -> Counterfactual:
@@ -92,9 +92,9 @@ class Mediffusion:
         if not offers(classifier, "counterfactual"):
             raise FeaturesNeeded("mediffusion needs a joint diffusion model as its classifier; use another method")
         inner: Any = unwrapped(classifier)
-        warmth = 1.0 if inner is classifier else float(classifier.temperature)  # type: ignore[attr-defined]
+        temperature = 1.0 if inner is classifier else float(classifier.temperature)  # type: ignore[attr-defined]
         own = self.rule.threshold
-        threshold = 1 / (1 + math.exp(-warmth * math.log(own / (1 - own))))
+        threshold = 1 / (1 + math.exp(-temperature * math.log(own / (1 - own))))
         parts: dict[int, Counterfactual] = {}
         for decision in (0, 1):
             places = (decisions == decision).nonzero()[:, 0]

@@ -289,6 +289,9 @@ def test_a_change_is_sought_once_for_map_and_pictures(joint, monkeypatch):
     original, changed = method.images(classifier, x, decisions)
     assert calls == [1, 0], "enforced where it is absent, removed where it is present"
     torch.testing.assert_close(maps, (changed - original).abs())
+    method.maps(load(joint[1]).classifier, x, decisions)
+    method.maps(classifier, x, decisions)
+    assert calls == [1, 0, 1, 0], "another classifier is asked anew"
     alone = MediffusionMethod(halvings=2).maps(classifier, x[2:3], decisions[2:3])
     assert alone.shape == (1, 1, 16, 16)
 

@@ -237,7 +237,7 @@ def run(folder: Path) -> None:
     def note(done: float, **figures: float | str) -> None:
         if (folder / "cancel").exists():
             raise Cancelled(f"{folder}: cancelled")
-        write(folder / "progress.json", json.dumps({"done": done} | figures))
+        write(folder / "progress.json", json.dumps({"done": done} | figures), durable=False)
 
     start = initial if initial.is_file() else None
     image_classifier.train(settings, training, validation, folder, start, note)

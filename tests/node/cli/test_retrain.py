@@ -219,6 +219,14 @@ def test_a_job_whose_process_died_is_taken_up_also_when_it_is_to_be_cancelled(tm
     assert worker.look() == []
 
 
+def test_a_state_that_nobody_knows_holds_up_no_other_job(tmp_path):
+    jobs = one_job(tmp_path, "levitating")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b" / "state.json").write_text(json.dumps({"state": "queued"}))
+    assert jobs.status("a").state == "failed"
+    assert [job.name for job in Worker(RetrainingSettings(jobs=tmp_path)).look()] == ["b"]
+
+
 @pytest.mark.parametrize("state", ["refused", "done"])
 def test_a_reason_is_kept_with_the_verdict_that_it_is_for(tmp_path, state):
     jobs = one_job(tmp_path, state)
