@@ -135,9 +135,9 @@ _OF_STUDY = ("StudyDescription",)
 
 def body_part(ds: Dataset) -> Stated[BodyPart] | None:
     """Whether the image shows the chest: by Body Part Examined, else Anatomic Region Sequence; None if not stated."""
-    stated = texts(ds, "BodyPartExamined")
-    if stated:
-        words = _words(" ".join(stated))
+    text = _text(ds, "BodyPartExamined")
+    if text:
+        words = _words(text)
         chest = any(word in _CHEST_WORDS for word in words) and all(_harmless(word) for word in words)
         return Stated(BodyPart.CHEST if chest else BodyPart.OTHER, _quoted(ds, "BodyPartExamined"))
     regions = codes(ds, "AnatomicRegionSequence")
@@ -158,9 +158,9 @@ def view(ds: Dataset) -> Stated[View] | None:
 
 
 def _views(ds: Dataset) -> Iterator[Stated[View]]:
-    position = texts(ds, "ViewPosition")
-    if position:
-        yield Stated(_of_position(" ".join(position)), _quoted(ds, "ViewPosition"))
+    position = _of_position(_text(ds, "ViewPosition"))
+    if position is not None:
+        yield Stated(position, _quoted(ds, "ViewPosition"))
     found = codes(ds, "ViewCodeSequence")
     if found:
         known = {_VIEW_CODES.get(one, View.OTHER) for one in found}
@@ -172,21 +172,30 @@ def _views(ds: Dataset) -> Iterator[Stated[View]]:
     if directions and directions[0][:1] in {"A", "P"}:
         yield Stated(View.LATERAL, "its rows run front to back")
     for keyword in (*_OF_IMAGE, *_OF_STUDY):
-        named = _named(" ".join(texts(ds, keyword)))
+        named = _named(_text(ds, keyword))
         one = _one(set(named.values()), several=keyword in _OF_STUDY)
         if one is not None:
             word = next((word for word, meaning in named.items() if meaning is one), "a frontal view")
             yield Stated(one, f"its {dictionary_description(keyword)} says {word}")
 
 
-def _of_position(text: str) -> View:
-    """What View Position says as a whole: a word that nobody knows makes it something else."""
+def _text(ds: Dataset, keyword: str) -> str:
+    """All values of an element in one."""
+    return " ".join(texts(ds, keyword)).strip()
+
+
+def _of_position(text: str) -> View | None:
+    """What View Position says as a whole: a word that nobody knows makes it something else.
+
+    None where it names no view, empty or with words such as PORTABLE alone.
+    """
     words = _words(text)
     if words and set(words) <= _SIDES:
         return View.LATERAL
-    if not all(_harmless(word) for word in words):
+    if (text and not words) or not all(_harmless(word) for word in words):
         return View.OTHER
-    return _one(set(_named(text).values())) or View.OTHER
+    named = set(_named(text).values())
+    return (_one(named) or View.OTHER) if named else None
 
 
 def _named(text: str) -> dict[str, View]:

@@ -115,6 +115,18 @@ def test_letters_for_sides_and_unknown_words(text, expected):
         assert said(codes.view, SeriesDescription=f"CHEST {text}") is None
 
 
+@pytest.mark.parametrize("text", ["PORTABLE", "ERECT", "", " ", ["", ""]])
+def test_a_position_without_a_view_states_none(text):
+    assert said(codes.view, ViewPosition=text) is None
+    assert said(codes.view, ViewPosition=text, SeriesDescription="Chest lateral") is View.LATERAL
+    assert said(codes.body_part, BodyPartExamined=" ", AnatomicRegionSequence=item("T-D3000")) is BodyPart.CHEST
+
+
+def test_letters_that_nobody_here_reads_are_something_else():
+    assert said(codes.body_part, BodyPartExamined="\u0420\u0423\u041a\u0410") is BodyPart.OTHER
+    assert said(codes.view, ViewPosition="\u0411\u041e\u041a") is View.OTHER
+
+
 def test_what_is_made_for_it_comes_before_words():
     assert said(codes.view, ViewPosition="AP", SeriesDescription="Chest lateral") is View.AP
     assert said(codes.view, PatientOrientation=["P", "F"], SeriesDescription="Chest PA") is View.LATERAL
