@@ -33,9 +33,10 @@ from explain_core.explanation import (
     ModelIdentity,
     Prediction,
     Provenance,
+    SecondOpinion,
 )
 from explain_core.geometry import Preprocessing
-from explain_core.method import CounterfactualMethod, DecisionMethod, Method, obstacle
+from explain_core.method import ControlledMethod, CounterfactualMethod, DecisionMethod, Method, obstacle
 from explain_core.plugins import METHODS
 from explain_core.quality.removal import deletion
 from explain_core.radiograph import Radiograph
@@ -67,12 +68,19 @@ class BundleExplainer:
         classifier = bundle.tempered()
         self._classifier = for_inference(classifier, self.device) if isinstance(classifier, nn.Module) else classifier
         self._generators = None if bundle.generators is None else for_inference(bundle.generators, self.device)
+        self._second = None if bundle.second is None else bundle.second.on(self.device)
         self._methods: dict[str, Method] = {}
 
     @property
     def identity(self) -> ModelIdentity:
         """The bundle's name, version and digest."""
         return self.bundle.identity
+
+    @property
+    def method(self) -> str:
+        """The method that explains where none is named: DEFAULT_METHOD, or the first that the bundle serves."""
+        served = self.bundle.heatmaps
+        return DEFAULT_METHOD if DEFAULT_METHOD in served else next(iter(served))
 
     @torch.no_grad()
     def classify(self, radiograph: Radiograph) -> Assessment:
@@ -117,7 +125,7 @@ class BundleExplainer:
     def _explained(self, name: str, preprocessing: Preprocessing, image: Tensor, assessment: Assessment) -> Explanation:
         method, positive = self._method(name), assessment.prediction.positive
         decision = torch.tensor([int(positive)], device=self.device)
-        images = method.images(self._classifier, image, decision) if isinstance(method, CounterfactualMethod) else None
+        made = self._images(method, preprocessing, image, decision)
         values, coverage = self.shown(image, decision, name)
 
         def decided(images: Tensor) -> Tensor:
@@ -132,8 +140,10 @@ class BundleExplainer:
                 scale=self.bundle.heatmaps[name].scale,
                 evident=positive,
             ),
-            similar=None if images is None else self._counterfactual("similar", preprocessing, images[0]),
-            adversarial=None if images is None else self._counterfactual("adversarial", preprocessing, images[1]),
+            similar=made.get("similar"),
+            adversarial=made.get("adversarial"),
+            control=made.get("control"),
+            second=self._second_opinion(image) if made else None,
             provenance=self._provenance(name, method),
             out_of_distribution=assessment.out_of_distribution,
             deletion=_rounded(deletion(decided, image, values, steps=DELETION_STEPS)),
@@ -161,9 +171,31 @@ class BundleExplainer:
             statistics=image_statistics(seen, preprocessing.source_shape),
         )
 
-    def _counterfactual(self, role: str, preprocessing: Preprocessing, image: Tensor) -> Counterfactual:
-        shown = preprocessing.unpad(_plane(image))
-        return Counterfactual(role=role, image=shown, probability=_rounded(float(self.probabilities(image))))
+    def _images(
+        self, method: Method, preprocessing: Preprocessing, image: Tensor, decision: Tensor
+    ) -> dict[str, Counterfactual]:
+        """What the method generates, by its role; nothing where it generates nothing."""
+        made: dict[str, Tensor] = {}
+        if isinstance(method, CounterfactualMethod):
+            made["similar"], made["adversarial"] = method.images(self._classifier, image, decision)
+        if isinstance(method, ControlledMethod):
+            made["control"] = method.control(self._classifier, image, decision)
+        return {
+            role: Counterfactual(
+                role=role,
+                image=preprocessing.unpad(_plane(one)),
+                probability=_rounded(float(self.probabilities(one))),
+                second=None if self._second is None else _rounded(float(self._second.probabilities(one))),
+            )
+            for role, one in made.items()
+        }
+
+    def _second_opinion(self, image: Tensor) -> SecondOpinion | None:
+        second = self._second
+        if second is None:
+            return None
+        probability = _rounded(float(second.probabilities(image)))
+        return SecondOpinion(name=second.name, probability=probability, threshold=second.threshold)
 
     def probabilities(self, images: Tensor) -> Tensor:
         """f(x) of grey images in [0, 1], shape (N, 1, S, S) -> shape (N,), in [0, 1]."""
@@ -173,19 +205,20 @@ class BundleExplainer:
         """y(x) = f(x) >= threshold as 0 or 1, shape (N,)."""
         return (probabilities >= self.bundle.threshold).long()
 
-    def counterfactuals(self, images: Tensor, decisions: Tensor, method: str = DEFAULT_METHOD) -> tuple[Tensor, Tensor]:
+    def counterfactuals(self, images: Tensor, decisions: Tensor, method: str | None = None) -> tuple[Tensor, Tensor]:
         """(x_s, x_a) of grey images in [0, 1], shape (N, 1, S, S), and their decisions; clipped, same shape.
 
         Raises:
             BundleError: the method makes none.
         """
-        made = self._method(method)
+        name = method or self.method
+        made = self._method(name)
         if not isinstance(made, CounterfactualMethod):
-            raise BundleError(f"the method {method} makes no counterfactual images")
+            raise BundleError(f"the method {name} makes no counterfactual images")
         return made.images(self._classifier, images, decisions)
 
     def heatmap(
-        self, images: Tensor, decisions: Tensor, method: str = DEFAULT_METHOD, augmentations: int | None = None
+        self, images: Tensor, decisions: Tensor, method: str | None = None, augmentations: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Maps, shape (N, 1, S, S), and coverage, shape (1, 1, S, S), of images: of one pass, or of equation (11).
 
@@ -195,7 +228,7 @@ class BundleExplainer:
         Args:
             images: grey, in [0, 1], shape (N, 1, S, S).
             decisions: 0 or 1, shape (N,).
-            method: its name; whether the bundle has a scale for it does not matter here.
+            method: its name, None for `self.method`; whether the bundle has a scale for it does not matter here.
             augmentations: copies, 0 for one pass; None is the explainer's own number.
 
         Raises:
@@ -203,7 +236,7 @@ class BundleExplainer:
             AttributionError: maps of another shape, not finite or below 0.
         """
         count = self.augmentations if augmentations is None else augmentations
-        maps = partial(self._maps, method)
+        maps = partial(self._maps, method or self.method)
         if count == 0:
             return maps(images, decisions), torch.ones_like(images[:1])
         copied = decisions.repeat_interleave(count)
@@ -212,11 +245,11 @@ class BundleExplainer:
         )
 
     def shown(
-        self, images: Tensor, decisions: Tensor, method: str = DEFAULT_METHOD, blur: float | None = None
+        self, images: Tensor, decisions: Tensor, method: str | None = None, blur: float | None = None
     ) -> tuple[Tensor, Tensor]:
         """`heatmap` as it is shown: smoothed by the blur of the bundle's table, or by another one."""
         maps, coverage = self.heatmap(images, decisions, method)
-        width = self.bundle.heatmaps[method].blur if blur is None else blur
+        width = self.bundle.heatmaps[method or self.method].blur if blur is None else blur
         return weighted_blur(maps, width * images.shape[-1]), coverage
 
     def _maps(self, name: str, images: Tensor, decisions: Tensor) -> Tensor:

@@ -167,15 +167,37 @@ class Counterfactual:
     """An image made by a generator and what the classifier says of it.
 
     Attributes:
-        role: "similar" or "adversarial".
+        role: "similar", "adversarial" or "control".
         image: float32, luminance 0 to 1, source's aspect ratio, the model's resolution: the square input grid with
             its padding cut away.
         probability: f(image), 0 to 1.
+        second: what the second classifier says, 0 to 1; None in a model without one.
     """
 
     role: str
     image: NDArray[np.float32] = field(repr=False)
     probability: float
+    second: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecondOpinion:
+    """What another classifier, trained apart, says of the radiograph itself.
+
+    Attributes:
+        name: its architecture.
+        probability: of the finding, 0 to 1.
+        threshold: its own.
+    """
+
+    name: str
+    probability: float
+    threshold: float
+
+    @property
+    def positive(self) -> bool:
+        """True when it calls the finding present."""
+        return self.probability >= self.threshold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +226,8 @@ class Explanation:
         prediction: the decision.
         attribution: the heatmap of one method, of one pass or averaged by eq. (11) of arXiv:2012.07332.
         similar, adversarial: the two generated images, None for methods without generators.
+        control: the image on the same path without the aim, for methods whose path alone changes it; else None.
+        second: what the model's second classifier says of the radiograph; None without one, or without images.
         provenance: model, method, parameters.
         out_of_distribution: how unlike the training images the radiograph is, None where the model cannot say.
         deletion: area under the probability of the decided class while the most salient parts are removed (section 3.3
@@ -217,6 +241,8 @@ class Explanation:
     similar: Counterfactual | None
     adversarial: Counterfactual | None
     provenance: Provenance
+    control: Counterfactual | None = None
+    second: SecondOpinion | None = None
     out_of_distribution: OutOfDistribution | None = None
     deletion: float | None = None
     seen: NDArray[np.float32] | None = field(default=None, repr=False)
@@ -245,6 +271,24 @@ class Explanation:
         if self.adversarial is None:
             return None
         return (self.adversarial.probability >= self.prediction.threshold) != self.prediction.positive
+
+    @property
+    def second_changed(self) -> bool | None:
+        """Whether the adversarial image changed the second classifier's decision too.
+
+        None without one, without an adversarial image, and where it does not decide like the model to begin with.
+        """
+        second, image, own = self.second, self.adversarial, self.prediction
+        if second is None or image is None or image.second is None or second.positive is not own.positive:
+            return None
+        return (image.second >= second.threshold) != second.positive
+
+    @property
+    def control_changed(self) -> bool | None:
+        """Whether the path alone crossed the decision threshold, without the aim; None without a control."""
+        if self.control is None:
+            return None
+        return (self.control.probability >= self.prediction.threshold) != self.prediction.positive
 
 
 class Explainer(Protocol):

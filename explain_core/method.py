@@ -61,6 +61,14 @@ class CounterfactualMethod(Protocol):
         """(x_s, x_a) in [0, 1] of grey images, shape (N, 1, S, S), and their decisions, 0 or 1; the images' shape."""
 
 
+@runtime_checkable
+class ControlledMethod(Protocol):
+    """A method whose images are made along a path that changes an image by itself: the same without the aim."""
+
+    def control(self, classifier: Classifier, images: Tensor, decisions: Tensor) -> Tensor:
+        """The images on the same path, pulled nowhere, in [0, 1]; grey images, decisions as of `images`."""
+
+
 def stated(plugin: Any, name: str) -> Any:
     """What a method's class states of itself under `name`, or what holds where it does not.
 

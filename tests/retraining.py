@@ -1,7 +1,11 @@
 """A champion, a registry and a job so small that a whole retraining takes seconds."""
 
+import csv
 import json
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 RULES = """
 [[rule]]
@@ -80,6 +84,23 @@ def job_text(folder: Path, champion: Path, /, *, auc: float = 0.0, **changes: di
     )
 
 
+def films(folder: Path, rows: list[tuple[str, str, str, str]]) -> Path:
+    """A dataset of the folder reader: (file, patient, target, split), each image of its own noise."""
+    folder.mkdir()
+    for name in {row[0] for row in rows}:
+        generator = np.random.default_rng(int.from_bytes(name.encode()[:4]))
+        Image.fromarray(generator.integers(0, 255, (40, 36), np.uint8)).save(folder / name)
+    with (folder / "labels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "patient_id", "target", "split"])
+        writer.writerows(rows)
+    return folder
+
+
+def plenty(count: int = 60) -> list[tuple[str, str, str, str]]:
+    return [(f"{n:04d}.png", f"p{n}", str(n % 2), "") for n in range(count)]
+
+
 def run_job(path: Path, *, job: Path | None = None, die_in: str = "", when: str = "", **request: object) -> None:
     """Run a job in this process, which it ends with the job's exit status, or kills.
 
@@ -143,9 +164,9 @@ def started(path: Path, **how: object):
     return process
 
 
-def finished(path: Path, **how: object) -> int:
-    """Exit status of a job that was run in a process of its own; -9 where it killed itself."""
+def finished(path: Path, within: float = 100, **how: object) -> int:
+    """Exit status of a job that was run in a process of its own, within seconds; -9 where it killed itself."""
     process = started(path, **how)
-    process.join(100)
+    process.join(within)
     assert process.exitcode is not None, (path / "job.log").read_text()
     return process.exitcode

@@ -15,7 +15,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from explain_core.bundles.files import GENERATORS, OUTLIER, REQUIRED, SUMS, WEIGHTS, toml_text, verify, write_sums
+from explain_core.bundles.files import (
+    GENERATORS,
+    OUTLIER,
+    REQUIRED,
+    SECOND,
+    SUMS,
+    WEIGHTS,
+    toml_text,
+    verify,
+    write_sums,
+)
 from explain_core.classifier import Classifier, DecisionRule, Tempered, tempered
 from explain_core.classifiers.mediffusion import Mediffusion
 from explain_core.diffusion.files import save_model
@@ -24,6 +34,7 @@ from explain_core.explainer import open_bundle
 from explain_core.generators.features import FeatureGenerators
 from explain_core.generators.kinds import NONE, Generators, description_of
 from explain_core.geometry import AffineRange, InputSpec
+from explain_core.second import Second
 from explain_core.statistics import REFERENCE
 from training import calibration, scales, strength
 from training.calibration import NEXT_HEADING
@@ -35,7 +46,7 @@ from training.runs.generators import GeneratorSettings
 USE = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
 _NAMES = ("negative", "positive")
 UNMEASURED = {"full_scale": 1.0, "unit": "not measured yet"}
-FILES = frozenset({*REQUIRED, GENERATORS, Mediffusion.file_name, OUTLIER, REFERENCE, WEIGHTS, SUMS})
+FILES = frozenset({*REQUIRED, GENERATORS, Mediffusion.file_name, OUTLIER, REFERENCE, SECOND, WEIGHTS, SUMS})
 
 
 def make(
@@ -58,6 +69,7 @@ def make(
     validation: Cohort,
     extra: Mapping[str, Any] | None = None,
     blurs: Mapping[str, float] | None = None,
+    second: Second | None = None,
     device: str = "auto",
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -82,6 +94,7 @@ def make(
         validation: others, that scale, margin, limit and reference are measured on.
         extra: further keys of bundle.toml, strings or numbers.
         blurs: methods to serve besides the usual, or the blur of their maps; see `scales.default_blurs`.
+        second: another classifier for a second opinion, named by its architecture; its first output is stored.
         device: where the measuring runs.
         progress: told after every validation image of every method.
 
@@ -110,6 +123,8 @@ def make(
         save_model(out / weights.file_name, weights.model, half(weights.model.state_dict()))
     else:
         save_file(half(weights.state_dict()), out / WEIGHTS)
+    if second is not None:
+        save_file(half(second.network.state_dict()), out / SECOND)
     described: dict[str, Any] = {"kind": NONE}
     if generators is not None and generator_settings is not None:
         save_file(half(generators.state_dict()), out / GENERATORS)
@@ -129,6 +144,7 @@ def make(
         "augmentation": asdict(augmentation),
         "heatmap": {name: {"blur": blur} | UNMEASURED for name, blur in served.items()},
         **({"strength": {_NAMES[decision]: factor for decision, factor in strengths.items()}} if strengths else {}),
+        **({} if second is None else {"second": _second_table(second)}),
         **(extra or {}),
     }
     (out / "bundle.toml").write_text(toml_text(table))
@@ -137,6 +153,10 @@ def make(
     found = calibration.measure(open_bundle(out, device=device), training, validation, progress=progress)
     calibration.write(found, out)
     return found.figures
+
+
+def _second_table(second: Second) -> dict[str, Any]:
+    return {"architecture": second.name, "threshold": second.threshold, "size": second.size}
 
 
 def finish(out: Path, card: str) -> str:

@@ -23,6 +23,7 @@ from explain_core.diffusion.counterfactual import Settings
 from explain_core.engine import choose_device, for_inference
 from explain_core.files import fresh, write
 from explain_core.geometry import InputSpec
+from explain_core.second import Second
 from training import cohort, datasets
 from training.cohort import TEST, TRAIN, VALIDATION, Cohort
 from training.errors import TrainingError
@@ -34,7 +35,7 @@ from training.runs import image_classifier, second_classifier, temperature
 from training.runs.image_classifier import predict
 from training.runs.mediffusion.run import train
 from training.runs.mediffusion.settings import PRESETS, MediffusionSettings
-from training.runs.second_classifier import Second
+from training.splits import draw
 
 NAMES: Mapping[str, str] = {
     "reached": "own head decides as asked",
@@ -138,9 +139,7 @@ def held_back(own: Cohort, labels: float) -> Tensor:
     Which patients these are follows from their names alone: a smaller part lies within a larger one. At least one
     patient of either kind stays.
     """
-    places = (
-        np.array([int.from_bytes(hashlib.sha256(f"label {p}".encode()).digest()[:4]) for p in own.patients]) / 2**32
-    )
+    places = np.array([draw(f"label {patient}") for patient in own.patients])
     targets = np.where(own.targets >= 0, own.targets, np.nan).astype(np.float32)
     kept = places < labels
     for value in (0, 1):
@@ -158,7 +157,7 @@ def _oracle(training: Cohort, validation: Cohort, asked: Request) -> Second:
     ready = for_inference(network, choose_device(settings.device))
     chances = torch.sigmoid(predict(ready, validation.images)[:, 0]).numpy()
     threshold = temperature.youden(chances, validation.targets)
-    return Second("resnet20", ready, threshold, asked.settings.size, choose_device(settings.device))
+    return Second("resnet20", network, threshold, asked.settings.size).on(choose_device(settings.device))
 
 
 def markdown(found: Mapping[str, Any]) -> str:

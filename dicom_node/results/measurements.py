@@ -185,15 +185,24 @@ def _distance(distance: OutOfDistribution | None) -> Iterator[hd.Measurement]:
 
 
 def _of_explanation(explanation: Explanation) -> Iterator[hd.Measurement]:
-    attribution, similar, adversarial = explanation.attribution, explanation.similar, explanation.adversarial
+    attribution, second = explanation.attribution, explanation.second
+    for image, own, others in (
+        (explanation.similar, codes.SIMILAR_PROBABILITY, codes.SECOND_SIMILAR),
+        (explanation.adversarial, codes.ADVERSARIAL_PROBABILITY, codes.SECOND_ADVERSARIAL),
+        (explanation.control, codes.CONTROL_PROBABILITY, codes.SECOND_CONTROL),
+    ):
+        if image is not None:
+            yield _number(own, 100 * image.probability, codes.PERCENT, 2)
+            if image.second is not None:
+                yield _number(others, 100 * image.second, codes.PERCENT, 2)
+    if second is not None:
+        yield _number(codes.SECOND_PROBABILITY, 100 * second.probability, codes.PERCENT, 2)
+        yield _number(codes.SECOND_THRESHOLD, 100 * second.threshold, codes.PERCENT, 2)
     for name, value in (
-        (codes.SIMILAR_PROBABILITY, None if similar is None else similar.probability),
-        (codes.ADVERSARIAL_PROBABILITY, None if adversarial is None else adversarial.probability),
         (codes.OUTLINED_AREA, float(attribution.half_of_evidence.mean())),
         (codes.COVERAGE, float(attribution.covered.mean())),
     ):
-        if value is not None:
-            yield _number(name, 100 * value, codes.PERCENT, 2)
+        yield _number(name, 100 * value, codes.PERCENT, 2)
     yield _number(codes.HEATMAP_MAXIMUM, float(attribution.values.max()), codes.UNITY, 6)
     if explanation.deletion is not None:
         yield _number(codes.DELETION, explanation.deletion, codes.UNITY, 3)

@@ -62,6 +62,14 @@ def distance_of(distance: OutOfDistribution) -> str:
     return f"Distance from the training data {distance.score:.3g} (limit {distance.limit:.3g})"
 
 
+def doubts_of(explanation: Explanation) -> Iterator[str]:
+    """Why the generated images may say less of the finding than they seem to, where the model can tell."""
+    if explanation.control_changed:
+        yield "The control image, changed without an aim, crosses the threshold too: noise alone turns this decision"
+    if explanation.second_changed is False and explanation.decision_changed:
+        yield "A second classifier does not change its decision: the change may be peculiar to this model"
+
+
 def emptiness(explanation: Explanation) -> str | None:
     """That the heatmap shows no evidence, where it shows none, and what is missing then if the decision is positive."""
     attribution = explanation.attribution

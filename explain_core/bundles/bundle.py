@@ -5,6 +5,7 @@
     classifier.safetensors   weights, float16 or float32; or, instead, the whole classifier as classifier.onnx or
                              classifier.pt (TorchScript), for an architecture of that name
     generators.safetensors
+    second.safetensors       optional, with the table [second]: another classifier, for a second opinion (`second.py`)
     outlier.safetensors      optional, with the table [outlier]: what the training images look like (`outlier.py`)
     reference.json           optional: what the validation images look like to the model, in numbers (`statistics.py`)
     model_card.md
@@ -25,13 +26,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from explain_core import plugins
-from explain_core.bundles.files import GENERATORS, OUTLIER, SUMS, WEIGHTS, listed, verify
+from explain_core.bundles.files import GENERATORS, OUTLIER, SECOND, SUMS, WEIGHTS, listed, verify
 from explain_core.classifier import Classifier, offers, tempered
 from explain_core.errors import BundleError
 from explain_core.explanation import HeatmapScale, ModelIdentity
 from explain_core.generators.kinds import NONE, Generators, build
 from explain_core.geometry import AffineRange, InputSpec
 from explain_core.outlier import OutlierModel, OutlierTest
+from explain_core.second import Second
 from explain_core.statistics import REFERENCE, load_reference
 
 AUGMENTATIONS = 10
@@ -70,6 +72,7 @@ class Bundle:
         temperature: probability = sigmoid(logit / temperature), > 0.
         generators: None in a bundle whose methods need none.
         reference: statistics of the validation images (`statistics.reference_of`); None in a bundle without them.
+        second: another classifier, which is asked about generated images; None in a bundle without.
         augmentations: copies averaged by equation (11) where the node's settings do not say; 0 is one pass.
     """
 
@@ -87,6 +90,7 @@ class Bundle:
     temperature: float = 1.0
     reference: Mapping[str, Any] | None = None
     augmentations: int = AUGMENTATIONS
+    second: Second | None = None
 
     def with_generators(self) -> Generators:
         """The generators.
@@ -132,6 +136,7 @@ def load(folder: Path) -> Bundle:
             temperature=_temperature(description.get("temperature", 1.0)),
             reference=load_reference(folder / REFERENCE) if REFERENCE in listed(folder / SUMS) else None,
             augmentations=_count(description.get("augmentations", AUGMENTATIONS)),
+            second=_second(folder, description),
         )
     except (KeyError, TypeError, ValueError, LookupError) as error:
         raise BundleError(f"{description_path}: {type(error).__name__}: {error}") from error
@@ -206,6 +211,26 @@ def _outlier(folder: Path, description: Mapping[str, Any]) -> OutlierTest | None
         raise ValueError(f"the table [outlier] needs {OUTLIER} in {SUMS}")
     model = OutlierModel.load(folder / OUTLIER)
     return OutlierTest(model=model, limit=float(table["limit"]), measure=table["measure"])
+
+
+def _second(folder: Path, description: Mapping[str, Any]) -> Second | None:
+    """The classifier of the table [second] and its file; None without the table.
+
+    Raises:
+        KeyError, ValueError: the table without its file, or an architecture without weights to fill in.
+    """
+    table = description.get("second")
+    if table is None:
+        return None
+    if SECOND not in listed(folder / SUMS):
+        raise ValueError(f"the table [second] needs {SECOND} in {SUMS}")
+    name = str(table["architecture"])
+    plugin = plugins.load("explain_core.classifiers", name)
+    if getattr(plugin, "file_name", None) is not None:
+        raise ValueError(f"[second] architecture: {name} is a file of its own and no second classifier")
+    network = plugin(1)
+    _fill(network, folder / SECOND)
+    return Second(name, network.eval(), float(table["threshold"]), int(table["size"]))
 
 
 def _fill(model: nn.Module, path: Path) -> None:

@@ -14,6 +14,7 @@ WEIGHTS = "classifier.safetensors"
 CLASSIFIERS = (WEIGHTS, "classifier.onnx", "classifier.pt", "classifier.joint.safetensors")
 OUTLIER = "outlier.safetensors"
 GENERATORS = "generators.safetensors"
+SECOND = "second.safetensors"
 REQUIRED = ("bundle.toml", "model_card.md")
 
 

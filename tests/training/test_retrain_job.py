@@ -7,10 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
-from retraining import empty_registry, finished, job_text, make_champion
+from retraining import empty_registry, films, finished, job_text, make_champion, plenty
 
 from explain_core.jobs import JobFolder
 from training.retrain.job import Job, JobError, load
@@ -40,23 +38,6 @@ def asked(folder: Path, parts: Path, **changes) -> Path:
 
 def state(path: Path) -> dict:
     return json.loads((path / "state.json").read_text())
-
-
-def films(folder: Path, rows: list[tuple[str, str, str, str]]) -> Path:
-    """A dataset of the folder reader: (file, patient, target, split), each image of its own noise."""
-    folder.mkdir()
-    for name in {row[0] for row in rows}:
-        generator = np.random.default_rng(int.from_bytes(name.encode()[:4]))
-        Image.fromarray(generator.integers(0, 255, (40, 36), np.uint8)).save(folder / name)
-    with (folder / "labels.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "patient_id", "target", "split"])
-        writer.writerows(rows)
-    return folder
-
-
-def plenty(count: int = 60) -> list[tuple[str, str, str, str]]:
-    return [(f"{n:04d}.png", f"p{n}", str(n % 2), "") for n in range(count)]
 
 
 @pytest.mark.parametrize(

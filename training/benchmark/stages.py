@@ -20,10 +20,11 @@ from explain_core.explainer import BundleExplainer
 from explain_core.generators.kinds import Generators, seen_by
 from explain_core.method import Method
 from explain_core.quality.faithfulness import randomised
+from explain_core.second import Second
 from training.benchmark.profiles import BUNDLE_ROW, FEATURE_ROWS, GENERATOR_ROWS, Profile
 from training.cohort import TEST, TRAIN, VALIDATION, Cohort
 from training.runs import generators, image_classifier, mask_generator, temperature
-from training.runs.second_classifier import Second, open_second
+from training.runs.second_classifier import open_second
 
 Say = Callable[[str], None]
 

@@ -13,8 +13,8 @@ from explain_core.quality.hottest import reversed_by_parts
 from explain_core.quality.resampling import roc_auc
 from explain_core.quality.similarity import psnr, ssim
 from explain_core.quality.transfer import carried_over, of_others, smooth_noise
+from explain_core.second import Second
 from training.measure.estimates import DRAWS, Use, estimate, mean_of
-from training.runs.second_classifier import Second
 
 Figures = dict[str, Any]
 Floats = NDArray[np.float64]

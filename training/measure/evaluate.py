@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from explain_core.explainer import DEFAULT_METHOD, BundleExplainer, open_bundle
+from explain_core.explainer import BundleExplainer, open_bundle
 from explain_core.quality.localisation import location_prior
 from training import datasets
 from training.datasets import loading, masks
@@ -118,5 +118,5 @@ def _described(explainer: BundleExplainer) -> Figures:
         "version": identity.version,
         "digest": identity.digest,
         "augmentations": explainer.augmentations,
-        "blur": explainer.bundle.heatmaps[DEFAULT_METHOD].blur,
+        "blur": explainer.bundle.heatmaps[explainer.method].blur,
     }

@@ -17,9 +17,9 @@ from explain_core.diffusion.model import JointDiffusion
 from explain_core.quality.controls import derangement
 from explain_core.quality.resampling import roc_auc
 from explain_core.quality.similarity import psnr
+from explain_core.second import Second
 from training.cohort import Cohort
 from training.measure.estimates import DRAWS, Figures, estimate, mean_of
-from training.runs.second_classifier import Second
 
 Floats = NDArray[np.float64]
 BATCH = 32

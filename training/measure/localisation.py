@@ -11,7 +11,7 @@ from torch import Tensor
 
 from explain_core.blur import weighted_blur
 from explain_core.classifier import offers
-from explain_core.explainer import DEFAULT_METHOD, BundleExplainer
+from explain_core.explainer import BundleExplainer
 from explain_core.quality.controls import blurred, control_maps, derangement, matched_sigma, strata
 from explain_core.quality.localisation import PERCENTILES, Mask, columns, score_maps
 from explain_core.quality.resampling import mean, mean_curve_auc
@@ -61,8 +61,8 @@ def maps_of(explainer: BundleExplainer, images: Tensor, *, optimum: bool = False
     """
     size, heatmaps = images.shape[-1], explainer.bundle.heatmaps
 
-    def smooth(maps: Tensor, method: str = DEFAULT_METHOD) -> Tensor:
-        return weighted_blur(maps, heatmaps.get(method, heatmaps[DEFAULT_METHOD]).blur * size)
+    def smooth(maps: Tensor, method: str = explainer.method) -> Tensor:
+        return weighted_blur(maps, heatmaps.get(method, heatmaps[explainer.method]).blur * size)
 
     rows: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         DELIVERED: lambda x, y: explainer.shown(x, y)[0],

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from explain_core.explainer import DEFAULT_METHOD, BundleExplainer
+from explain_core.explainer import BundleExplainer
 from explain_core.quality import hottest
 from training.measure.estimates import DRAWS, mean_of
 
@@ -19,7 +19,7 @@ SHIFT, NOISE, QUALITY = 2, 0.01, 90
 
 @torch.no_grad()
 def stability(
-    explainer: BundleExplainer, images: Tensor, patients: NDArray[Any], draws: int = DRAWS, method: str = DEFAULT_METHOD
+    explainer: BundleExplainer, images: Tensor, patients: NDArray[Any], draws: int = DRAWS, method: str | None = None
 ) -> Figures:
     """IoU of the hottest tenths of the delivered maps of uint8 images, shape (N, 1, S, S), and of changed copies.
 

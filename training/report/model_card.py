@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from explain_core.generators.kinds import NONE
 from training.calibration import HEADING, section_of
 from training.gate import ALL, Verdict
 from training.report import tables
@@ -87,13 +88,24 @@ def card(
 
 def _purpose(figures: Figures, own: Mapping[str, Any]) -> str:
     generators = own["generators"]
+    classifier = (
+        f"{own['architecture']}, input {own['size']} x {own['size']} pixels, decision threshold {own['threshold']}, "
+        f"temperature {own['temperature']:.3g}."
+    )
+    said = f'Says how likely a radiograph like its training images shows "{figures.get("label")}", and shows why: '
+    if generators.get("kind") == NONE:
+        return (
+            f"{said}the image is\n"
+            "noised a little and denoised again, pulled by the model's own head towards the other decision; what\n"
+            "changed is the heatmap (Kaleta et al., arXiv:2411.09434).\n\n"
+            f"- Joint diffusion model: {classifier}"
+        )
     heads = generators.get("head_layers", "-")
     return (
-        f'Says how likely a radiograph like its training images shows "{figures.get("label")}", and shows why: two\n'
+        f"{said}two\n"
         "generators make a similar image (same decision) and an adversarial image (opposite decision); their\n"
         "difference is the heatmap (Charachon et al., arXiv:2012.07332).\n\n"
-        f"- Classifier: {own['architecture']}, input {own['size']} x {own['size']} pixels, decision threshold "
-        f"{own['threshold']}, temperature {own['temperature']:.3g}.\n"
+        f"- Classifier: {classifier}\n"
         f"- Generators: one trunk with filters {list(generators.get('filters', ()))}, heads of {heads} layers, output\n"
         f'  kind "{generators.get("kind", "-")}", variant "{generators.get("output", "-")}", '
         f"adversarial heads: {generators.get('decisions', '-')}."

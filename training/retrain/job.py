@@ -85,9 +85,10 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class JobTable(Section):
-    """[job]."""
+    """[job]. `kind` is what is trained: a classifier with its generators, or a joint diffusion model."""
 
     name: Name = "retraining"
+    kind: Literal["classifier", "mediffusion"] = "classifier"
     seed: Seed = 0
 
 
@@ -197,6 +198,27 @@ class GeneratorsTable(Section):
     decision_noise: Weight | None = None
 
 
+class MediffusionTable(Section):
+    """[mediffusion], for jobs of that kind; [classifier] and [generators] count for nothing there, but for `threshold`.
+
+    `preset` is one of training/runs/mediffusion, on the champion's grid; what is named here takes the place of its
+    own. `weights` is the folder or file of the autoencoder that it works in. `start` "champion" takes the champion's
+    weights and shape. `second_share` is the part of the patients whose labels teach the second classifier alone, 0 for
+    none.
+    """
+
+    preset: Literal["tiny", "cpu", "gpu", "vce-testing"] = "gpu"
+    start: Start = "random"
+    weights: str = ""
+    steps: PositiveInt | None = None
+    batch: PositiveInt | None = None
+    unlabelled: Literal["none", "fixmatch"] | None = None
+    report_every: PositiveInt | None = None
+    checkpoint_every: PositiveInt | None = None
+    second_share: Annotated[float, Field(ge=0, le=0.5)] = 0.25
+    second_epochs: PositiveInt = 24
+
+
 class EvaluationTable(Section):
     """[evaluation]. `localisation_images` 0: all test images with boxes."""
 
@@ -257,6 +279,7 @@ class Job(Section):
     champion: ChampionTable = ChampionTable()
     classifier: ClassifierTable = ClassifierTable()
     generators: GeneratorsTable = GeneratorsTable()
+    mediffusion: MediffusionTable = MediffusionTable()
     evaluation: EvaluationTable = EvaluationTable()
     gate: GateTable = GateTable()
     registry: RegistryTable = RegistryTable()
@@ -277,7 +300,9 @@ class Job(Section):
         table["data"]["sources"] = tuple(_absolute_source(source, base) for source in self.data.sources)
         if self.champion.bundle != REGISTRY:
             table["champion"]["bundle"] = str(base / self.champion.bundle)
-        for section, key in (("split", "book"), ("gate", "rules"), ("registry", "artifacts")):
+        for section, key in (
+            ("split", "book"), ("gate", "rules"), ("registry", "artifacts"), ("mediffusion", "weights"),
+        ):  # fmt: skip
             if table[section][key]:
                 table[section][key] = str(base / table[section][key])
         if self.registry.uri.startswith("sqlite:///"):

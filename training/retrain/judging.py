@@ -10,16 +10,15 @@ from typing import Any
 
 from explain_core.files import read_json, write, write_json
 from training import datasets, gate
+from training.cohort import TEST, TRAIN, VALIDATION
 from training.making import finish
 from training.measure.comparison import compare
 from training.report import model_card, page
 from training.retrain.collect import open_registry
 from training.retrain.job import Job, RehearsalTable, source_name, source_reader
 from training.retrain.parts import load
-from training.retrain.stage import Context
-from training.retrain.training import TRAIN, VALIDATION, sha256
+from training.retrain.stage import Context, sha256
 
-TEST = "test"
 PASSED, FORCED, REFUSED = "passed", "forced", "refused"
 
 
@@ -126,7 +125,7 @@ def settings(job: Job) -> dict[str, Any]:
     """The job as it may be read anywhere: of sources their name and reader, of files their name, no folder."""
     table = job.model_dump(mode="json", exclude={"resources", "registry"}, exclude_none=True)
     table["data"]["sources"] = [f"{source_name(source)}={source_reader(source)}" for source in job.data.sources]
-    for section, key in (("champion", "bundle"), ("split", "book"), ("gate", "rules")):
+    for section, key in (("champion", "bundle"), ("split", "book"), ("gate", "rules"), ("mediffusion", "weights")):
         table[section][key] = Path(table[section][key]).name
     return table
 

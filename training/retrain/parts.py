@@ -1,7 +1,6 @@
 """The collected images as cohorts, and whether there are enough of them."""
 
 import csv
-import hashlib
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from training.errors import TrainingError
 from training.retrain import splits_book
 from training.retrain.collect import manifest, problems_of
 from training.retrain.job import Job, LimitsTable, RehearsalTable
+from training.splits import draw
 
 SPLITS = splits_book.SPLITS
 VERDICT = "verdict"
@@ -134,17 +134,12 @@ def rehearsed(
     """
     kept, targets = [], []
     for row, split in zip(rows, splits, strict=True):
-        used = split == "test" or _draw(f"share {row['patient']}") < rehearsal.share
-        turned = split != "test" and row["target"] != "" and _draw(f"flip {row['sha256']}") < rehearsal.flipped
+        used = split == "test" or draw(f"share {row['patient']}") < rehearsal.share
+        turned = split != "test" and row["target"] != "" and draw(f"flip {row['sha256']}") < rehearsal.flipped
         kept.append(split if used else "")
         target = {"0": "1", "1": "0"}[row["target"]] if turned else row["target"]
         targets.append("" if split == "test" and row["target_source"] == VERDICT else target)
     return kept, targets
-
-
-def _draw(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
 
 
 def write_splits(

@@ -1,7 +1,10 @@
-"""What a stage of a job is, and what it is given."""
+"""What a stage of a job is, and what it is given and depends on; nothing here loads PyTorch."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from explain_core.files import read_json
@@ -49,3 +52,14 @@ class Stage:
     name: str
     inputs: Callable[[Context], Any]
     make: Callable[[Context], dict[str, Any]]
+
+
+def inputs(context: Context, *stages: str, **own: Any) -> dict[str, Any]:
+    """What a stage depends on: what earlier stages say of what they made, and its own settings."""
+    plain: dict[str, Any] = json.loads(json.dumps(own, default=str))
+    return {"made": {name: context.made(name) for name in stages}} | plain
+
+
+def sha256(path: Path) -> str:
+    """Of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

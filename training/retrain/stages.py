@@ -6,11 +6,12 @@ from typing import Any
 
 from explain_core.files import write
 from explain_core.jobs import STAGES as NAMES
+from training.cohort import TRAIN
 from training.errors import TrainingError
 from training.gate import Rules
-from training.retrain import collect, judging, parts, splits_book, training
-from training.retrain.stage import Context, Stage
-from training.retrain.training import inputs, sha256
+from training.retrain import collect, joint, judging, parts, splits_book, training
+from training.retrain.material import champion_table
+from training.retrain.stage import Context, Stage, inputs, sha256
 
 
 def _table(context: Context, *names: str, without: frozenset[str] = frozenset()) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def book(context: Context) -> Path:
 
 def _validate_inputs(context: Context) -> Any:
     tables = _table(context, "limits", "split", "rehearsal", "gate") | {
-        "model": _table(context, "classifier", "generators")
+        "model": _table(context, "job", "classifier", "generators", "mediffusion")
     }
     return inputs(context, "collect", **tables)
 
@@ -45,7 +46,7 @@ def _validate(context: Context) -> dict[str, Any]:
     Raises:
         TrainingError: every reason, with the number that is needed.
     """
-    size, own = context.made("collect")["size"], training.champion_table(context)["input"]["size"]
+    size, own = context.made("collect")["size"], champion_table(context)["input"]["size"]
     if size != own:
         raise TrainingError(
             f"[data] size: {size}, but the champion sees {own} x {own} pixels, and both are compared on one grid; "
@@ -62,9 +63,13 @@ def _validate(context: Context) -> dict[str, Any]:
         text = "\n".join(reasons)
         write(context.folder.stage("validate") / "problems.txt", text + "\n")
         raise TrainingError(f"nothing is trained: {text}")
+    Rules.load(judging.rules(context))
+    if training.is_joint(context):
+        named = zip(rows, splits, targets, strict=True)
+        joint.check(context, [(row["patient"], target) for row, split, target in named if split == TRAIN])
+        return {"counts": counts}
     training.architecture(context)
     training.generator_settings(context)
-    Rules.load(judging.rules(context))
     smallest = counts["train"]["positives"] + counts["train"]["negatives"]
     if smallest < context.job.classifier.batch:
         raise TrainingError(
@@ -108,7 +113,7 @@ _HOW = frozenset({"processes", "checkpoint_every", "threshold"})
 
 
 def _classifier_inputs(context: Context) -> Any:
-    return inputs(context, "collect", "split", **_table(context, "classifier", "job", without=_HOW))
+    return inputs(context, "collect", "split", **_table(context, "classifier", "mediffusion", "job", without=_HOW))
 
 
 def _calibrate_inputs(context: Context) -> Any:
@@ -116,7 +121,9 @@ def _calibrate_inputs(context: Context) -> Any:
 
 
 def _generators_inputs(context: Context) -> Any:
-    return inputs(context, "collect", "split", "classifier", "calibrate", **_table(context, "generators", "job"))
+    return inputs(
+        context, "collect", "split", "classifier", "calibrate", **_table(context, "generators", "mediffusion", "job")
+    )
 
 
 def _bundle_inputs(context: Context) -> Any:

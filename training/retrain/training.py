@@ -1,11 +1,8 @@
 """The stages that train: classifier, temperature, generators, and the bundle that is made of them."""
 
-import hashlib
-import json
 import math
 import shutil
 import signal
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,48 +13,30 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from explain_core import plugins
-from explain_core.bundles.bundle import Bundle
-from explain_core.bundles.bundle import load as load_bundle
 from explain_core.bundles.files import verify
 from explain_core.children import bound_to_parent
 from explain_core.classifier import Classifier, DecisionRule, offers, tempered
 from explain_core.engine import choose_device, for_inference
 from explain_core.files import read_json
 from explain_core.generators.features import KIND
+from explain_core.generators.kinds import Generators
 from explain_core.geometry import InputSpec
 from training import checkpoints, making, presets, scales
+from training.cohort import TRAIN, VALIDATION
 from training.errors import TrainingError
-from training.retrain import parts, resources
+from training.retrain import joint, resources
 from training.retrain.job import ON_PIXELS
+from training.retrain.material import champion, champion_folder, champion_table, cohort
 from training.retrain.stage import Context
 from training.runs import cohort_classifier, generators, image_classifier, temperature
 from training.runs.evidence_classifier import EvidenceSettings
 
-TRAIN, VALIDATION = "train", "validation"
+_HINT = ', or [job] kind = "mediffusion"'
 
 
-def champion_folder(context: Context) -> Path:
-    """The champion's bundle, as collected."""
-    return context.folder.stage("collect") / "champion"
-
-
-def champion(context: Context) -> Bundle:
-    """The champion.
-
-    Raises:
-        BundleError: it is damaged.
-    """
-    return load_bundle(champion_folder(context))
-
-
-def champion_table(context: Context) -> dict[str, Any]:
-    """The champion's bundle.toml."""
-    return tomllib.loads((champion_folder(context) / "bundle.toml").read_text())
-
-
-def cohort(context: Context, *splits: str) -> Any:
-    """The collected images of some splits."""
-    return parts.load(context.folder.stage("collect"), context.folder.stage("split"), *splits)
+def is_joint(context: Context) -> bool:
+    """Whether the job trains a joint diffusion model."""
+    return context.job.job.kind == joint.KIND
 
 
 def architecture(context: Context) -> str:
@@ -67,6 +46,8 @@ def architecture(context: Context) -> str:
         TrainingError: it is a program without weights that could be trained, or a start from the champion is asked for
             with another architecture.
     """
+    if is_joint(context):
+        return joint.ARCHITECTURE
     job, own = context.job.classifier, str(champion_table(context)["classifier"]["architecture"])
     name = job.architecture or own
     try:
@@ -76,7 +57,7 @@ def architecture(context: Context) -> str:
     if getattr(plugin, "file_name", None) is not None:
         raise TrainingError(
             f"the champion's classifier ({name}) is a program that cannot be trained; set [classifier] architecture "
-            'and start = "random"'
+            f'and start = "random"{_HINT if name == joint.ARCHITECTURE else ""}'
         )
     if job.start == "champion" and name != own:
         raise TrainingError(
@@ -117,6 +98,8 @@ def train_classifier(context: Context) -> dict[str, Any]:
     Raises:
         TrainingError: the run cannot go on.
     """
+    if is_joint(context):
+        return joint.train_model(context)
     out = context.folder.stage("classifier")
     settings = classifier_settings(context)
     training, validation = (cohort(context, split).labelled() for split in (TRAIN, VALIDATION))
@@ -149,6 +132,8 @@ def _weights_of(out: Path) -> str:
 
 def trained_classifier(context: Context) -> nn.Module:
     """The classifier of the job, in eval mode, as trained."""
+    if is_joint(context):
+        return joint.trained_model(context)
     out = context.folder.stage("classifier")
     state = torch.load(out / "classifier.pt", weights_only=True, map_location="cpu")
     model = image_classifier.build(architecture(context), 1)
@@ -263,11 +248,13 @@ def explained_classifier(context: Context) -> nn.Module:
 
 
 def train_generators(context: Context) -> dict[str, Any]:
-    """Train the generators against the new classifier.
+    """Train the generators against the new classifier; a joint diffusion model has none, but a second classifier.
 
     Raises:
         TrainingError: the run cannot go on.
     """
+    if is_joint(context):
+        return joint.train_second(context)
     out = context.folder.stage("generators")
     initial = (
         champion_folder(context) / "generators.safetensors" if context.job.generators.start == "champion" else None
@@ -297,18 +284,14 @@ def make_bundle(context: Context) -> dict[str, Any]:
     table, own, job = champion_table(context), champion(context), context.job
     summary = read_json(context.folder.stage("collect") / "manifest.json")
     size = summary["size"]
-    settings = generator_settings(context, context.made("calibrate")["threshold"])
-    settings = settings.fitted(explained_classifier(context), size)
-    network = settings.network()
-    state = torch.load(context.folder.stage("generators") / "checkpoint.pt", weights_only=True, map_location="cpu")
-    network.load_state_dict(state["generators"])
+    settings, network = (None, None) if is_joint(context) else _generators(context, size)
     label = job.data.label or str(table["label"])
     making.make(
         out,
         classifier=trained_classifier(context),
         architecture=architecture(context),
         outputs=[label],
-        generators=network.eval(),
+        generators=network,
         generator_settings=settings,
         spec=InputSpec(size=size, percentiles=tuple(summary["percentiles"])),
         label=label,
@@ -317,8 +300,9 @@ def make_bundle(context: Context) -> dict[str, Any]:
         threshold=context.made("calibrate")["threshold"],
         temperature=context.made("calibrate")["temperature"],
         augmentation=own.augmentation,
-        extra={"augmentations": own.augmentations},
+        extra={"augmentations": 0 if is_joint(context) else own.augmentations},
         blurs=scales.blurs_of(own),
+        second=joint.second(context) if is_joint(context) else None,
         dataset_summary=dataset_summary(context),
         training=cohort(context, TRAIN),
         validation=cohort(context, VALIDATION),
@@ -328,19 +312,18 @@ def make_bundle(context: Context) -> dict[str, Any]:
     return {"digest": verify(out)}
 
 
+def _generators(context: Context, size: int) -> tuple[generators.GeneratorSettings, Generators]:
+    """What the job's generators are, and themselves, in eval mode."""
+    settings = generator_settings(context, context.made("calibrate")["threshold"])
+    settings = settings.fitted(explained_classifier(context), size)
+    network = settings.network()
+    state = torch.load(context.folder.stage("generators") / "checkpoint.pt", weights_only=True, map_location="cpu")
+    network.load_state_dict(state["generators"])
+    return settings, network.eval()
+
+
 def dataset_summary(context: Context) -> str:
     """What was learnt from, in one line."""
     made = context.made("split")["counts"][TRAIN]
     names = ", ".join(source.partition("=")[0] for source in context.job.data.sources)
     return f"{made['images']} images of {made['patients']} patients from {names}; see model_card.md"
-
-
-def inputs(context: Context, *stages: str, **own: Any) -> dict[str, Any]:
-    """What a stage depends on: what earlier stages say of what they made, and its own settings."""
-    plain: dict[str, Any] = json.loads(json.dumps(own, default=str))
-    return {"made": {name: context.made(name) for name in stages}} | plain
-
-
-def sha256(path: Path) -> str:
-    """Of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

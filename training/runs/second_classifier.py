@@ -9,20 +9,17 @@ opened. A model bundle may stand in its place.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
 
 from explain_core.bundles.bundle import load as load_bundle
 from explain_core.engine import choose_device, for_inference
 from explain_core.files import write
 from explain_core.geometry import AffineRange, InputSpec
+from explain_core.second import Second
 from training import cohort, datasets
 from training.cohort import TRAIN, VALIDATION
 from training.errors import TrainingError
@@ -44,38 +41,6 @@ SETTINGS = ImageClassifierSettings(
 """Ten minutes on two cores with the thousand images of the NIH subset."""
 
 
-@dataclass(frozen=True, slots=True)
-class Second:
-    """A classifier with its threshold, on its own grid.
-
-    Attributes:
-        name: for reports.
-        network: grey images -> logits; only the first output is used.
-        threshold: of the probability.
-        size: rows and columns of its input in pixels.
-        device: where it runs.
-    """
-
-    name: str
-    network: Any
-    threshold: float
-    size: int
-    device: torch.device
-
-    @torch.no_grad()
-    def decide(self, images: Tensor) -> NDArray[np.int64]:
-        """Decisions, 0 or 1, shape (N,), about images in [0, 1], shape (N, 1, S, S), of any size."""
-        return np.asarray((self.probabilities(images) >= self.threshold).long().cpu().numpy())
-
-    @torch.no_grad()
-    def probabilities(self, images: Tensor) -> Tensor:
-        """Of the finding, shape (N,), in images in [0, 1], shape (N, 1, S, S), of any size."""
-        x = images.to(self.device)
-        if x.shape[-1] != self.size:
-            x = functional.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
-        return torch.sigmoid(self.network(x)[:, 0])
-
-
 def open_second(folder: Path, device: str = "auto") -> Second:
     """What `train` left in a folder, or a model bundle.
 
@@ -86,16 +51,14 @@ def open_second(folder: Path, device: str = "auto") -> Second:
     where = choose_device(device)
     if (folder / "bundle.toml").is_file():
         bundle = load_bundle(folder)
-        network: Any = bundle.tempered()
-        ready = for_inference(network, where) if isinstance(network, nn.Module) else network
         name = f"{bundle.identity.name} {bundle.identity.version}"
-        return Second(name, ready, bundle.threshold, bundle.input_spec.size, where)
+        return Second(name, bundle.tempered(), bundle.threshold, bundle.input_spec.size).on(where)
     if not (folder / FILE).is_file() or not (folder / "classifier.pt").is_file():
         raise TrainingError(f"{folder}: no bundle, and no {FILE} and classifier.pt of `python -m training second`")
     made = json.loads((folder / FILE).read_text())
     network = image_classifier.build(made["architecture"], 1)
     network.load_state_dict(torch.load(folder / "classifier.pt", weights_only=True, map_location="cpu"))
-    return Second(made["architecture"], for_inference(network, where), made["threshold"], made["size"], where)
+    return Second(made["architecture"], network, made["threshold"], made["size"]).on(where)
 
 
 def train(

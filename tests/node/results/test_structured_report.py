@@ -29,7 +29,7 @@ from dicom_node.results.notes import NO_EVIDENCE
 from dicom_node.results.objects.structured_report import PLUGIN as REPORT
 from dicom_node.results.summary import ALGORITHM_VERSION, read_summaries
 from explain_core import display
-from explain_core.explanation import OutOfDistribution
+from explain_core.explanation import OutOfDistribution, SecondOpinion
 from explain_core.testing.explainer import TOY_METHODS, TOY_MODEL, ToyExplainer
 
 TRACKING, TRACKING_UID = Code("112039", "DCM", "Tracking Identifier"), "112040"
@@ -38,6 +38,41 @@ TRACKING, TRACKING_UID = Code("112039", "DCM", "Tracking Identifier"), "112040"
 def report(study):
     (ds,) = REPORT.build(study)
     return ds
+
+
+@pytest.mark.parametrize(
+    ("control", "second", "of_adversarial", "changed", "said_of"),
+    [
+        (0.9, 0.8, 0.1, {"control": "NO", "second": "YES"}, []),
+        (0.2, 0.8, 0.7, {"control": "YES", "second": "NO"}, ["The control image", "A second classifier does not"]),
+        (0.9, 0.3, 0.1, {"control": "NO", "second": None}, []),
+    ],
+    ids=["sound", "doubtful", "the second decides otherwise from the start"],
+)
+def test_control_and_second_opinion_stand_beside_the_counterfactual(control, second, of_adversarial, changed, said_of):
+    context = context_of(film())
+    explanation = context.explanation
+    assert explanation.prediction.positive
+    explanation = replace(
+        explanation,
+        similar=replace(explanation.similar, second=0.75),
+        adversarial=replace(explanation.adversarial, second=of_adversarial),
+        control=replace(explanation.similar, role="control", probability=control, second=0.6),
+        second=SecondOpinion(name="resnet20", probability=second, threshold=0.5),
+    )
+    image = replace(context.image, explanations=(explanation,))
+    ds = reread(report(study_context(replace(context, explanation=explanation, image=image))))
+    for code, value in (
+        (codes.CONTROL_PROBABILITY, control), (codes.SECOND_PROBABILITY, second), (codes.SECOND_THRESHOLD, 0.5),
+        (codes.SECOND_SIMILAR, 0.75), (codes.SECOND_ADVERSARIAL, of_adversarial), (codes.SECOND_CONTROL, 0.6),
+    ):  # fmt: skip
+        assert said(ds, code) == [round(100 * value, 2)], code
+    for code, name in ((codes.CONTROL_CHANGED, "control"), (codes.SECOND_CHANGED, "second")):
+        wanted = changed[name]
+        assert said(ds, code) == ([getattr(codes, wanted).value] if wanted else []), code
+    doubts = [text for text in said(ds, codes.COMMENT) if text.startswith(("The control", "A second"))]
+    assert [any(text.startswith(start) for text in doubts) for start in said_of] == [True] * len(said_of)
+    assert len(doubts) == len(said_of)
 
 
 def test_report_of_a_positive_image():

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from explain_core import display
-from explain_core.explainer import DEFAULT_METHOD, BundleExplainer
+from explain_core.explainer import BundleExplainer
 from explain_core.files import write
 from explain_core.geometry import Preprocessing
 from training.cohort import Cohort
@@ -140,7 +140,7 @@ def _picture(make: Callable[[], NDArray[np.uint8]], name: str, place: int, cache
     return {"file": str(path)}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def panels(explainers: Mapping[str, BundleExplainer], test: Cohort, place: int) -> NDArray[np.uint8]:
     """`PANELS` of one image side by side, uint8 sRGB, shape (rows, columns, 3); boxes outlined on the first."""
     own, other = explainers["challenger"], explainers["champion"]
@@ -151,9 +151,9 @@ def panels(explainers: Mapping[str, BundleExplainer], test: Cohort, place: int) 
     heat, changed = _explained(own, x)
     pictures = [
         _outlined(_rgb(grey), test.truths[place], crop),
-        display.fuse(grey, crop(heat), own.bundle.heatmaps[DEFAULT_METHOD].scale),
+        display.fuse(grey, crop(heat), own.bundle.heatmaps[own.method].scale),
         _rgb(crop(changed)),
-        display.fuse(grey, crop(_explained(other, x)[0]), other.bundle.heatmaps[DEFAULT_METHOD].scale),
+        display.fuse(grey, crop(_explained(other, x)[0]), other.bundle.heatmaps[other.method].scale),
     ]
     gap = np.full((grey.shape[0], _GAP, 3), 255, np.uint8)
     return np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=1)

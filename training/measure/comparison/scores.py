@@ -70,7 +70,7 @@ def score(explainer: BundleExplainer, images: Tensor, name: str, cache: Path | N
     return scores
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _of_batch(explainer: BundleExplainer, images: Tensor) -> list[Floats]:
     x = (images.float() / 255).to(explainer.device)
     f_x = explainer.probabilities(x)
@@ -104,7 +104,7 @@ def maps(
     return one_pass, delivered
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _maps_of(explainer: BundleExplainer, images: Tensor, meter: Meter) -> Iterator[tuple[Map, Map]]:
     for image in images:
         x = (image[None].float() / 255).to(explainer.device)

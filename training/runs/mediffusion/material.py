@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from explain_core.diffusion.autoencoders import Autoencoder
+from explain_core.diffusion.model import JointDiffusion
 from training import checkpoints
 from training.errors import TrainingError
 from training.runs.mediffusion.settings import MediffusionSettings, space_of
@@ -33,7 +35,9 @@ class Material:
 
 
 @torch.no_grad()
-def material(settings: MediffusionSettings, images: Tensor, targets: Tensor, out: Path) -> Material:
+def material(
+    settings: MediffusionSettings, images: Tensor, targets: Tensor, out: Path, initial: JointDiffusion | None = None
+) -> Material:
     """The latents of every view of the training images, made once and kept in `out`.
 
     Args:
@@ -41,6 +45,7 @@ def material(settings: MediffusionSettings, images: Tensor, targets: Tensor, out
         images: uint8, shape (N, 1, S, S).
         targets: 1, 0 or NaN, shape (N, outputs).
         out: folder of the run.
+        initial: a model whose space and scale are taken instead of the settings'.
 
     Raises:
         TrainingError: images of another size, no label at all, or the folder of another run.
@@ -49,12 +54,13 @@ def material(settings: MediffusionSettings, images: Tensor, targets: Tensor, out
         raise TrainingError(f"images of {images.shape[-1]} pixels a side, and the model is for {settings.size}")
     if not bool((targets == targets).any()):  # noqa: PLR0124 - NaN is not itself
         raise TrainingError("no image has a label: the head would learn nothing")
+    given = () if initial is None else tuple(cast("nn.Module", initial.space).state_dict().values())
     mark = checkpoints.fingerprint(
-        images, (settings.space, settings.weights, settings.views, settings.unlabelled, settings.seed)
+        images, *given, (settings.space, settings.weights, settings.views, settings.unlabelled, settings.seed)
     )
     kept = checkpoints.load(out / "latents.pt", mark, torch.device("cpu"))
     if kept is None:
-        space = space_of(settings)
+        space = space_of(settings) if initial is None else initial.space
         generator = torch.Generator().manual_seed(settings.seed)
         weak = torch.stack([_latents(space, _changed(images, generator)) for _ in range(settings.views)])
         strong = weak[:0]
@@ -64,7 +70,7 @@ def material(settings: MediffusionSettings, images: Tensor, targets: Tensor, out
             )
         kept = {"weak": weak, "strong": strong, "scale": 1 / float(weak.float().std())}
         checkpoints.save(out / "latents.pt", kept, mark)
-    scale = float(kept["scale"])
+    scale = float(kept["scale"] if initial is None else initial.scale)
     return Material(
         (kept["weak"].float() * scale).half(), (kept["strong"].float() * scale).half(), targets.float(), scale
     )

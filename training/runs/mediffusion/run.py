@@ -10,6 +10,7 @@ A run goes on from its checkpoint to the weights that an undisturbed one ends wi
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +79,12 @@ class _Losses(nn.Module):
 
 
 def train(
-    settings: MediffusionSettings, images: Tensor, targets: Tensor, out: Path, progress: Progress = silent
+    settings: MediffusionSettings,
+    images: Tensor,
+    targets: Tensor,
+    out: Path,
+    progress: Progress = silent,
+    initial: JointDiffusion | None = None,
 ) -> JointDiffusion:
     """Train to the end, or go on from the checkpoint in `out`.
 
@@ -88,6 +94,7 @@ def train(
         targets: 1, 0 or NaN where nobody said, shape (N, outputs).
         out: folder of the run.
         progress: told now and then.
+        initial: a model of the settings' shape to go on from, with its space and its scale; None begins anew.
 
     Returns:
         the averaged model, in eval mode, on the CPU; model.safetensors in `out` has it too.
@@ -101,8 +108,8 @@ def train(
     torch.manual_seed(settings.seed)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    data = material(settings, images, targets, out)
-    run = _Run(settings, data, processes.start(settings.device, settings.precision), out)
+    data = material(settings, images, targets, out, initial)
+    run = _Run(settings, data, processes.start(settings.device, settings.precision), out, initial)
     run.go_on(progress)
     return run.finish()
 
@@ -110,11 +117,17 @@ def train(
 class _Run:
     """The parts of one training."""
 
-    def __init__(self, settings: MediffusionSettings, data: Material, fabric: "Fabric", out: Path) -> None:
+    def __init__(
+        self,
+        settings: MediffusionSettings,
+        data: Material,
+        fabric: "Fabric",
+        out: Path,
+        initial: JointDiffusion | None,
+    ) -> None:
         self.settings, self.data, self.fabric, self.out = settings, data, fabric, out
-        self.model = build(settings, data.targets.shape[1], data.scale)
-        self.average = build(settings, data.targets.shape[1], data.scale).network
-        self.average.load_state_dict(self.model.network.state_dict())
+        self.model = deepcopy(initial) or build(settings, data.targets.shape[1], data.scale)
+        self.average = deepcopy(self.model.network)
         self.average.to(fabric.device)
         network = self.model.network
         rates = [
@@ -129,7 +142,8 @@ class _Run:
         self.known = torch.isfinite(data.targets).any(dim=1).nonzero()[:, 0]
         self.step, self.history = 0, list[dict[str, float]]()
         named = {k: v for k, v in asdict(settings).items() if k not in {"device", "precision", "steps", "threads"}}
-        self.mark = checkpoints.fingerprint(data.weak[:1], data.targets, named)
+        start = () if initial is None else tuple(initial.network.state_dict().values())
+        self.mark = checkpoints.fingerprint(data.weak[:1], data.targets, *start, named)
         self._load()
 
     def _load(self) -> None:
