@@ -5,6 +5,7 @@ import json
 import shlex
 import sys
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,15 @@ def _systems_parser(commands: Any) -> tuple[argparse.ArgumentParser, ...]:
     joint.add_argument("--steps", type=int, help="instead of the preset's")
     joint.add_argument("--unlabelled", choices=["none", "fixmatch"], help="instead of the preset's")
     joint.add_argument("--no-diffusion", action="store_true", help="the control: the same network, classifying alone")
+    claims = commands.add_parser("claims", help="what joint diffusion promises, beside its controls, over seeds")
+    claims.add_argument("--preset", default="tiny")
+    claims.add_argument("--data", default="phantom")
+    claims.add_argument("--out", type=Path, required=True, help="started again, it goes on")
+    claims.add_argument("--weights", default="", help="of the autoencoder that the preset works with")
+    claims.add_argument("--seeds", type=int, default=3, help="how many")
+    claims.add_argument("--labels", type=float, nargs="+", default=[0.01, 0.02, 0.05, 0.1, 1.0])
+    claims.add_argument("--steps", type=int, help="instead of the preset's")
+    claims.add_argument("--processes", type=int, default=2, help="trainings at once")
     synthesize = commands.add_parser("synthesize", help="labelled images that a joint diffusion model makes")
     synthesize.add_argument("--model", type=Path, required=True, help="model.safetensors of a run")
     synthesize.add_argument("--data", default="phantom", help="what the model has learnt from, to compare with")
@@ -74,7 +84,7 @@ def _systems_parser(commands: Any) -> tuple[argparse.ArgumentParser, ...]:
     synthesize.add_argument("--count", type=int, default=50, help="images of either label")
     synthesize.add_argument("--scale", type=float, default=300.0, help="of the guidance")
     synthesize.add_argument("--seed", type=int, default=0)
-    return joint, synthesize
+    return joint, claims, synthesize
 
 
 def _measures_parser(commands: Any) -> tuple[argparse.ArgumentParser, ...]:
@@ -256,16 +266,14 @@ def _speed(arguments: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-def _joint(arguments: argparse.Namespace) -> dict[str, Any]:
-    from training import mediffusion  # noqa: PLC0415 - torch and diffusers
-
-    return mediffusion.command(arguments)
+_SYSTEMS = {"run": "mediffusion", "claims": "claims", "synthesize": "synthesis"}
+"""Commands and their modules."""
 
 
-def _synthesize(arguments: argparse.Namespace) -> dict[str, Any]:
-    from training import synthesis  # noqa: PLC0415
-
-    return synthesis.command(arguments)
+def _system(arguments: argparse.Namespace) -> dict[str, Any]:
+    """One of the further systems; each module is loaded by its command alone."""
+    found: dict[str, Any] = import_module(f"training.{_SYSTEMS[arguments.command]}").command(arguments)
+    return found
 
 
 def _calibrate(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -288,9 +296,9 @@ def _calibrate(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
-    timings = {"benchmark": _benchmark, "speed": _speed, "run": _joint, "synthesize": _synthesize}
-    if arguments.command in timings:
-        return timings[arguments.command](arguments)
+    others = {"benchmark": _benchmark, "speed": _speed} | dict.fromkeys(_SYSTEMS, _system)
+    if arguments.command in others:
+        return others[arguments.command](arguments)
     if arguments.command == "controls":
         from training.controls import controls  # noqa: PLC0415 - start quickly
 

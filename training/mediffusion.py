@@ -109,7 +109,7 @@ def run(asked: Request, progress: Progress = silent) -> dict[str, Any]:
     targets = held_back(own, asked.labels)
     asked.out.mkdir(parents=True, exist_ok=True)
     model = train(asked.settings, own.images, targets, asked.out / "model", progress)
-    oracle = _oracle(others.labelled(), images.part(VALIDATION).labelled(), asked)
+    oracle = oracle_of(others.labelled(), images.part(VALIDATION).labelled(), asked)
     found, changed = joint_diffusion.figures(model, images.part(TEST), oracle, Settings(), most=asked.most)
     found |= {
         "data": {"train": len(own), "labelled": int(torch.isfinite(targets).sum()), "oracle": len(others)},
@@ -149,7 +149,7 @@ def held_back(own: Cohort, labels: float) -> Tensor:
     return torch.from_numpy(np.where(kept, targets, np.nan).astype(np.float32))[:, None]
 
 
-def _oracle(training: Cohort, validation: Cohort, asked: Request) -> Second:
+def oracle_of(training: Cohort, validation: Cohort, asked: Request) -> Second:
     """A ResNet-20 on the other half of the patients, with all their labels, its threshold from validation patients."""
     settings = replace(second_classifier.SETTINGS, seed=asked.settings.seed + 1, epochs=asked.oracle_epochs)
     (asked.out / "oracle").mkdir(exist_ok=True)

@@ -97,6 +97,25 @@ def verdict(
         print(f"kept: {opinion.value}, on {len(kept.decisions)} image(s) decided as {said} by {kept.model}")  # noqa: T201
 
 
+@app.command()
+def synthetic(
+    folder: Annotated[Path, typer.Argument(help="What `python -m training synthesize` has made.")],
+    *,
+    out: Annotated[Path, typer.Option(help="New folder for the DICOM files.")],
+    finding: Annotated[str, typer.Option(help="What the images were made to show.")] = "opacity",
+    as_json: JsonOption = False,
+) -> None:
+    """Write artificial images as DICOM that nobody can take for radiographs of a patient."""
+    from dicom_node.offline.synthetic import write_dicom  # noqa: PLC0415
+
+    written = write_dicom(folder, out, finding)
+    if as_json:
+        print_json(asdict(written))
+    else:
+        total = written.present + written.absent
+        print(f"{total} synthetic images in {out}: {written.present} with {finding}, {written.absent} without")  # noqa: T201
+
+
 def _list(verdicts: list[ReaderVerdict], *, as_json: bool) -> None:
     if as_json:
         print_json([asdict(one) for one in verdicts])

@@ -73,9 +73,15 @@ def counterfactual_figures(changed: Changed, test: Cohort, target: int, oracle: 
         the boxes over outside), "density_unguided" and "density_shuffled". Each with a 95 % interval by patient.
     """
     figures: Figures = {"images": len(changed.places)}
-    if not len(changed.places):
-        return figures
     patients = np.array(test.patients)[changed.places]
+    columns = counterfactual_columns(changed, test, target, oracle)
+    return figures | {name: mean_of(values, patients, draws) for name, values in columns.items()}
+
+
+def counterfactual_columns(changed: Changed, test: Cohort, target: int, oracle: Second) -> dict[str, Floats]:
+    """The same for each image, shape (M,); NaN where it does not apply."""
+    if not len(changed.places):
+        return {}
     original, made, without = (changed.of(name) for name in ("original", "changed", "unguided"))
     sign = 1 if target == ENFORCE else -1
     before, after, control = (
@@ -93,8 +99,7 @@ def counterfactual_figures(changed: Changed, test: Cohort, target: int, oracle: 
         ),
         "psnr": psnr(original, made).double().numpy(),
     }
-    columns |= _densities(test, changed.places, (made - original).abs(), (without - original).abs())
-    return figures | {name: mean_of(values, patients, draws) for name, values in columns.items()}
+    return columns | _densities(test, changed.places, (made - original).abs(), (without - original).abs())
 
 
 def _densities(test: Cohort, places: NDArray[np.int64], change: Tensor, control: Tensor) -> dict[str, Floats]:
@@ -106,14 +111,15 @@ def _densities(test: Cohort, places: NDArray[np.int64], change: Tensor, control:
         return found
     exchanged = derangement(len(boxed)) if len(boxed) > 1 else None
     for number, index in enumerate(boxed):
-        found["density"][index] = _ratio(change[index, 0], truths[index])
-        found["density_unguided"][index] = _ratio(control[index, 0], truths[index])
+        found["density"][index] = density(change[index, 0], truths[index])
+        found["density_unguided"][index] = density(control[index, 0], truths[index])
         if exchanged is not None:
-            found["density_shuffled"][index] = _ratio(change[index, 0], truths[boxed[int(exchanged[number])]])
+            found["density_shuffled"][index] = density(change[index, 0], truths[boxed[int(exchanged[number])]])
     return found
 
 
-def _ratio(change: Tensor, truth: NDArray[np.bool_] | None) -> float:
+def density(change: Tensor, truth: NDArray[np.bool_] | None) -> float:
+    """Mean change inside a mask over that outside, both shape (S, S); NaN where nothing outside changed."""
     inside = torch.from_numpy(truth)
     outside = float(change[~inside].mean())
     return float(change[inside].mean()) / outside if outside > 0 else float("nan")

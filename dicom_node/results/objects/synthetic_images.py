@@ -9,11 +9,10 @@ stands in Image Comments.
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import SecondaryCaptureImageStorage
@@ -26,7 +25,7 @@ from dicom_node.results.header import DISCLAIMER, plain
 from dicom_node.results.image import derivation, pixel_shape, secondary_capture
 from dicom_node.results.legend import Sentence, percent, signature
 from dicom_node.results.notes import which
-from dicom_node.results.text import font
+from dicom_node.results.watermark import watermarked
 from explain_core import display
 from explain_core.explanation import Counterfactual, Explanation, HeatmapScale, Prediction
 
@@ -36,9 +35,6 @@ LONG_EDGE = 1024
 COPY = "COPY OF THE RADIOGRAPH AS THE MODEL SAW IT"
 SYNTHETIC = "SYNTHETIC IMAGE - NOT A RADIOGRAPH OF THE PATIENT"
 SERIES_DESCRIPTION = "SYNTHETIC - NOT FOR DIAGNOSIS"
-_WATERMARK = "SYNTHETIC"
-_WATERMARK_STRENGTH = 0.16
-_WATERMARK_ANGLE = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +162,7 @@ def render(frame: Frame, place: Layout) -> NDArray[np.uint8]:
     box = place.picture
     picture = Image.fromarray(frame.picture).resize((box.columns, box.rows), Image.Resampling.BILINEAR)
     if frame.synthetic:
-        picture = _watermarked(picture, place.text)
+        picture = watermarked(picture, place.text)
     return framed(picture, place.saying(frame.said), frame.said)
 
 
@@ -222,30 +218,6 @@ def _difference(
 def _grey(luminance: NDArray[np.float32]) -> NDArray[np.uint8]:
     levels = np.rint(np.clip(luminance, 0, 1) * 255).astype(np.uint8)
     return np.repeat(levels[..., np.newaxis], 3, axis=2)
-
-
-def _watermarked(picture: Image.Image, height: int) -> Image.Image:
-    """`picture` with the word across it, everywhere and faint: light on dark and dark on light."""
-    ink = picture.convert("L").point([255 if level < 128 else 0 for level in range(256)])  # noqa: PLR2004 - middle grey
-    marked = picture.copy()
-    marked.paste(ink.convert("RGB"), (0, 0), _pattern(*picture.size, height))
-    return marked
-
-
-@lru_cache(maxsize=4)
-def _pattern(wide: int, high: int, height: int) -> Image.Image:
-    """How much ink the mark has where: the word over and over, turned, on `wide` x `high` pixels."""
-    side = int(np.hypot(wide, high)) + 1
-    mask = Image.new("L", (side, side))
-    draw = ImageDraw.Draw(mask)
-    word = f"{_WATERMARK}     "
-    step = int(font(height).getlength(word))
-    for number, y in enumerate(range(0, side, 4 * height)):
-        for x in range(-(number % 2) * step // 2, side, step):
-            draw.text((x, y), word, fill=round(255 * _WATERMARK_STRENGTH), font=font(height), anchor="la")
-    left, top = (side - wide) // 2, (side - high) // 2
-    turned = mask.rotate(_WATERMARK_ANGLE, Image.Resampling.BILINEAR)
-    return turned.crop((left, top, left + wide, top + high))
 
 
 PLUGIN = SyntheticImages()

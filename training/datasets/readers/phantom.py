@@ -15,7 +15,7 @@ import csv
 import json
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,7 @@ def read(
     train: str = "4000",
     validation: str = "500",
     test: str = "600",
+    tag: str = "0",
 ) -> Dataset:
     """Draw a set; every image is a patient of its own and no folder is read.
 
@@ -125,17 +126,21 @@ def read(
         train: how many images for training.
         validation: how many that choose.
         test: how many that are reported.
+        tag: how many in a hundred of the images with an opacity bear a white square in a corner, and no other image: a
+            mark of a place that gives the label away.
 
     Raises:
-        DatasetError: an option is not a number above 0.
+        DatasetError: an option is not a number above 0, or the tag not one of 0 to 100.
     """
+    if not tag.isdigit() or int(tag) > 100:  # noqa: PLR2004 - percent
+        raise DatasetError(f"phantom?tag={tag}: give a whole number of 0 to 100")
     options = {"size": size, "train": train, "validation": validation, "test": test}
     for name, value in options.items():
         if not value.isdigit() or not int(value):
             raise DatasetError(f"phantom?{name}={value}: give a whole number above 0")
     splits = [name for name in ("train", "validation", "test") for _ in range(int(options[name]))]
     with ThreadPoolExecutor() as pool:
-        drawn = list(pool.map(lambda seed: draw(seed, int(size)), range(len(splits))))
+        drawn = list(pool.map(lambda seed: _tagged(draw(seed, int(size)), seed, int(tag)), range(len(splits))))
     samples = [
         Sample(
             path=Path(f"phantom-{seed}"),
@@ -152,6 +157,21 @@ def read(
         for seed, (split, image) in enumerate(zip(splits, drawn, strict=True))
     ]
     return Dataset(samples=tuple(samples), classes=("normal", "opacity"))
+
+
+def tag_mask(size: int) -> NDArray[np.bool_]:
+    """Where the tag lies: a square of an eighth of the side, near the upper left corner; shape (size, size)."""
+    mask = np.zeros((size, size), np.bool_)
+    edge, side = max(1, size // 32), size // 8
+    mask[edge : edge + side, edge : edge + side] = True
+    return mask
+
+
+def _tagged(image: PhantomImage, seed: int, percent: int) -> PhantomImage:
+    if not image.boxes or np.random.default_rng((seed, 1)).integers(100) >= percent:
+        return image
+    pixels = np.where(tag_mask(len(image.pixels)), np.float32(1), image.pixels)
+    return replace(image, pixels=pixels)
 
 
 def _pixels(image: PhantomImage) -> Field:
