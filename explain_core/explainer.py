@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from explain_core import plugins
+from explain_core import plugins, progress
 from explain_core.augmentation import registered_average
 from explain_core.blur import weighted_blur
 from explain_core.bundles.bundle import Bundle, load
@@ -110,7 +110,11 @@ class BundleExplainer:
         self.require(methods)
         preprocessing, image = self._prepare(radiograph)
         assessment = assessment or self._assess(preprocessing, image)
-        return tuple(self._explained(name, preprocessing, image, assessment) for name in methods)
+        found = []
+        for number, name in enumerate(methods):
+            with progress.step(number, len(methods)):
+                found.append(self._explained(name, preprocessing, image, assessment))
+        return tuple(found)
 
     def require(self, methods: Sequence[str]) -> None:
         """Refuse the first of `methods` that the bundle does not serve.

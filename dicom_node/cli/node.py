@@ -122,7 +122,7 @@ def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption 
     if as_json:
         rows = [
             {"study_instance_uid": one.study_instance_uid, "revision": one.revision, "state": one.state.value,
-             "reason": one.reason, "instances": one.instances, "received_at": one.received_at}
+             "reason": one.reason, "done": one.done, "instances": one.instances, "received_at": one.received_at}
             for one in studies
         ]  # fmt: skip
         print_json({"counts": counts, "studies": rows, "downgrades": [asdict(one) for one in downgrades]})
@@ -130,9 +130,8 @@ def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption 
     table = Table("study", "revision", "state", "instances", "received", "reason")
     for one in studies:
         received = one.received_at.strftime("%Y-%m-%d %H:%M:%S")
-        table.add_row(
-            one.study_instance_uid, str(one.revision), one.state.value, str(one.instances), received, one.reason or ""
-        )
+        state = one.state.value if one.done is None else f"{one.state.value} {one.done:.0%}"
+        table.add_row(one.study_instance_uid, str(one.revision), state, str(one.instances), received, one.reason or "")
     Console().print(table)
     if downgrades:
         table = Table("destination", "does not take", "gets instead", "objects", "because", title="Downgrades")

@@ -2,7 +2,8 @@
 
 Celery's own need its prefork pool, which CUDA forbids, so they are kept here:
 
-- the lease is renewed every third of its length while the task runs; it runs out soon after the process dies;
+- the lease is renewed every third of its length while the task runs, and how far it is is told with it; it runs out
+  soon after the process dies;
 - the soft limit interrupts Python code in the main thread (SIGALRM): the study is reported as not analysed;
 - the hard limit ends the process at once (os._exit) from a thread, whatever the main thread hangs in. Before,
   the lease is ended, so that the reconciler offers the task again; the supervisor starts a fresh worker.
@@ -14,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from types import FrameType
+from typing import Self
 
 import structlog
 
@@ -56,13 +58,19 @@ class Limits:
         self._limits = limits
         self._clock = clock
         self._end = end
+        self._done = 0.0
         self._over = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._guard = threading.Thread(target=self._watch, name="hard-limit", daemon=True)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._renewer.start()
         self._guard.start()
+        return self
+
+    def tell(self, part: float) -> None:
+        """The part of the work that is done, 0 to 1; it goes into the ledger when the lease is renewed."""
+        self._done = part
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
@@ -73,7 +81,7 @@ class Limits:
         seconds = self._limits.lease_seconds
         while not self._over.wait(seconds / 3):
             try:
-                if not self._ledger.renew_lease(*self._lease, self._clock(), seconds):
+                if not self._ledger.renew_lease(*self._lease, self._clock(), seconds, self._done):
                     if not self._over.is_set():
                         log.warning("lease lost", task=self._lease[0])
                     return

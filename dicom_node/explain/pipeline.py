@@ -29,7 +29,7 @@ from dicom_node.results import (
 )
 from dicom_node.results.header import header_of, patient_and_study
 from dicom_node.watch.logs import place
-from explain_core import plugins
+from explain_core import plugins, progress
 from explain_core.errors import ExplainError
 from explain_core.explanation import Explainer, Explanation, ModelIdentity
 
@@ -112,7 +112,10 @@ def analyse(
         analysis = not_analysed(task, study, read, reason, Reason.RULES, model=explainer.identity)
         return dataclasses.replace(analysis, refused=tuple(_passed_by(task, study)) or analysis.refused)
     images = [_instance(study, uid) for uid in sorted(task.selected)]
-    found = [_answer(one, read, explainer, methods, negatives=negatives) for one in images]
+    found = []
+    for number, one in enumerate(images):
+        with progress.step(number, len(images)):
+            found.append(_answer(one, read, explainer, methods, negatives=negatives))
     explained = tuple(one for one in found if isinstance(one, ExplainedImage))
     assessed = tuple(one for one in found if isinstance(one, AssessedImage) and not isinstance(one, ExplainedImage))
     refused = tuple(one for one in found if isinstance(one, Refusal))

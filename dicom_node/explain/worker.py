@@ -32,6 +32,7 @@ from dicom_node.settings.sections import Settings
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.spool import Spool
 from dicom_node.watch.logs import place
+from explain_core import progress
 from explain_core.explanation import Explainer, ModelIdentity
 
 NAMESPACE = uuid.UUID("3f0c2a52-4b0b-5b8e-9d43-6f6d1f9c7a10")
@@ -120,13 +121,11 @@ class Worker:
             task=task_id, study=task.study_instance_uid, revision=task.revision, attempt=task.attempts
         ):
             try:
-                with Limits(
-                    self._ledger,
-                    task_id,
-                    owner,
-                    limits=self._settings.broker,
-                    clock=self._clock,
-                    end=self._end,
+                with (
+                    Limits(
+                        self._ledger, task_id, owner, limits=self._settings.broker, clock=self._clock, end=self._end
+                    ) as limits,
+                    progress.listening(limits.tell),
                 ):
                     return self._finish(task, owner)
             except OutOfResources as error:
@@ -139,7 +138,7 @@ class Worker:
         study = self._ledger.study(task.study_instance_uid, task.revision)
         audiences = self._audiences(task)
         answer = self._answer(task, study, audiences)
-        if not self._ledger.renew_lease(task.task_id, owner, self._clock(), self._settings.broker.lease_seconds):
+        if not self._ledger.renew_lease(task.task_id, owner, self._clock(), self._settings.broker.lease_seconds, 1.0):
             log.warning("lease lost, nothing written")
             return False
         answer, deliveries = self._write_or_report(task, study, audiences, answer)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from explain_core import progress
 from explain_core.diffusion.model import Guidance, JointDiffusion
 from explain_core.diffusion.schedule import clean, inverter, noised, sampler
 from explain_core.errors import AttributionError
@@ -99,7 +100,7 @@ def counterfactual(
     settings: Settings | None = None,
     *,
     threshold: float = 0.5,
-    tell: Tell = lambda _: None,
+    tell: Tell = progress.tell,
 ) -> Counterfactual:
     """Enforce (target 1) or remove (target 0) a finding, by as little guidance as crosses the threshold.
 
@@ -110,7 +111,7 @@ def counterfactual(
         target: 1 or 0.
         settings: how.
         threshold: of the decision.
-        tell: told the part that is done.
+        tell: told the part that is done; `explain_core.progress` where none is named.
 
     Raises:
         ValueError: no such output or target, or images of another shape.

@@ -21,6 +21,7 @@ class StudySummary:
     Attributes:
         instances: number of instances in this revision.
         reason: why it was ignored or failed, or None.
+        done: part of the analysis that is done, 0 to 1, of the tasks that are worked on; None where none is.
     """
 
     study_instance_uid: StudyInstanceUID
@@ -30,6 +31,7 @@ class StudySummary:
     instances: int
     received_at: datetime
     finished_at: datetime | None
+    done: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,9 +128,19 @@ class Reports(Store):
             ]
 
     def _closed(self, limit: int, state: StudyState | None) -> list[StudySummary]:
+        worked_on = (
+            select(func.avg(tasks.c.done))
+            .where(
+                tasks.c.study_instance_uid == studies.c.study_instance_uid,
+                tasks.c.revision == studies.c.revision,
+                tasks.c.state == TaskState.LEASED,
+            )
+            .scalar_subquery()
+        )
         query = (
             select(
                 studies,
+                worked_on.label("done"),
                 func.count(instances.c.sop_instance_uid).label("count"),
                 func.coalesce(func.min(instances.c.received_at), studies.c.ready_at).label("received_at"),
             )
@@ -305,4 +317,5 @@ def _summary(row: Mapping[str, Any]) -> StudySummary:
         instances=row["count"],
         received_at=row["received_at"],
         finished_at=row["finished_at"],
+        done=row.get("done"),
     )

@@ -8,6 +8,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Dialect,
+    Float,
     ForeignKeyConstraint,
     Index,
     Integer,
@@ -48,7 +49,7 @@ STATE = String(16)
 
 metadata = MetaData()
 
-SCHEMA = "0002"
+SCHEMA = "0003"
 """Of these tables: the last of migrations/versions."""
 FIRST = "0001"
 """Of a ledger made before there were migrations, which does not say so itself."""
@@ -134,6 +135,7 @@ tasks = Table(
     Column("owner", KEY),
     Column("lease_until", UTCDateTime),
     Column("leased_at", UTCDateTime),
+    Column("done", Float),  # part of the analysis, 0 to 1, while it is leased
     Column("finished_at", UTCDateTime),
     Column("outcome", STATE),  # StudyState of this task alone
     Column("outcome_reason", Text),

@@ -140,6 +140,7 @@ class Tasks(Store):
                     owner=owner,
                     leased_at=now,
                     lease_until=now + timedelta(seconds=seconds),
+                    done=0.0,
                     attempts=tasks.c.attempts + 1,
                 )
             ).rowcount
@@ -152,9 +153,18 @@ class Tasks(Store):
                 )
             return task
 
-    def renew_lease(self, task_id: str, owner: str, now: datetime, seconds: float) -> bool:
-        """Extend a held lease; False when it is lost (the worker must then drop its work)."""
-        return self._change_held(task_id, owner, lease_until=now + timedelta(seconds=seconds))
+    def renew_lease(self, task_id: str, owner: str, now: datetime, seconds: float, done: float | None = None) -> bool:
+        """Extend a held lease; False when it is lost (the worker must then drop its work).
+
+        Args:
+            task_id: of the lease.
+            owner: of the lease.
+            now: the time.
+            seconds: from now on.
+            done: part of the analysis that is done, 0 to 1; None leaves what was said.
+        """
+        told = {} if done is None else {"done": done}
+        return self._change_held(task_id, owner, lease_until=now + timedelta(seconds=seconds), **told)
 
     def expire_lease(self, task_id: str, owner: str, now: datetime) -> bool:
         """End one's own lease now without giving the attempt back: the reconciler decides what follows."""
@@ -171,6 +181,7 @@ class Tasks(Store):
             state=TaskState.PENDING,
             owner=None,
             lease_until=None,
+            done=None,
             submitted_at=now,
             attempts=tasks.c.attempts - 1,
         )
@@ -201,6 +212,7 @@ class Tasks(Store):
             "state": TaskState.PENDING,
             "owner": None,
             "lease_until": None,
+            "done": None,
             "submitted_at": None,
         }
         if give_up is not None:
@@ -285,6 +297,7 @@ def _finish(
             outcome_reason=reason,
             owner=None,
             lease_until=None,
+            done=None,
             finished_at=now,
         )
     )

@@ -19,6 +19,7 @@ from dicom_node.explain import leases, pipeline
 from dicom_node.nouns import DeliveryState, StudyState, TaskState
 from dicom_node.settings.rule_tables import result_names
 from dicom_node.settings.sections import Settings
+from explain_core import progress
 from explain_core.errors import AttributionError
 from explain_core.testing.explainer import TOY_METHODS, ToyExplainer
 
@@ -595,6 +596,23 @@ def test_the_lease_is_kept_as_long_as_the_task_runs(node):
 
     assert here.worker(Doing(slowly), clock=real_clock).run("t1")
     assert expired == []
+
+
+def test_how_far_a_long_analysis_is_is_told_with_the_lease(node):
+    here = node(lease_seconds=1)
+    seen = []
+
+    def slowly() -> None:
+        for part in (0.25, 0.75):
+            progress.tell(part)
+            until = time.monotonic() + 30
+            while (done := [one.done for one in here.ledger.studies()]) != [part] and time.monotonic() < until:
+                time.sleep(0.05)
+            seen.extend(done)
+
+    assert here.worker(Doing(slowly), clock=real_clock).run("t1")
+    assert seen == [0.25, 0.75]
+    assert [one.done for one in here.ledger.studies()] == [None]
 
 
 def test_the_soft_limit_ends_the_analysis_with_a_report(node):

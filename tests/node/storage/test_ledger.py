@@ -237,6 +237,28 @@ def test_a_renewed_lease_does_not_expire(ledger):
     assert [one.task_id for one in ledger.expired_leases(at(140))] == ["t1"]
 
 
+def test_how_far_a_task_is_stands_in_the_ledger_while_it_is_worked_on(ledger):
+    def done():
+        (found,) = ledger.studies()
+        return found.done
+
+    ready(ledger)
+    assert done() is None
+    ledger.lease("t1", "w1", at(30), 60)
+    assert done() == 0
+    assert ledger.renew_lease("t1", "w1", at(50), 60, 0.4)
+    assert ledger.renew_lease("t1", "w1", at(60), 60), "without a word nothing is changed"
+    assert done() == pytest.approx(0.4)
+    assert not ledger.renew_lease("t1", "w2", at(61), 60, 0.9)
+    assert done() == pytest.approx(0.4)
+    assert ledger.reclaim("t1", at(200))
+    assert done() is None
+    ledger.lease("t1", "w2", at(201), 60)
+    assert done() == 0
+    assert ledger.complete("t1", "w2", deliveries=[], state=StudyState.EXPLAINED, reason=None, now=at(202))
+    assert done() is None
+
+
 def test_an_expired_lease_returns_and_its_old_holder_can_no_longer_finish(ledger):
     ready(ledger)
     ledger.lease("t1", "w1", at(30), 60)
