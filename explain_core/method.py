@@ -4,8 +4,9 @@ A method is a frozen dataclass of its settings (defaults: the paper's where know
 A method whose networks are trained takes them as its first setting, `network`, and names in `trained_by` the run
 that makes them. A method that explains a decision keeps its decision rule in a setting `rule`.
 
-A method may state three things more, which are otherwise as `stated` has them: `needs`, attributes that the classifier
-must offer, such as ("evidence",); `packages`, modules that must be installed; `unit`, what a value of its map means.
+A method may state four things more, which are otherwise as `stated` has them: `needs`, attributes that the classifier
+must offer, such as ("evidence",); `packages`, modules that must be installed; `unit`, what a value of its map means;
+`slow`, whether it searches anew for each image, so that its scale is measured on some images alone.
 """
 
 from importlib import util
@@ -73,9 +74,10 @@ def stated(plugin: Any, name: str) -> Any:
     """What a method's class states of itself under `name`, or what holds where it does not.
 
     Raises:
-        KeyError: another name than `needs`, `packages` and `unit`.
+        KeyError: another name than `needs`, `packages`, `unit` and `slow`.
     """
-    return getattr(plugin, name, {"needs": (), "packages": (), "unit": "value of the method's map"}[name])
+    usual = {"needs": (), "packages": (), "unit": "value of the method's map", "slow": False}
+    return getattr(plugin, name, usual[name])
 
 
 def obstacle(plugin: Any, classifier: Classifier, *, generators: bool) -> str | None:

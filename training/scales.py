@@ -26,6 +26,8 @@ from training.progress import Progress, silent
 
 CALIBRATED = ("similar_adversarial", "evidence", "mediffusion")
 """Methods that a new bundle serves, where its classifier and generators allow it."""
+MOST_OF_SLOW = 64
+"""Maps that are made of a method that searches anew for each image."""
 FLOOR_PERCENTILE, FULL_SCALE_PERCENTILE = 85, 95
 
 Floats = NDArray[np.float64]
@@ -91,14 +93,23 @@ def measure_scales(
     positive = probabilities >= explainer.bundle.threshold
     scales = {}
     for number, (name, blur) in enumerate(blurs.items()):
+        chosen = _chosen(positive, name)
         maps = []
-        for done, image in enumerate(images, start=1):
-            maps.append(_map(explainer, image, name, blur))
-            progress((number + done / len(images)) / len(blurs), method=name)
+        for done, place in enumerate(chosen, start=1):
+            maps.append(_map(explainer, images[place], name, blur))
+            progress((number + done / len(chosen)) / len(blurs), method=name)
         planes = np.stack(maps)
-        table = heatmap_table(planes, positive) | {"blur": blur, "unit": unit(explainer, name)}
-        scales[name] = Scale(table=table, shown=shares_shown(planes[positive], table))
+        table = heatmap_table(planes) | {"blur": blur, "unit": unit(explainer, name)}
+        scales[name] = Scale(table=table, shown=shares_shown(planes[positive[chosen]], table))
     return probabilities, scales
+
+
+def _chosen(positive: NDArray[np.bool_], method: str) -> list[int]:
+    """The images whose maps are measured: those called positive, or all where none is; of a slow method a draw."""
+    among = np.flatnonzero(positive) if positive.any() else np.arange(len(positive))
+    if method in plugins.available(METHODS) and stated(plugins.load(METHODS, method), "slow"):
+        among = np.sort(np.random.default_rng(0).permutation(among)[:MOST_OF_SLOW])
+    return [int(place) for place in among]
 
 
 @torch.no_grad()
@@ -123,14 +134,8 @@ def unit(explainer: BundleExplainer, method: str) -> str:
     return f"{means}; mean of registered copies" if explainer.augmentations else means
 
 
-def heatmap_table(maps: NDArray[np.floating], positive: NDArray[np.bool_]) -> Figures:
-    """Floor and full scale of maps, shape (N, H, W).
-
-    Args:
-        maps: as they are shown.
-        positive: which images are called positive, shape (N,); where there are none, all images stand for them.
-    """
-    loud = maps[positive] if positive.any() else maps
+def heatmap_table(loud: NDArray[np.floating]) -> Figures:
+    """Floor and full scale of maps as they are shown, of images called positive, shape (N, H, W)."""
     floor = short(np.percentile(loud, FLOOR_PERCENTILE))
     full_scale = max(floor, short(np.percentile(loud.max(axis=(1, 2)), FULL_SCALE_PERCENTILE)), 1e-6)
     return {"floor": floor, "full_scale": full_scale}

@@ -27,16 +27,26 @@ def demo(
         list[Path] | None, typer.Option("--input", help="DICOM files or folders to send instead of the sample.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for everything the demo writes.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Explanation methods, separated by commas; default: similar_adversarial.")
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Model bundle, instead of the default one; its first method explains.")
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Stop after the first answer.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run the whole node on this machine and explain a real chest radiograph."""
     from dicom_node.demo.run import run  # noqa: PLC0415 - commands load only what they need
+    from dicom_node.settings.rule_tables import split_words  # noqa: PLC0415
 
     for path in inputs or ():
         if not path.exists():
             raise fail(f"--input {path}: no such file or folder", WRONG_USE)
-    raise typer.Exit(run(inputs=inputs or (), out=out, once=once, as_json=as_json))
+    if bundle is not None and not bundle.is_dir():
+        raise fail(f"--bundle {bundle}: no such folder", WRONG_USE)
+    methods = tuple(split_words(method or ""))
+    raise typer.Exit(run(inputs=inputs or (), out=out, once=once, as_json=as_json, methods=methods, bundle=bundle))
 
 
 @app.command()

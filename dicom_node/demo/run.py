@@ -23,7 +23,7 @@ from pydicom import Dataset
 from rich.console import Console
 from rich.table import Table
 
-from dicom_node.app import Supervisor, open_ledger
+from dicom_node.app import Supervisor, check_methods, open_ledger
 from dicom_node.deliver.scu import StoreRequest, echo, store
 from dicom_node.demo.servers import Pacs, Redis, Stored, choose, free_port
 from dicom_node.dicom import elements, reading
@@ -33,7 +33,9 @@ from dicom_node.offline import preview
 from dicom_node.offline.files import find, instance_of
 from dicom_node.results.summary import read_summaries
 from dicom_node.settings.loading import load_settings
+from dicom_node.settings.sections import DEFAULT_BUNDLE, Settings
 from dicom_node.storage.ledger import Ledger
+from explain_core.bundles.files import scaled_methods, toml_text
 
 AE_TITLE, MODALITY_AE_TITLE = "EXPLAIN", "MODALITY"
 ROLES = ("listener", "dispatcher", "worker", "sender")
@@ -62,10 +64,29 @@ name = "pacs"
 ae_title = "{pacs}"
 host = "127.0.0.1"
 port = {pacs_port}
+synthetic_images = {synthetic}
 
 [logging]
 json = true
-"""
+{explain}"""
+
+
+def explaining(methods: Sequence[str], bundle: Path | None) -> str:
+    """The settings of other methods or of another bundle than the default; what they generate is sent too.
+
+    Raises:
+        ConfigError: the bundle does not serve a method; the message says what to do.
+    """
+    if not methods and bundle is None:
+        return ""
+    settings = Settings.model_validate({
+        "model": {} if bundle is None else {"bundle": bundle.resolve()},
+        "results": {"methods": methods or scaled_methods(bundle or DEFAULT_BUNDLE)[:1]},
+    })  # fmt: skip
+    check_methods(settings, settings.model.bundle)
+    return toml_text(
+        {"model": {"bundle": str(settings.model.bundle)}, "results": {"methods": list(settings.results.methods)}}
+    )
 
 
 def sample() -> Path:
@@ -89,10 +110,12 @@ class Demo:
     Attributes:
         folder: everything the demo writes.
         console: where progress goes.
+        explain: further settings; see `explaining`.
     """
 
     folder: Path
     console: Console
+    explain: str = ""
     _pacs: Pacs = field(init=False)
     _ledger: Ledger = field(init=False)
     _port: int = field(init=False)
@@ -120,6 +143,8 @@ class Demo:
                     redis=redis.url,
                     pacs=self._pacs.ae_title,
                     pacs_port=self._pacs.port,
+                    synthetic=str(bool(self.explain)).lower(),
+                    explain=self.explain,
                 )
             )
             self._ledger = open_ledger(load_settings(config))
@@ -201,7 +226,8 @@ class Demo:
         if timeline.explained_at is not None:
             return "delivering"
         if timeline.leased_at is not None:
-            return "explaining"
+            done = next((one.done for one in self._ledger.studies() if one.study_instance_uid == study), None)
+            return f"explaining {done:.0%}" if done else "explaining"
         return "queued" if timeline.ready_at is not None else "receiving"
 
     def report(self, study: str) -> dict[str, Any]:
@@ -279,12 +305,26 @@ def table(report: dict[str, Any], pacs: str) -> Table:
     return out
 
 
-def run(*, inputs: Sequence[Path], out: Path | None, once: bool, as_json: bool, seconds: float = 300) -> int:
-    """Run the demo; the exit status is 0 when everything was delivered."""
+def run(
+    *,
+    inputs: Sequence[Path],
+    out: Path | None,
+    once: bool,
+    as_json: bool,
+    methods: Sequence[str] = (),
+    bundle: Path | None = None,
+    seconds: float = 900,
+) -> int:
+    """Run the demo; the exit status is 0 when everything was delivered.
+
+    Raises:
+        ConfigError, BundleError: see `explaining`.
+    """
+    explain = explaining(methods, bundle)
     folder = Path(tempfile.mkdtemp(prefix="dicom-node-demo-")) if out is None else out.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(file=sys.stderr)
-    demo = Demo(folder, console)
+    demo = Demo(folder, console, explain)
     _clean(folder)
     for number in (signal.SIGTERM, signal.SIGHUP):  # end everything that was started, as Ctrl-C does
         signal.signal(number, signal.default_int_handler)

@@ -73,6 +73,7 @@ class Bbmp:
     reference: ClassVar[str] = "Fong & Vedaldi, Interpretable Explanations of Black Boxes, arXiv:1704.03296"
     needs_gradients: ClassVar[bool] = True
     trained_by: ClassVar[str | None] = None
+    slow: ClassVar[bool] = True
     unit: ClassVar[str] = "share of blur that the decision needs, 0 to 1"
 
     rule: DecisionRule = field(default_factory=DecisionRule)

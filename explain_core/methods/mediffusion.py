@@ -34,6 +34,7 @@ class Mediffusion:
     reference: ClassVar[str] = "Kaleta et al., Mediffusion, arXiv:2411.09434"
     needs_gradients: ClassVar[bool] = True
     trained_by: ClassVar[str | None] = None
+    slow: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("counterfactual",)
     unit: ClassVar[str] = "|x_a - x|, luminance 0 to 1"
 

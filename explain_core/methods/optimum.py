@@ -34,6 +34,7 @@ class Optimum:
     reference: ClassVar[str] = "Beck and Teboulle, SIAM J. Imaging Sciences 2(1), 2009, 183-202"
     needs_gradients: ClassVar[bool] = True
     trained_by: ClassVar[str | None] = None
+    slow: ClassVar[bool] = True
     unit: ClassVar[str] = "|x_a - x|, luminance 0 to 1"
 
     steps: int = 40

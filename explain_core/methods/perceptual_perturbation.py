@@ -62,6 +62,7 @@ class PerceptualPerturbation:
     reference: ClassVar[str] = "Elliott et al., Adversarial Perturbations on the Perceptual Ball, arXiv:1912.09405"
     needs_gradients: ClassVar[bool] = True
     trained_by: ClassVar[str | None] = None
+    slow: ClassVar[bool] = True
     unit: ClassVar[str] = "|z - x|, luminance 0 to 1"
 
     rule: DecisionRule = field(default_factory=DecisionRule)

@@ -20,18 +20,26 @@ from training.errors import TrainingError
 
 
 def test_the_floor_leaves_most_of_a_film_clear_and_the_scale_spans_the_largest_values():
-    values = np.linspace(0, 1, 100 * 64, dtype=np.float32).reshape(100, 8, 8)  # called positive
-    table = scales.heatmap_table(np.concatenate([values, 5 + values]), np.repeat([True, False], 100))
+    values = np.linspace(0, 1, 100 * 64, dtype=np.float32).reshape(100, 8, 8)
+    table = scales.heatmap_table(values)
     assert table["floor"] == pytest.approx(0.85, abs=2e-3)
     assert (values > table["floor"]).mean() == pytest.approx(0.15, abs=5e-3)
     assert table["full_scale"] == pytest.approx(np.percentile(values.max(axis=(1, 2)), 95), abs=2e-3)
 
 
-@pytest.mark.parametrize("positive", [True, False])
-def test_one_decision_for_all_still_makes_a_scale(positive):
-    table = scales.heatmap_table(np.linspace(0, 0.1, 20 * 16).reshape(20, 4, 4), np.full(20, positive))
-    HeatmapScale(**table, unit="")
-    calm = scales.heatmap_table(np.zeros((4, 4, 4)), np.full(4, positive))
+def test_maps_are_made_of_images_called_positive_or_of_all_and_of_a_draw_where_that_takes_long():
+    positive = np.arange(300) % 2 == 1
+    assert scales._chosen(positive, "similar_adversarial") == list(range(1, 300, 2))
+    assert scales._chosen(np.zeros(3, np.bool_), "similar_adversarial") == [0, 1, 2]
+    slow = scales._chosen(positive, "mediffusion")
+    assert len(slow) == scales.MOST_OF_SLOW
+    assert slow == sorted(set(slow) & set(range(1, 300, 2)))
+    assert scales._chosen(positive[:20], "mediffusion") == list(range(1, 20, 2))
+
+
+def test_calm_maps_still_make_a_scale():
+    HeatmapScale(**scales.heatmap_table(np.linspace(0, 0.1, 20 * 16).reshape(20, 4, 4)), unit="")
+    calm = scales.heatmap_table(np.zeros((4, 4, 4)))
     assert calm["floor"] == 0
     HeatmapScale(**calm, unit="")
 
