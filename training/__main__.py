@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
 def _systems_parser(commands: Any) -> tuple[argparse.ArgumentParser, ...]:
     joint = commands.add_parser("run", help="train and judge one of the further systems")
     joint.add_argument("system", choices=["mediffusion"])
-    joint.add_argument("--preset", default="tiny", help="tiny, cpu, gpu or vce-testing")
+    joint.add_argument("--preset", default="tiny", help="tiny, small, cpu, gpu or vce-testing")
     joint.add_argument("--data", default="phantom", help="reader:folder, e.g. nih:../shared/data/...")
     joint.add_argument("--out", type=Path, required=True, help="folder of the run; the same call again goes on")
     joint.add_argument("--weights", default="", help="of the autoencoder that the preset works with")
@@ -68,6 +68,8 @@ def _systems_parser(commands: Any) -> tuple[argparse.ArgumentParser, ...]:
     joint.add_argument("--steps", type=int, help="instead of the preset's")
     joint.add_argument("--unlabelled", choices=["none", "fixmatch"], help="instead of the preset's")
     joint.add_argument("--no-diffusion", action="store_true", help="the control: the same network, classifying alone")
+    joint.add_argument("--size", type=int, help="rows and columns of the images, instead of the preset's")
+    joint.add_argument("--bundle", type=Path, help="make a model bundle of it there, with the oracle as second opinion")
     claims = commands.add_parser("claims", help="what joint diffusion promises, beside its controls, over seeds")
     claims.add_argument("--preset", default="tiny")
     claims.add_argument("--data", default="phantom")

@@ -167,7 +167,7 @@ def bundle(
     )
     cohorts = {split: _cohort(dataset, chosen, spec) for split, chosen in samples.items()}
     device = choose_device(recipe.classifier.device)
-    found = _decision(for_inference(classifier, device), cohorts[VALIDATION].labelled())
+    found = decision(for_inference(classifier, device), cohorts[VALIDATION].labelled())
     explained = for_inference(cast("nn.Module", tempered(cast("Classifier", classifier), found["temperature"])), device)
     rule = DecisionRule(threshold=found["threshold"])
     settings = replace(recipe.generators, rule=rule).fitted(explained, spec.size)
@@ -239,7 +239,7 @@ def _cohort(dataset: Dataset, samples: tuple[Sample, ...], spec: InputSpec) -> C
     return load_cohort(replace(dataset, samples=samples), spec)[0]
 
 
-def _decision(classifier: nn.Module, validation: Cohort) -> Mapping[str, float]:
+def decision(classifier: nn.Module, validation: Cohort) -> Mapping[str, float]:
     """Temperature and threshold from labelled validation images."""
     logits = predict(classifier, validation.images)[:, 0]
     warmth = temperature.fit(logits, validation.targets)

@@ -156,7 +156,7 @@ def _judge(asked: tuple[Plan, int]) -> dict[str, Any]:
         oracle_epochs=plan.oracle_epochs,
     )  # fmt: skip
     request.out.mkdir(exist_ok=True)
-    oracle = oracle_of(others.labelled(), validation, request)
+    oracle = oracle_of(others.labelled(), validation, request).on(choose_device(plan.settings.device))
 
     def model(kind: str, labels: float | None = None) -> JointDiffusion:
         part = "" if labels is None else f"-{labels:g}"

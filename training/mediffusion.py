@@ -19,17 +19,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from explain_core.classifiers.mediffusion import Mediffusion
 from explain_core.diffusion.counterfactual import Settings
 from explain_core.engine import choose_device, for_inference
-from explain_core.files import fresh, write
-from explain_core.geometry import InputSpec
+from explain_core.files import fresh, read_json, write
+from explain_core.geometry import AffineRange, InputSpec
 from explain_core.second import Second
-from training import cohort, datasets
+from training import calibration, cohort, datasets, making
+from training.bundle import decision
 from training.cohort import TEST, TRAIN, VALIDATION, Cohort
 from training.errors import TrainingError
 from training.measure import joint_diffusion
 from training.measure.joint_diffusion import ENFORCE, REMOVE, Changed
 from training.progress import Progress, silent
+from training.report import model_card
 from training.report.evaluation import cell, table
 from training.runs import image_classifier, second_classifier, temperature
 from training.runs.image_classifier import predict
@@ -50,6 +53,10 @@ NAMES: Mapping[str, str] = {
     "density_shuffled": "control: another image's boxes",
 }
 SHOWN = 6
+LIMITS = """- Research use only. It is no medical device and has not been tested for any clinical purpose.
+- A counterfactual is drawn by a network: what it shows was never seen in this patient. Compare it with the control, the
+  same noise without an aim, and with what the second classifier says; both stand in the report.
+- The whole image is denoised: fine detail is lost everywhere, not where the finding is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +70,8 @@ class Request:
         labels: part of the model's training patients whose labels are used, above 0 to 1.
         most: counterfactuals of each kind at most.
         oracle_epochs: of the oracle's training.
+        bundle: folder for a model bundle of the model and the oracle; None makes none.
+        label: the finding, as results name it.
     """
 
     data: str
@@ -71,6 +80,8 @@ class Request:
     labels: float = 1.0
     most: int = 64
     oracle_epochs: int = 12
+    bundle: Path | None = None
+    label: str = "Lung opacity"
 
 
 def request(
@@ -110,7 +121,8 @@ def run(asked: Request, progress: Progress = silent) -> dict[str, Any]:
     asked.out.mkdir(parents=True, exist_ok=True)
     model = train(asked.settings, own.images, targets, asked.out / "model", progress)
     oracle = oracle_of(others.labelled(), images.part(VALIDATION).labelled(), asked)
-    found, changed = joint_diffusion.figures(model, images.part(TEST), oracle, Settings(), most=asked.most)
+    on_device = oracle.on(choose_device(asked.settings.device))
+    found, changed = joint_diffusion.figures(model, images.part(TEST), on_device, Settings(), most=asked.most)
     found |= {
         "data": {"train": len(own), "labelled": int(torch.isfinite(targets).sum()), "oracle": len(others)},
         "settings": asdict(asked.settings) | {"labels": asked.labels},
@@ -122,7 +134,59 @@ def run(asked: Request, progress: Progress = silent) -> dict[str, Any]:
         if len(changed[target].places):
             with fresh(asked.out / f"{name}.png") as file:
                 Image.fromarray(sheet(changed[target])).save(file, format="PNG", optimize=True)
+    if asked.bundle is not None:
+        make_bundle(asked, asked.bundle, own, images.part(VALIDATION), oracle, markdown(found))
     return found
+
+
+def make_bundle(asked: Request, out: Path, training: Cohort, validation: Cohort, second: Second, numbers: str) -> str:
+    """A bundle of the model that `run` has trained, with the oracle for a second opinion; returns its digest.
+
+    Args:
+        asked: the run.
+        out: the bundle's folder.
+        training: what the model learnt from.
+        validation: what temperature, threshold and scale are found on.
+        second: the oracle.
+        numbers: what the test patients say, for the model card.
+    """
+    spec = InputSpec(size=asked.settings.size)
+    classifier = Mediffusion(asked.out / "model" / "model.safetensors", 1, spec.size).eval()
+    found = decision(for_inference(classifier, choose_device(asked.settings.device)), validation.labelled())
+    name, version, reader = f"joint-{asked.settings.size}", "1.0.0", asked.data.partition(":")[0].partition("?")[0]
+    calibrated = making.make(
+        out,
+        classifier=classifier,
+        architecture="mediffusion",
+        outputs=[asked.label],
+        generators=None,
+        generator_settings=None,
+        spec=spec,
+        label=asked.label,
+        name=name,
+        version=version,
+        threshold=found["threshold"],
+        temperature=found["temperature"],
+        augmentation=AffineRange(),
+        dataset_summary=f"{len(training)} images of {len(set(training.patients))} patients from {reader}",
+        training=training,
+        validation=validation,
+        extra={"augmentations": 0},
+        second=second,
+        device=asked.settings.device,
+    )
+    card = model_card.sheet(
+        name=name,
+        version=version,
+        purpose=model_card.says(asked.label, model_card.BY_DIFFUSION),
+        training=f"- {reader}: {datasets.attribution(reader) or 'the site answers for it'}",
+        numbers=numbers,
+        calibration=f"{calibration.HEADING}\n{calibration.markdown(calibrated)}",
+        limits=LIMITS,
+        settings=json.dumps(asdict(asked.settings), indent=1),
+        history=json.dumps(read_json(asked.out / "model" / "model.json")["history"]),
+    )
+    return making.finish(out, card)
 
 
 def halves(training: Cohort) -> tuple[Cohort, Cohort]:
@@ -150,14 +214,17 @@ def held_back(own: Cohort, labels: float) -> Tensor:
 
 
 def oracle_of(training: Cohort, validation: Cohort, asked: Request) -> Second:
-    """A ResNet-20 on the other half of the patients, with all their labels, its threshold from validation patients."""
+    """A ResNet-20 on the other half of the patients, with all their labels, its threshold from validation patients.
+
+    On the CPU, as trained.
+    """
     settings = replace(second_classifier.SETTINGS, seed=asked.settings.seed + 1, epochs=asked.oracle_epochs)
     (asked.out / "oracle").mkdir(exist_ok=True)
     network = image_classifier.train(settings, training, validation, asked.out / "oracle")
     ready = for_inference(network, choose_device(settings.device))
     chances = torch.sigmoid(predict(ready, validation.images)[:, 0]).numpy()
     threshold = temperature.youden(chances, validation.targets)
-    return Second("resnet20", network, threshold, asked.settings.size).on(choose_device(settings.device))
+    return Second("resnet20", network.cpu().eval(), threshold, asked.settings.size)
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -193,16 +260,20 @@ def sheet(changed: Changed, scale: int = 4) -> NDArray[np.uint8]:
 
 def command(arguments: Namespace) -> dict[str, Any]:
     """What `python -m training run mediffusion` does."""
-    asked = request(
-        arguments.preset,
-        arguments.data,
-        arguments.out,
-        weights=arguments.weights,
-        labels=arguments.labels,
-        seed=arguments.seed,
-        steps=arguments.steps,
-        unlabelled=arguments.unlabelled,
-        diffusion=False if arguments.no_diffusion else None,
+    asked = replace(
+        request(
+            arguments.preset,
+            arguments.data,
+            arguments.out,
+            weights=arguments.weights,
+            labels=arguments.labels,
+            seed=arguments.seed,
+            steps=arguments.steps,
+            unlabelled=arguments.unlabelled,
+            diffusion=False if arguments.no_diffusion else None,
+            size=arguments.size,
+        ),
+        bundle=arguments.bundle,
     )
 
     def told(done: float, **figures: float | str) -> None:

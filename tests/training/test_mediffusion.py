@@ -27,7 +27,7 @@ from training.cohort import Cohort
 from training.errors import TrainingError
 from training.making import make
 from training.measure.joint_diffusion import ENFORCE, Changed, counterfactual_figures
-from training.mediffusion import halves, held_back, request
+from training.mediffusion import Request, halves, held_back, request, run
 from training.progress import Cancelled
 from training.runs.mediffusion.material import material
 from training.runs.mediffusion.run import _Losses, train
@@ -412,3 +412,28 @@ def test_an_image_learnt_by_heart_is_seen():
 def test_numbers_that_make_nothing_are_refused():
     with pytest.raises(ValueError, match="at least 1"):
         SynthesisSettings(count=0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_ends_with_a_bundle_that_explains_and_says_what_it_is_worth(tmp_path):
+    data = "phantom?size=16&train=60&validation=16&test=16"
+    asked = Request(
+        data=data, out=tmp_path / "run", settings=replace(TINY, steps=4), most=2, oracle_epochs=1,
+        bundle=tmp_path / "bundle", label="Spot",
+    )  # fmt: skip
+    run(asked)
+    explainer = open_bundle(tmp_path / "bundle", device="cpu")
+    assert (explainer.method, explainer.bundle.label, explainer.augmentations) == ("mediffusion", "Spot", 0)
+    (found,) = explainer.explain(radiograph(bright=True), ["mediffusion"])
+    assert found.second.name == "resnet20"
+    assert found.control is not None
+    card = (tmp_path / "bundle" / "model_card.md").read_text()
+    for said in (
+        'shows "Spot"',
+        "noised a little",
+        "own head decides as asked",
+        "### Heatmap: mediffusion",
+        "the control",
+    ):
+        assert said in card, said

@@ -86,25 +86,31 @@ def card(
     )
 
 
+BY_GENERATORS = """two
+generators make a similar image (same decision) and an adversarial image (opposite decision); their
+difference is the heatmap (Charachon et al., arXiv:2012.07332)."""
+BY_DIFFUSION = """the image is
+noised a little and denoised again, pulled by the model's own head towards the other decision; what
+changed is the heatmap (Kaleta et al., arXiv:2411.09434)."""
+
+
+def says(label: object, how: str) -> str:
+    """What a model says of a radiograph, and how it shows why."""
+    return f'Says how likely a radiograph like its training images shows "{label}", and shows why: {how}'
+
+
 def _purpose(figures: Figures, own: Mapping[str, Any]) -> str:
     generators = own["generators"]
     classifier = (
         f"{own['architecture']}, input {own['size']} x {own['size']} pixels, decision threshold {own['threshold']}, "
         f"temperature {own['temperature']:.3g}."
     )
-    said = f'Says how likely a radiograph like its training images shows "{figures.get("label")}", and shows why: '
+    label = figures.get("label")
     if generators.get("kind") == NONE:
-        return (
-            f"{said}the image is\n"
-            "noised a little and denoised again, pulled by the model's own head towards the other decision; what\n"
-            "changed is the heatmap (Kaleta et al., arXiv:2411.09434).\n\n"
-            f"- Joint diffusion model: {classifier}"
-        )
+        return f"{says(label, BY_DIFFUSION)}\n\n- Joint diffusion model: {classifier}"
     heads = generators.get("head_layers", "-")
     return (
-        f"{said}two\n"
-        "generators make a similar image (same decision) and an adversarial image (opposite decision); their\n"
-        "difference is the heatmap (Charachon et al., arXiv:2012.07332).\n\n"
+        f"{says(label, BY_GENERATORS)}\n\n"
         f"- Classifier: {classifier}\n"
         f"- Generators: one trunk with filters {list(generators.get('filters', ()))}, heads of {heads} layers, output\n"
         f'  kind "{generators.get("kind", "-")}", variant "{generators.get("output", "-")}", '

@@ -207,7 +207,7 @@ class MediffusionTable(Section):
     none.
     """
 
-    preset: Literal["tiny", "cpu", "gpu", "vce-testing"] = "gpu"
+    preset: Literal["tiny", "small", "cpu", "gpu", "vce-testing"] = "gpu"
     start: Start = "random"
     weights: str = ""
     steps: PositiveInt | None = None
