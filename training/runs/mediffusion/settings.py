@@ -104,8 +104,8 @@ PRESETS: Mapping[str, MediffusionSettings] = {
         labelled_batch=32, every=4, average=0.9999, views=8, checkpoint_every=1000,
     ),
 }  # fmt: skip
-"""Minutes on two cores with phantoms; radiographs of 128 pixels in an hour; radiographs in two hours; section 3.4's 16 M
-network; as the authors' code has it (branch vce-testing), but for the augmentation by flips."""
+"""Minutes on two cores with phantoms; radiographs of 128 pixels in an hour; radiographs in two hours; section 3.4's 16
+M network; as the authors' code has it (branch vce-testing), but for the augmentation by flips."""
 
 
 def space_of(settings: MediffusionSettings) -> Autoencoder:
