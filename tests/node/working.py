@@ -24,6 +24,7 @@ from dicom_node.nouns import (
     Task,
     TaskState,
 )
+from dicom_node.storage.ledger import deliveries
 
 T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 STUDY = StudyInstanceUID("1.2.826.0.1.3680043.9.1")
@@ -34,6 +35,12 @@ EXPLICIT = "1.2.840.10008.1.2.1"
 
 def at(seconds: float) -> datetime:
     return T0 + timedelta(seconds=seconds)
+
+
+def due(ledger, now: datetime) -> list[Delivery]:
+    """Pending deliveries whose time has come and that no sender holds, oldest first."""
+    with ledger._read() as connection:
+        return [deliveries._delivery(row) for row in deliveries._due_rows(connection, now, 1000)]
 
 
 def association(name: str = "a1", seconds: float = 0) -> Association:

@@ -3,7 +3,7 @@
     python -m training.runs.cohort_classifier --folder F
     python -m torch.distributed.run --standalone --nproc-per-node 2 -m training.runs.cohort_classifier --folder F
 
-`write_request` fills the folder and `read_result` reads what came of it; `launch` does the running in between. In the
+`write_request` fills the folder and `launch` does the running; classifier.pt and classifier.json remain. In the
 folder lie, beside what `image_classifier.train` writes there:
 
     request.json          the settings, the classes, whether they are exclusive, and what all processes may claim
@@ -32,7 +32,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
-from torch import nn
 
 from explain_core.errors import ExplainError
 from explain_core.files import write
@@ -41,7 +40,7 @@ from training.cohort import TRAIN, VALIDATION, Cohort
 from training.errors import TrainingError
 from training.progress import Cancelled, Progress, silent
 from training.runs import image_classifier
-from training.runs.image_classifier import ImageClassifierSettings, build
+from training.runs.image_classifier import ImageClassifierSettings
 from training.runs.weights import Initial, read_weights
 
 CANCELLED = 3
@@ -115,21 +114,6 @@ def write_request(
         "limits": asdict(limits),
     }
     write(folder / "request.json", json.dumps(request, indent=1))
-
-
-def read_result(folder: Path) -> tuple[nn.Module, list[dict[str, float]]]:
-    """The best epoch's classifier, on the CPU in eval mode, and the rows of all epochs.
-
-    Raises:
-        TrainingError: the run is not done.
-    """
-    if not (folder / "classifier.json").is_file():
-        raise TrainingError(f"{folder}: the run is not done: no classifier.json")
-    settings, classes, exclusive = _request(folder)
-    model = build(settings.architecture, len(classes) if exclusive else 1)
-    model.load_state_dict(torch.load(folder / "classifier.pt", weights_only=True, map_location="cpu"))
-    history: list[dict[str, float]] = json.loads((folder / "classifier.json").read_text())["history"]
-    return model.eval(), history
 
 
 def launch(folder: Path, processes: int, progress: Progress = silent, prefix: Sequence[str] = ()) -> None:

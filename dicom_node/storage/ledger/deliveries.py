@@ -20,11 +20,6 @@ from dicom_node.storage.ledger.store import Store, insert_missing
 class Deliveries(Store):
     """What the dispatcher reads and the sender writes."""
 
-    def due_deliveries(self, now: datetime, limit: int = 1000) -> list[Delivery]:
-        """Pending deliveries whose time has come and that no sender holds, oldest first."""
-        with self._read() as connection:
-            return [_delivery(row) for row in _due_rows(connection, now, limit)]
-
     def deliveries_to_submit(self, now: datetime, older_than: timedelta) -> list[Delivery]:
         """One due delivery for each destination that no sender is busy with.
 

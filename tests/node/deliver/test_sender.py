@@ -14,7 +14,7 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 from structlog.testing import capture_logs
-from working import SC_STORAGE, STUDY, T0, Peer, at, delivery, free_port, instance, settings, study, task, wait_for
+from working import SC_STORAGE, STUDY, T0, Peer, at, delivery, due, free_port, instance, settings, study, task, wait_for
 
 from dicom_node.deliver import scu
 from dicom_node.deliver.sender import RetryPolicy, Sender, next_attempt
@@ -305,8 +305,8 @@ class Node:
 
     def deliver_all(self) -> None:
         """Messages as the dispatcher sends them, until nothing is due."""
-        while due := self.ledger.due_deliveries(self.now):
-            self.sender.deliver(due[0].delivery_id)
+        while waiting := due(self.ledger, self.now):
+            self.sender.deliver(waiting[0].delivery_id)
 
     def kinds(self) -> dict[str, str]:
         return {one.kind: one.state.value for one in self.ledger.deliveries()}
@@ -391,7 +391,7 @@ def test_one_dead_destination_holds_up_nobody_else(peers, node):
     here = node(("pacs", free_port()), ("archive", archive.port))
     here.owe(here.result(1), here.result(2), here.result(1, "archive"))
     here.sender.deliver("t1-1-pacs")
-    assert [one.destination for one in here.ledger.due_deliveries(here.now)] == ["archive"]
+    assert [one.destination for one in due(here.ledger, here.now)] == ["archive"]
     here.sender.deliver("t1-1-archive")
     assert archive.uids == ["2.25.1"]
 
@@ -401,9 +401,9 @@ def test_what_waits_for_an_unreachable_destination_is_not_tried_one_by_one(node,
     here = node(("pacs", free_port()))
     here.owe(here.result(1), here.result(2))
     assert here.sender.deliver("t1-1-pacs") == 1
-    assert here.ledger.due_deliveries(here.now) == []
+    assert due(here.ledger, here.now) == []
     assert [one.attempts for one in here.ledger.deliveries()] == [1, 0]
-    assert len(here.ledger.due_deliveries(at(130))) == 2
+    assert len(due(here.ledger, at(130))) == 2
 
 
 def test_a_class_that_the_destination_does_not_take_is_dead_at_once_and_the_rest_arrives(peers, node):
@@ -509,9 +509,9 @@ def test_outcomes_are_recorded_one_by_one_so_that_a_killed_sender_repeats_only_t
     with pytest.raises(Killed):
         sender.deliver("t1-1-pacs")
     assert list(here.states().values()).count(DeliveryState.SENT) == 1
-    assert here.ledger.due_deliveries(here.now) == []
+    assert due(here.ledger, here.now) == []
     here.now = at(100 + 600)
-    assert [one.delivery_id for one in here.ledger.due_deliveries(here.now)] == ["t1-2-pacs", "t1-3-pacs"]
+    assert [one.delivery_id for one in due(here.ledger, here.now)] == ["t1-2-pacs", "t1-3-pacs"]
 
 
 def test_an_unknown_exception_is_visible_retried_and_says_no_more_than_its_class(node):

@@ -11,7 +11,7 @@ from pydicom import dcmread
 from radiographs import phantom
 from structlog.testing import capture_logs
 from tasks import RULES, SR_STORAGE, Doing, Node, chest
-from working import SC_STORAGE, STUDY, Peer, at, wait_for
+from working import SC_STORAGE, STUDY, Peer, at, due, wait_for
 
 from dicom_node.deliver.sender import Sender
 from dicom_node.errors import ConfigError, OutOfResources, StudyUnsuitable
@@ -314,8 +314,8 @@ def peers():
 def deliver(here: Node) -> None:
     """What the dispatcher's messages make a sender do, until nothing is due."""
     sender = Sender(settings=here.settings, ledger=here.ledger, clock=lambda: here.now)
-    while due := here.ledger.due_deliveries(here.now):
-        sender.deliver(due[0].delivery_id)
+    while waiting := due(here.ledger, here.now):
+        sender.deliver(waiting[0].delivery_id)
 
 
 def test_a_peer_that_takes_pictures_only_gets_pictures_and_the_other_what_it_wants(node, peers):

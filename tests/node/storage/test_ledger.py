@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
-from working import STUDY, T0, association, at, delivery, instance, study, task
+from working import STUDY, T0, association, at, delivery, due, instance, study, task
 
 from dicom_node.errors import OutOfResources
 from dicom_node.nouns import Delivery, DeliveryState, StudyState, TaskState
@@ -372,7 +372,7 @@ def test_replaying_touches_one_study_only_and_nothing_that_went_well(ledger):
             ledger.delivery_dead(one.delivery_id, "s", "refused", at(51))
     assert ledger.replay_failed("1.2.3", at(60)) == Replayed(tasks=0, deliveries=0)
     assert ledger.replay_failed(STUDY, at(60)) == Replayed(tasks=0, deliveries=1)
-    (again,) = ledger.due_deliveries(at(60))
+    (again,) = due(ledger, at(60))
     assert (again.delivery_id, again.attempts, again.last_error) == ("t1-2-pacs", 0, "refused")
     assert ledger.rerun_study(STUDY, at(61)) == Replayed(tasks=1, deliveries=1)
 
@@ -392,7 +392,7 @@ def test_a_batch_is_what_is_due_at_one_destination(ledger):
     assert [one.delivery_id for one in batch] == ["t1-1-pacs", "t1-2-pacs"]
     assert {one.attempts for one in batch} == {1}
     assert ledger.lease_deliveries("t1-2-pacs", "s2", at(51), 60) == []
-    assert [one.destination for one in ledger.due_deliveries(at(51))] == ["archive"]
+    assert [one.destination for one in due(ledger, at(51))] == ["archive"]
     assert ledger.lease_deliveries("unknown", "s2", at(51), 60) == []
 
 
@@ -409,8 +409,8 @@ def test_a_dead_senders_batch_is_due_again(ledger):
     explained(ledger, delivery())
     ledger.lease_deliveries("t1-1-pacs", "s1", at(50), 60)
     ledger.renew_deliveries("s1", at(60), 60)
-    assert ledger.due_deliveries(at(111)) == []
-    assert len(ledger.due_deliveries(at(120))) == 1
+    assert due(ledger, at(111)) == []
+    assert len(due(ledger, at(120))) == 1
     (again,) = ledger.lease_deliveries("t1-1-pacs", "s2", at(120), 60)
     assert again.attempts == 2
     ledger.delivery_retry("t1-1-pacs", "s1", at(500), "stale sender")
@@ -432,8 +432,8 @@ def test_a_delivery_ends_sent_or_dead_or_waits(ledger):
         "3": (DeliveryState.PENDING, "unreachable"),
         "4": (DeliveryState.DEAD, "refused"),
     }
-    assert ledger.due_deliveries(at(79)) == []
-    assert [one.delivery_id for one in ledger.due_deliveries(at(80))] == ["t1-3-pacs"]
+    assert due(ledger, at(79)) == []
+    assert [one.delivery_id for one in due(ledger, at(80))] == ["t1-3-pacs"]
     assert ledger.counts()["deliveries"] == {"sent": 2, "pending": 1, "dead": 1}
     assert len(ledger.deliveries(state=DeliveryState.DEAD)) == 1
 
@@ -459,8 +459,8 @@ def test_one_message_wakes_one_sender_for_each_destination(ledger):
 def test_a_dead_destination_is_left_in_peace_and_others_are_not(ledger):
     explained(ledger, delivery(), delivery(destination="archive"))
     ledger.postpone_destination("pacs", at(500))
-    assert [one.destination for one in ledger.due_deliveries(at(499))] == ["archive"]
-    assert len(ledger.due_deliveries(at(500))) == 2
+    assert [one.destination for one in due(ledger, at(499))] == ["archive"]
+    assert len(due(ledger, at(500))) == 2
 
 
 # ---- objects whose SOP Class a destination does not take
@@ -496,7 +496,7 @@ def refuse(ledger: Ledger, number: int, seconds: float, destination: str = "pacs
 
 def test_what_stands_by_is_not_sent_and_does_not_hold_up_the_end(ledger):
     explained(ledger, *chain())
-    assert [one.kind for one in ledger.due_deliveries(at(9999))] == ["segmentation"]
+    assert [one.kind for one in due(ledger, at(9999))] == ["segmentation"]
     assert ledger.counts()["deliveries"] == {"pending": 1, "standby": 2}
     assert ledger.timeline(STUDY).delivered_at is None
     ledger.delivery_sent("t1-1-pacs", at(45), 0)
@@ -519,7 +519,7 @@ def test_a_refused_class_calls_in_the_next_of_the_chain(ledger):
         "secondary_capture": ("standby", None),
     }
     assert shown(ledger, "archive")["overlay"] == ("standby", None)
-    assert [one.kind for one in ledger.due_deliveries(at(50)) if one.destination == "pacs"] == ["overlay"]
+    assert [one.kind for one in due(ledger, at(50)) if one.destination == "pacs"] == ["overlay"]
     assert ledger.timeline(STUDY).delivered_at is None
 
 
@@ -553,7 +553,7 @@ def test_what_is_sent_anyway_stands_in_without_being_sent_twice(ledger):
     ledger.delivery_sent("t1-2-pacs", at(49), 0)
     refuse(ledger, 1, 50)
     assert shown(ledger)["segmentation"] == ("downgraded", "overlay")
-    assert ledger.due_deliveries(at(999)) == []
+    assert due(ledger, at(999)) == []
     assert ledger.timeline(STUDY).delivered_at == at(50)
 
 
