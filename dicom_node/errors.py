@@ -34,6 +34,7 @@ class Reason(StrEnum):
     MODALITY = "modality"
     BODY_PART = "body-part"
     VIEW = "view"
+    PATIENT = "patient"
     FRAMES = "frames"
     COLOUR = "colour"
     RAW = "raw"

@@ -16,7 +16,7 @@ from pydicom import Dataset
 
 from dicom_node.dicom import pixels
 from dicom_node.errors import DatasetUnreadable, NodeError, Reason, StudyUnsuitable
-from dicom_node.nouns import Instance, SOPInstanceUID, Study, StudyState, Task
+from dicom_node.nouns import Instance, PassedBy, SOPInstanceUID, Study, StudyState, Task
 from dicom_node.results import (
     AssessedImage,
     Builder,
@@ -119,16 +119,18 @@ def analyse(
     explained = tuple(one for one in found if isinstance(one, ExplainedImage))
     assessed = tuple(one for one in found if isinstance(one, AssessedImage) and not isinstance(one, ExplainedImage))
     refused = tuple(one for one in found if isinstance(one, Refusal))
-    decided = len(explained) + len(assessed)
+    decided, strangers = len(explained) + len(assessed), _strangers(task)
     return Analysis(
         task=task,
-        header=_sibling_header(study, read),
+        header=_sibling_header(task, study, read),
         model=explainer.identity,
         explained=explained,
         assessed=assessed,
         refused=(*refused, *_passed_by(task, study)),
         state=StudyState.EXPLAINED if decided else StudyState.FAILED,
-        reason=_summary([one.reason for one in refused], len(task.selected)),
+        reason=_summary(
+            [*(one.reason for one in refused), *(one.reason for one in strangers)], len(task.selected) + len(strangers)
+        ),
     )
 
 
@@ -156,7 +158,7 @@ def not_analysed(
     about.sort(key=lambda instance: instance.sop_instance_uid)
     return Analysis(
         task=task,
-        header=_sibling_header(study, read),
+        header=_sibling_header(task, study, read),
         model=model,
         refused=(Refusal(sources=tuple(_reference(one) for one in about), reason=reason, code=code),),
         state=StudyState.FAILED if selected else StudyState.IGNORED,
@@ -331,6 +333,11 @@ def _passed_by(task: Task, study: Study) -> Iterator[Refusal]:
         yield Refusal(sources=(source,), reason=one.reason, code=one.code)
 
 
+def _strangers(task: Task) -> tuple[PassedBy, ...]:
+    """The images of another patient."""
+    return tuple(one for one in task.passed_by if one.code is Reason.PATIENT)
+
+
 def _instance(study: Study, sop_instance_uid: SOPInstanceUID) -> Instance:
     """The selected instance; that it is missing would be a fault of ours."""
     for instance in study.instances:
@@ -348,9 +355,11 @@ def _reference(instance: Instance) -> SourceReference:
     )
 
 
-def _sibling_header(study: Study, read: Read) -> Dataset:
-    """Patient and Study from the first instance that can be read; empty when none can."""
-    for instance in sorted(study.instances, key=lambda one: one.sop_instance_uid):
+def _sibling_header(task: Task, study: Study, read: Read) -> Dataset:
+    """Patient and Study from the first instance of the task's patient that can be read; empty when none can."""
+    strangers = {one.sop_instance_uid for one in _strangers(task)}
+    own = [one for one in study.instances if one.sop_instance_uid not in strangers]
+    for instance in sorted(own, key=lambda one: (one.sop_instance_uid not in task.selected, one.sop_instance_uid)):
         try:
             return patient_and_study(read(instance))
         except Exception as error:  # noqa: BLE001 - the report must go out whatever the files are like

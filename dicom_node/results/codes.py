@@ -84,6 +84,7 @@ REASONS = {
     Reason.MODALITY: Code("modality", SCHEME, "Not a plain radiograph"),
     Reason.BODY_PART: Code("body-part", SCHEME, "Not the chest"),
     Reason.VIEW: Code("view", SCHEME, "Not a frontal view"),
+    Reason.PATIENT: Code("patient", SCHEME, "Of another patient than the study"),
     Reason.FRAMES: Code("frames", SCHEME, "More than one frame"),
     Reason.COLOUR: Code("colour", SCHEME, "Colour image"),
     Reason.RAW: Code("raw", SCHEME, "Image for processing"),

@@ -76,8 +76,11 @@ _LONGEST_TEXT = 64
 
 
 def header_of(ds: Dataset) -> Dataset:
-    """A copy of `ds` without curves, overlays and pixels; elements not decoded yet stay so."""
-    header = deepcopy(ds[:_FIRST_NON_HEADER])
+    """A view of `ds` without curves, overlays and pixels; elements not decoded yet stay so.
+
+    Elements are shared, not copied: a copy of sequences nested a hundred deep needs more stack than there is.
+    """
+    header = ds[:_FIRST_NON_HEADER]
     if hasattr(ds, "file_meta"):
         header.file_meta = deepcopy(ds.file_meta)
     return header
@@ -137,7 +140,7 @@ def inherit(source: Dataset, target: Dataset, keyword: str, *, decoded: bool = F
         return
     try:
         target[tag] = deepcopy(source[tag])
-    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError):
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RecursionError):
         return
 
 

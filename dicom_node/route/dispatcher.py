@@ -40,6 +40,7 @@ from dicom_node.queue import broker
 from dicom_node.queue.broker import DELIVER, EXPLAIN
 from dicom_node.route import rules
 from dicom_node.route.assembly import Ready, ready
+from dicom_node.route.patients import Patient, patient_of
 from dicom_node.route.rules import StudyDecision
 from dicom_node.settings.sections import Settings
 from dicom_node.storage.ledger import Ledger
@@ -158,6 +159,8 @@ class Dispatcher:
         earlier = [task for task in self._ledger.tasks(uid) if task.revision < activity.revision]
         everywhere = tuple(one.name for one in self._settings.destinations)
         made = plan(study, self._decide(study), earlier, now, everywhere)
+        if strangers := [one for task in made.tasks for one in task.passed_by if one.code is Reason.PATIENT]:
+            log.warning("two patients in one study", study=uid, revision=study.revision, images=len(strangers))
         if self._ledger.mark_ready(study, made.tasks, now, state=made.state, reason=made.reason):
             log.info(
                 "study ready",
@@ -182,7 +185,7 @@ class Dispatcher:
             if header is None
         )
         try:
-            decision = rules.decide_study(images, self._settings.rules)
+            decision = rules.decide_study(images, self._settings.rules, self._patient(study))
         except Exception as error:  # noqa: BLE001 - a study must be answered even when a rule fails on it
             log.error(  # noqa: TRY400 - the message may quote a data set
                 "rules failed", study=study.study_instance_uid, error=type(error).__name__, place=place(error)
@@ -194,6 +197,15 @@ class Dispatcher:
             )
             return StudyDecision(routes={}, ignored=ignored, passed_over=())
         return dataclasses.replace(decision, ignored=decision.ignored + unreadable)
+
+    def _patient(self, study: Study) -> Patient | None:
+        """Whose the earlier revisions of a study are; None where they do not say, or where there are none."""
+        for revision in range(1, study.revision):
+            for one in self._ledger.study(study.study_instance_uid, revision).instances:
+                header = read_header(one)
+                if header is not None and (found := patient_of(header)).stated:
+                    return found
+        return None
 
     def _reclaim(self, now: datetime) -> None:
         most = self._settings.broker.max_attempts

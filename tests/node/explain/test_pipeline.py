@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from pydicom import Dataset
 from pydicom.uid import CTImageStorage
 from radiographs import encode, instance_of, phantom, real, reread, study_of, synthetic, task_for
 from radiographs import header as cr_header
@@ -11,8 +12,9 @@ from radiographs import header as cr_header
 from dicom_node.dicom import reading
 from dicom_node.errors import DatasetUnreadable, Reason
 from dicom_node.explain import pipeline
-from dicom_node.nouns import SOPInstanceUID, StudyState
+from dicom_node.nouns import PassedBy, SOPInstanceUID, StudyState
 from dicom_node.results import ResultOptions
+from dicom_node.route.patients import OTHER_PATIENT
 from dicom_node.route.rules import decide_study
 from dicom_node.settings.default_rules import DEFAULT_RULES
 from dicom_node.settings.sections import Settings
@@ -367,6 +369,38 @@ def test_unreadable_file_takes_patient_and_study_from_a_sibling():
     assert report.PatientName == "Canary^Bird"
     assert len(report.ContributingEquipmentSequence) == 1, "the sibling's equipment did not make the bad file"
     assert encode(report)
+
+
+def test_nothing_of_another_patient_stands_in_a_report_even_where_the_own_image_cannot_be_read():
+    own, other = film(2), film(1, PatientID="STRANGER", PatientName="Other^Person")
+    study, read = study_of(other, own)
+    apart = [PassedBy(sop_instance_uid=other.SOPInstanceUID, reason=OTHER_PATIENT, code=Reason.PATIENT)]
+    task = task_for(study, selected=[own.SOPInstanceUID], passed_by=apart)
+
+    def reading(instance):
+        if instance.sop_instance_uid == own.SOPInstanceUID:
+            raise DatasetUnreadable("the file cannot be read as DICOM")
+        return read(instance)
+
+    for how, name in ((read, "Canary^Bird"), (reading, "")):
+        analysis = pipeline.analyse(task, study, how, ToyExplainer(), methods=["similar_adversarial"])
+        assert OTHER_PATIENT in analysis.reason
+        for ds in answer(analysis).datasets:
+            assert str(ds.PatientName or "") == name
+            assert not any(word in str(ds) for word in ("STRANGER", "Other^Person"))
+
+
+def test_a_header_of_deeply_nested_sequences_is_taken_apart_without_copying_it():
+    item = Dataset()
+    for _ in range(150):
+        outer = Dataset()
+        outer.ReferencedStudySequence = [item]
+        item = outer
+    ds = film(PatientID="DEEP")
+    ds.RequestAttributesSequence = [item]
+    result = explain(ds)
+    assert result.analysis.state is StudyState.EXPLAINED, result.analysis.reason
+    assert {str(one.PatientID) for one in result.datasets} == {"DEEP"}
 
 
 def test_unreadable_study_still_gets_its_report():

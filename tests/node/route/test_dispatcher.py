@@ -124,6 +124,29 @@ def test_a_complete_study_becomes_one_task_with_its_images(node, redis):
     assert len(queued(redis)) == 1
 
 
+def test_images_of_another_patient_are_set_apart_also_when_they_come_later(node):
+    here = node()
+    here.receive(1, 0, PatientID="A")
+    here.receive(2, 1, PatientID="B")
+    with capture_logs() as logs:
+        here.dispatcher.step(at(15))
+    task = here.only_task
+    assert task.selected == (instance(1).sop_instance_uid,)
+    assert [(one.sop_instance_uid, one.code) for one in task.passed_by] == [
+        (instance(2).sop_instance_uid, Reason.PATIENT)
+    ]  # fmt: skip
+    assert [(one["log_level"], one["images"]) for one in logs if one["event"] == "two patients in one study"] == [
+        ("warning", 1)
+    ]  # fmt: skip
+    assert not any("PatientID" in str(one) or "'B'" in str(one) for one in logs)
+    here.receive(3, 20, PatientID="B")
+    here.receive(4, 21, PatientID="A")
+    here.dispatcher.step(at(40))
+    (late,) = [one for one in here.ledger.tasks(STUDY) if one.revision == 2]
+    assert late.selected == (instance(4).sop_instance_uid,)
+    assert [one.sop_instance_uid for one in late.passed_by] == [instance(3).sop_instance_uid]
+
+
 def test_repeating_the_step_changes_nothing(node, redis):
     here = node()
     here.receive()
