@@ -30,6 +30,7 @@ from dicom_node.errors import ConfigError, DeliveryError, DeliveryUnreachable
 from dicom_node.nouns import Delivery, DeliveryState, Destination
 from dicom_node.queue import broker
 from dicom_node.settings.sections import DeliverySettings, Settings
+from dicom_node.status import Status
 from dicom_node.storage.ledger import Ledger
 
 MARGIN_SECONDS = 30
@@ -156,8 +157,11 @@ class Sender:
         entry = log.bind(
             delivery=delivery.delivery_id, sop_instance_uid=delivery.sop_instance_uid, status=outcome.status
         )
-        if outcome.error is None:
-            self.ledger.delivery_sent(delivery.delivery_id, now, outcome.status or 0)
+        # What an earlier attempt stored, whose answer was lost, is there: UIDs are ours and follow from the content.
+        repeated = outcome.status == Status.DUPLICATE_SOP_INSTANCE and delivery.attempts > 1
+        if outcome.error is None or repeated:
+            remark = "stored by an earlier attempt whose answer was lost (0x0111)" if repeated else None
+            self.ledger.delivery_sent(delivery.delivery_id, now, outcome.status or 0, remark)
             entry.log(logging.WARNING if outcome.status else logging.INFO, "delivered")
             return
         reason = str(outcome.error)

@@ -32,6 +32,7 @@ from pynetdicom.pdu_primitives import P_DATA
 
 from dicom_node.dicom.uids import checked_uid
 from dicom_node.errors import DatasetUnreadable, NodeError, OutOfResources, PeerError
+from dicom_node.receive.file_meta import FileMetaFilter
 from dicom_node.status import Status
 from dicom_node.storage.spool import PART_SUFFIX, Spool
 
@@ -68,7 +69,7 @@ class Received:
 
     Attributes:
         path: in the spool's `incoming`; DICOM File Format.
-        sha256: of the data set as sent, without the file meta information.
+        sha256: of the data set as sent, without file meta information.
         size: of the data set, in bytes.
     """
 
@@ -89,6 +90,7 @@ class PartFile(BytesIO):
         self.size = 0
         self._spool = spool
         self._digest = hashlib.sha256()
+        self._filter = FileMetaFilter(transfer_syntax)
         self._next_check = SPACE_CHECK_EVERY
         self._file: Any = None
         self._failure: NodeError | None = None
@@ -108,18 +110,20 @@ class PartFile(BytesIO):
 
     def write(self, buffer: "ReadableBuffer", /) -> int:
         """Append one fragment."""
-        length = memoryview(buffer).nbytes
-        self.size += length
+        self._append(self._filter.pass_on(bytes(buffer)))
+        return memoryview(buffer).nbytes
+
+    def _append(self, data: bytes) -> None:
+        self.size += len(data)
         if self._failure is None:
             try:
-                self._file.write(buffer)
-                self._digest.update(buffer)
+                self._file.write(data)
+                self._digest.update(data)
                 if self.size >= self._next_check:
                     self._next_check += SPACE_CHECK_EVERY
                     self._spool.check_space()
             except (NodeError, OSError) as error:
                 self._fail(error)
-        return length
 
     def finish(self) -> Received:
         """Hand the file over.
@@ -128,6 +132,9 @@ class PartFile(BytesIO):
             OutOfResources: it could not be written.
             InvalidInstanceUID: the request named it wrongly.
         """
+        self._append(self._filter.rest())
+        if self._filter.dropped:
+            log.warning("file meta information in a data set was dropped", part=self.path.name)
         if self._failure is None:
             try:
                 self._file.close()

@@ -2,12 +2,12 @@
 
     open associations   quiet time over   cap over      decision
     -----------------   ---------------   --------      --------
-    any                 any               yes           Ready    a sender cannot hold it back
-    none                yes               no            Ready
-    none                no                no            Waiting  until the earlier of the two
-    some                any               no            Waiting  until the cap
+    any                 any               yes           Ready
+    any                 yes               no            Ready    a router that never releases holds nothing back
+    any                 no                no            Waiting  until the earlier of the two
 
-Quiet time runs from the last unassembled instance, the cap from the first one. A late image of a
+Quiet time runs from the last unassembled instance, the cap from the first one. While an association that sent images of
+the study is open, more may be on their way, and quiet time is another, longer one. A late image of a
 study that was already assembled is an unassembled instance like any other: it makes the next revision
 and never edits the one before.
 
@@ -45,13 +45,16 @@ class Waiting:
     until: datetime
 
 
-def ready(activity: StudyActivity, now: datetime, quiet: timedelta, cap: timedelta) -> Ready | Waiting:
+def ready(
+    activity: StudyActivity, now: datetime, quiet: timedelta, open_quiet: timedelta, cap: timedelta
+) -> Ready | Waiting:
     """Decide whether the unassembled instances of a study make up a revision.
 
     Args:
         activity: the study, as the ledger sees it.
         now: the current time, aware.
-        quiet: how long no instance may have arrived.
+        quiet: how long no instance may have arrived, when every association that sent some has ended.
+        open_quiet: the same while one is open.
         cap: how long the first unassembled instance may wait at most.
 
     Raises:
@@ -60,11 +63,10 @@ def ready(activity: StudyActivity, now: datetime, quiet: timedelta, cap: timedel
     if any(t.tzinfo is None for t in (now, activity.first_received, activity.last_received)):
         raise ValueError("times must be aware")
     capped_at = activity.first_received + cap
-    quiet_at = activity.last_received + quiet
+    quiet_at = activity.last_received + (max(quiet, open_quiet) if activity.open_associations else quiet)
     study, revision = activity.study_instance_uid, activity.revision
-    if activity.open_associations == 0 and now >= quiet_at:
+    if now >= quiet_at:
         return Ready(study_instance_uid=study, revision=revision, because=Completion.QUIET)
     if now >= capped_at:
         return Ready(study_instance_uid=study, revision=revision, because=Completion.CAP)
-    until = capped_at if activity.open_associations else min(quiet_at, capped_at)
-    return Waiting(study_instance_uid=study, until=until)
+    return Waiting(study_instance_uid=study, until=min(quiet_at, capped_at))

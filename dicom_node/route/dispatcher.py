@@ -149,7 +149,8 @@ class Dispatcher:
 
     def _assemble(self, now: datetime) -> None:
         for activity in self._ledger.assembly_snapshot():
-            decided = ready(activity, now, self._settings.study.quiet, self._settings.study.cap)
+            limits = self._settings.study
+            decided = ready(activity, now, limits.quiet, limits.open_quiet, limits.cap)
             if isinstance(decided, Ready):
                 self._close(activity, decided, now)
 

@@ -58,12 +58,18 @@ class StudySettings(Section):
     """[study]: when a study counts as complete, in seconds."""
 
     quiet_seconds: PositiveFloat = 10
+    open_quiet_seconds: PositiveFloat = 60
     max_seconds: PositiveFloat = 3600
 
     @property
     def quiet(self) -> timedelta:
         """Time without a new image."""
         return timedelta(seconds=self.quiet_seconds)
+
+    @property
+    def open_quiet(self) -> timedelta:
+        """The same while an association that sent images of the study is open."""
+        return timedelta(seconds=self.open_quiet_seconds)
 
     @property
     def cap(self) -> timedelta:

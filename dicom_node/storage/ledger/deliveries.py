@@ -97,9 +97,9 @@ class Deliveries(Store):
                 .values(lease_until=now + timedelta(seconds=seconds))
             )
 
-    def delivery_sent(self, delivery_id: str, now: datetime, status: int) -> None:
-        """The destination has it: 0x0000, or a warning status, which is kept."""
-        note = None if status == 0 else f"delivered with warning 0x{status:04X}"
+    def delivery_sent(self, delivery_id: str, now: datetime, status: int, remark: str | None = None) -> None:
+        """The destination has it: 0x0000, or a status with a remark, which is kept."""
+        note = remark or (None if status == 0 else f"delivered with warning 0x{status:04X}")
         with self._write() as connection:
             connection.execute(
                 update(deliveries)

@@ -339,6 +339,23 @@ def test_one_message_delivers_all_that_is_due_there_and_nothing_elsewhere(peers,
     assert here.states()["1-archive"] is DeliveryState.PENDING
 
 
+def test_a_duplicate_counts_as_delivered_where_an_earlier_answer_was_lost_and_only_there(peers, node):
+    """The peer stores, the association breaks before its answer, and the repetition is a duplicate to it."""
+    pacs = peers(lambda uid, number: 0x0111 if number > 1 or uid == "2.25.2" else None)
+    here = node(("pacs", pacs.port))
+    here.owe(here.result(1))
+    here.sender.deliver("t1-1-pacs")
+    assert here.states()["1-pacs"] is DeliveryState.PENDING
+    here.now = at(1000)
+    here.sender.deliver("t1-1-pacs")
+    (row,) = here.ledger.deliveries()
+    assert row.state is DeliveryState.SENT
+    assert row.last_error == "stored by an earlier attempt whose answer was lost (0x0111)"
+    here.owe(here.result(2))
+    here.sender.deliver("t1-2-pacs")
+    assert here.states()["2-pacs"] is DeliveryState.PENDING, "at the first attempt it is another object of this UID"
+
+
 def test_a_warning_counts_as_delivered_and_is_kept(peers, node):
     pacs = peers(lambda _uid, _n: 0xB000)
     here = node(("pacs", pacs.port))

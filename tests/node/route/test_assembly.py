@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dicom_node.nouns import StudyActivity, StudyInstanceUID
 from dicom_node.route.assembly import Completion, Ready, Waiting, ready
 
-QUIET, CAP = timedelta(seconds=10), timedelta(seconds=100)
+QUIET, OPEN, CAP = timedelta(seconds=10), timedelta(seconds=40), timedelta(seconds=100)
 START = strategies.EPOCH
 
 
@@ -37,16 +37,20 @@ def activity(*, last=0, open_associations=0):
         (0, 0, 10, Completion.QUIET),
         (5, 0, 12, after(15)),
         (5, 0, 15, Completion.QUIET),
-        (0, 1, 99.9, after(100)),
-        (0, 1, 100, Completion.CAP),
+        (0, 1, 12, after(40)),
+        (0, 1, 39.9, after(40)),
+        (0, 1, 40, Completion.QUIET),
+        (70, 1, 90, after(100)),
+        (70, 1, 100, Completion.CAP),
         (95, 0, 99, after(100)),
         (95, 0, 100, Completion.CAP),
-        (95, 2, 500, Completion.CAP),
+        (95, 2, 120, Completion.CAP),
+        (95, 2, 500, Completion.QUIET),
         (95, 0, 105, Completion.QUIET),
     ],
 )
 def test_table(last, open_associations, now, expected):
-    decided = ready(activity(last=last, open_associations=open_associations), after(now), QUIET, CAP)
+    decided = ready(activity(last=last, open_associations=open_associations), after(now), QUIET, OPEN, CAP)
     if isinstance(expected, Completion):
         assert decided == Ready(study_instance_uid="1.2.3", revision=1, because=expected)
     else:
@@ -55,29 +59,29 @@ def test_table(last, open_associations, now, expected):
 
 def test_naive_time_is_refused():
     with pytest.raises(ValueError, match="aware"):
-        ready(activity(), datetime(2026, 3, 1), QUIET, CAP)  # noqa: DTZ001 - that is the point
+        ready(activity(), datetime(2026, 3, 1), QUIET, OPEN, CAP)  # noqa: DTZ001 - that is the point
     with pytest.raises(ValueError, match="aware"):
-        ready(replace(activity(), last_received=datetime(2026, 3, 1)), START, QUIET, CAP)  # noqa: DTZ001
+        ready(replace(activity(), last_received=datetime(2026, 3, 1)), START, QUIET, OPEN, CAP)  # noqa: DTZ001
 
 
 seconds = st.integers(min_value=1, max_value=500).map(lambda s: timedelta(seconds=s))
 
 
-@given(strategies.activities(), strategies.moments, seconds, seconds)
-def test_a_waiting_study_is_ready_at_the_time_it_waits_for(one, now, quiet, cap):
-    decided = ready(one, now, quiet, cap)
+@given(strategies.activities(), strategies.moments, seconds, seconds, seconds)
+def test_a_waiting_study_is_ready_at_the_time_it_waits_for(one, now, quiet, longer, cap):
+    decided = ready(one, now, quiet, longer, cap)
     if isinstance(decided, Waiting):
         assert decided.until > now
-        assert isinstance(ready(one, decided.until, quiet, cap), Ready)
+        assert isinstance(ready(one, decided.until, quiet, longer, cap), Ready)
         just_before = decided.until - timedelta(microseconds=1)
         if just_before >= now:
-            assert isinstance(ready(one, just_before, quiet, cap), Waiting)
+            assert isinstance(ready(one, just_before, quiet, longer, cap), Waiting)
 
 
-@given(strategies.activities(), strategies.moments, seconds, seconds, seconds)
-def test_once_ready_stays_ready_while_nothing_happens(one, now, quiet, cap, later):
-    if isinstance(ready(one, now, quiet, cap), Ready):
-        assert isinstance(ready(one, now + later, quiet, cap), Ready)
+@given(strategies.activities(), strategies.moments, seconds, seconds, seconds, seconds)
+def test_once_ready_stays_ready_while_nothing_happens(one, now, quiet, longer, cap, later):
+    if isinstance(ready(one, now, quiet, longer, cap), Ready):
+        assert isinstance(ready(one, now + later, quiet, longer, cap), Ready)
 
 
 events = st.lists(
@@ -98,9 +102,9 @@ def test_replayed_events_agree_with_the_plain_reading(happenings):
             images.append(now)
         if not images:
             continue
-        quiet_over = now - images[-1] >= QUIET.total_seconds()
+        quiet_over = now - images[-1] >= (OPEN if opened else QUIET).total_seconds()
         cap_over = now - images[0] >= CAP.total_seconds()
-        expected = cap_over or (quiet_over and opened == 0)
+        expected = cap_over or quiet_over
         decided = ready(
             StudyActivity(
                 study_instance_uid=StudyInstanceUID("1.2.3"),
@@ -112,6 +116,7 @@ def test_replayed_events_agree_with_the_plain_reading(happenings):
             ),
             after(now),
             QUIET,
+            OPEN,
             CAP,
         )
         assert isinstance(decided, Ready) == expected
