@@ -62,7 +62,7 @@ def render() -> str:
         "",
         "## Transfer syntaxes",
         "",
-        "Of every storage SOP Class; of Verification the first four.",
+        "Of every storage SOP Class, in the order of preference; of Verification those without compression.",
         "",
         *_table(("Name", "UID"), [(uid.name, str(uid)) for uid in TRANSFER_SYNTAXES]),
         "",

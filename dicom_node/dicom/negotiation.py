@@ -20,24 +20,19 @@ from pynetdicom import AllStoragePresentationContexts
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-TRANSFER_SYNTAXES: tuple[UID, ...] = (
-    ImplicitVRLittleEndian,
+NATIVE: tuple[UID, ...] = (
     ExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
     DeflatedExplicitVRLittleEndian,
-    RLELossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    JPEG2000Lossless,
-    JPEG2000,
+    ExplicitVRBigEndian,
 )
-"""Of every storage SOP Class. Which one an association uses is the sender's choice: the first it proposes."""
-
-_VERIFICATION_SYNTAXES = TRANSFER_SYNTAXES[:4]
+TRANSFER_SYNTAXES: tuple[UID, ...] = (
+    *(JPEG2000Lossless, JPEGLSLossless, JPEGLosslessSV1, JPEGLossless, RLELossless),
+    *NATIVE,
+    *(JPEG2000, JPEGLSNearLossless, JPEGExtended12Bit, JPEGBaseline8Bit),
+)
+"""Of every storage SOP Class, in the order in which one is chosen where a sender proposes several in one context: who
+offers a lossless compression mostly has the object so and need not unpack it; what loses comes after what does not."""
 
 
 def storage_sop_classes() -> tuple[UID, ...]:
@@ -51,6 +46,6 @@ def presentation_contexts() -> list[PresentationContext]:
 
     The limit of 128 presentation contexts (PS3.8 9.3.2.2) holds for a requestor; an acceptor may know more.
     """
-    contexts = [build_context(Verification, list(_VERIFICATION_SYNTAXES))]
+    contexts = [build_context(Verification, list(NATIVE))]
     contexts += [build_context(uid, list(TRANSFER_SYNTAXES)) for uid in storage_sop_classes()]
     return contexts

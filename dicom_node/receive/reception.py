@@ -2,9 +2,10 @@
 
 pynetdicom reads a PDU of any length into memory, waits without end for the rest of one, and collects a data set
 in memory or, by switches that hold for the whole process, in a temporary file. `Reception.guard` replaces, for
-one association, the two functions through which bytes come in:
+one association, the three functions through which bytes come in:
 
     AssociationSocket.recv                   refuses a PDU that is too long; one deadline for each whole PDU
+    DULServiceProvider._decode_pdu           is given an A-ASSOCIATE-RQ that it can read (`association_request`)
     DIMSEServiceProvider.receive_primitive   hands the data set of a C-STORE to a PartFile, of any other message to
                                              nobody; what is no message ends the association as an invalid PDU
                                              does (PS3.8 9.2, Evt19)
@@ -32,6 +33,7 @@ from pynetdicom.pdu_primitives import P_DATA
 
 from dicom_node.dicom.uids import checked_uid
 from dicom_node.errors import DatasetUnreadable, NodeError, OutOfResources, PeerError
+from dicom_node.receive.association_request import tidied
 from dicom_node.receive.file_meta import FileMetaFilter
 from dicom_node.status import Status
 from dicom_node.storage.spool import PART_SUFFIX, Spool
@@ -211,6 +213,12 @@ class Reception:
         if wrapper is not None:
             self._connection = wrapper.socket
             wrapper.recv = self._recv  # type: ignore[method-assign]
+        decode = self._acceptor.dul._decode_pdu  # noqa: SLF001 - the only place where a PDU lies before it is read
+
+        def decode_tidied(bytestream: bytearray) -> Any:
+            return decode(bytearray(tidied(bytes(bytestream))))
+
+        self._acceptor.dul._decode_pdu = decode_tidied  # type: ignore[method-assign]  # noqa: SLF001
         self._receive_primitive = self._acceptor.dimse.receive_primitive
         self._acceptor.dimse.receive_primitive = self._receive  # type: ignore[method-assign]
         machine = self._acceptor.dul.state_machine
