@@ -17,6 +17,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from dicom_node.dicom import charsets
 from dicom_node.dicom.elements import OWN_CONTRIBUTION, code
 from dicom_node.results import codes
 from dicom_node.results.context import Context, SourceReference, device_uid, uid
@@ -31,8 +32,9 @@ TYPE_2 = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )
+CHARSET = "SpecificCharacterSet"
 INHERITED = (
-    "SpecificCharacterSet",
+    CHARSET,
     *TYPE_2,
     *("TimezoneOffsetFromUTC", "LongitudinalTemporalInformationModified", "StudyInstanceUID"),
     # Patient
@@ -108,6 +110,7 @@ def start(about: Context, kind: str, sop_class_uid: str, *choices: str) -> Datas
         ds = Dataset()
         for keyword in INHERITED:
             inherit(about.header, ds, keyword)
+        charsets.repair(ds)
         # The bytes that were copied are now this data set's own encoding, to be written as they are.
         ds.set_original_encoding(False, True, ds._character_set)  # noqa: SLF001 - pydicom has no public name for it
     for keyword in TYPE_2:
@@ -133,7 +136,7 @@ def inherit(source: Dataset, target: Dataset, keyword: str, *, decoded: bool = F
     element = source.get_item(tag)
     vr = dictionary_VR(tag)
     if isinstance(element, RawDataElement) and element.value is not None and vr in _TEXT and not decoded:
-        value = _legal(vr, element.value)
+        value = element.value if keyword == CHARSET else _legal(vr, element.value)  # put right by what it is for
         if value or not element.value.strip(_FILL):
             raw = element._replace(VR=vr, value=value, length=len(value), is_implicit_VR=False)
             target[tag] = raw._replace(is_little_endian=True)

@@ -12,6 +12,7 @@ from pydicom.charset import python_encoding
 from pydicom.multival import MultiValue
 from pydicom.valuerep import PersonName
 
+from dicom_node.dicom import charsets
 from dicom_node.results.header import inherit
 from dicom_node.results.text import printable
 from dicom_node.watch.logs import without_warnings
@@ -19,6 +20,9 @@ from dicom_node.watch.logs import without_warnings
 NOT_PRINTABLE = "not printable: see the header"
 _KEPT_FORMATS = "\u200c\u200d"  # they join or part letters; others could turn a name round
 _UNKNOWN = "\ufffd"
+_ESCAPE = "\x1b"
+_GB_2312 = "\x1b$)A"
+"""Designates ISO-IR 58; pydicom decodes what follows and leaves this before it (PS3.5 annex K)."""
 
 
 def patient_lines(header: Dataset) -> tuple[str, ...]:
@@ -65,6 +69,7 @@ def _copied(header: Dataset) -> Dataset:
     with without_warnings():
         for keyword in ("SpecificCharacterSet", "PatientName", "PatientID", "StudyDate"):
             inherit(header, ds, keyword)
+        charsets.repair(ds)
         ds.set_original_encoding(False, True, ds._character_set)  # noqa: SLF001 - pydicom has no public name for it
     return ds
 
@@ -84,6 +89,9 @@ def _read(ds: Dataset, value: Callable[[], object]) -> str:
             declared = _declared(ds)
     except Exception:  # noqa: BLE001 - bytes that are no such VR: pydicom raises many kinds, some plain Exception
         return _UNKNOWN
+    text = text.replace(_GB_2312, "")
+    if _ESCAPE in text:
+        return _UNKNOWN  # of a set that is not declared: what follows would pass for letters
     shown = "".join(_letter(one) for one in text.replace("^", " "))
     if not declared and not shown.isascii():
         return _UNKNOWN
