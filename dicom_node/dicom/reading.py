@@ -40,7 +40,7 @@ def read(path: Path) -> Dataset:
             if not ds:  # pydicom drops every element when encapsulated pixel data lack their end
                 ds = dcmread(path, stop_before_pixels=True)
                 ds.add_new("PixelData", "OB", b"")
-        except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
+        except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError, zlib.error) as error:
             raise DatasetUnreadable("the file cannot be read as DICOM") from error
     if "SOPInstanceUID" not in ds:
         raise DatasetUnreadable("the file holds no data set")

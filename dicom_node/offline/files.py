@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydicom import Dataset, dcmread, dcmwrite
-from pydicom.errors import InvalidDicomError
+from pydicom import Dataset, dcmwrite
 from rich.table import Table
 
 from dicom_node.dicom import elements, reading
@@ -50,10 +49,10 @@ def instance_of(path: Path, calling_ae_title: str, now: datetime) -> Instance:
         DatasetUnreadable: it is no DICOM file or lacks the UIDs that name it.
     """
     try:
-        ds = dcmread(path, stop_before_pixels=True)
+        ds = reading.read_header(path)
         uids = [str(ds[keyword].value) for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")]
         sop_class, syntax = str(ds.SOPClassUID), str(ds.file_meta.TransferSyntaxUID)
-    except (InvalidDicomError, OSError, EOFError, KeyError, AttributeError, ValueError) as error:
+    except (DatasetUnreadable, KeyError, AttributeError, ValueError) as error:
         raise DatasetUnreadable(f"{path}: no DICOM file with the UIDs that name an instance") from error
     data = path.read_bytes()
     return Instance(
@@ -174,10 +173,7 @@ def explain_files(
 def _explain_study(
     study: Study, out: Path, settings: Settings, explainer: Explainer, options: ResultOptions, now: datetime
 ) -> Explained:
-    images = [
-        (one.sop_instance_uid, dcmread(one.path, stop_before_pixels=True), one.calling_ae_title)
-        for one in study.instances
-    ]
+    images = [(one.sop_instance_uid, reading.read_header(one.path), one.calling_ae_title) for one in study.instances]
     decision = decide_study(images, settings.rules)
     selected = tuple(uid for uids in decision.routes.values() for uid in uids)
     task = Task(
@@ -231,5 +227,9 @@ def _save(
     path = out / f"{result.kind}-{ds.SOPInstanceUID[-12:]}.dcm"
     dcmwrite(path, ds, enforce_file_format=True)
     picture = path.with_suffix(".png")
-    source = next((read(sources[SOPInstanceUID(uid)]) for uid in elements.referenced(ds) if uid in sources), None)
+    about = next((sources[SOPInstanceUID(uid)] for uid in elements.referenced(ds) if uid in sources), None)
+    try:
+        source = None if about is None else read(about)
+    except DatasetUnreadable:  # a report that says so needs no picture under it
+        source = None
     return path, picture if preview.save_png(ds, picture, source) else None
