@@ -64,6 +64,9 @@ def distance_of(distance: OutOfDistribution) -> str:
 
 def doubts_of(explanation: Explanation) -> Iterator[str]:
     """Why the generated images may say less of the finding than they seem to, where the model can tell."""
+    second, own = explanation.second, explanation.prediction
+    if second is not None and second.positive is not own.positive:
+        yield f"A second classifier decides otherwise: {second.probability:.1%} (threshold {second.threshold:.1%})"
     if explanation.control_changed:
         yield "The control image, changed without an aim, crosses the threshold too: noise alone turns this decision"
     if explanation.second_changed is False and explanation.decision_changed:

@@ -45,7 +45,7 @@ def report(study):
     [
         (0.9, 0.8, 0.1, {"control": "NO", "second": "YES"}, []),
         (0.2, 0.8, 0.7, {"control": "YES", "second": "NO"}, ["The control image", "A second classifier does not"]),
-        (0.9, 0.3, 0.1, {"control": "NO", "second": None}, []),
+        (0.9, 0.3, 0.1, {"control": "NO", "second": None}, ["A second classifier decides otherwise: 30.0%"]),
     ],
     ids=["sound", "doubtful", "the second decides otherwise from the start"],
 )
