@@ -98,7 +98,7 @@ def test_the_calibrated_threshold_reproduces_the_decisions(nih_folder, tmp_path)
         classifier.train()(training.images.float() / 255)
     device = torch.device("cpu")
     labelled = validation.labelled()
-    found = command._decision(for_inference(classifier, device), labelled)
+    found = command.decision(for_inference(classifier, device), labelled)
     logits = command.predict(for_inference(classifier, device), labelled.images)[:, 0]
     decided = (torch.sigmoid(logits / found["temperature"]) >= found["threshold"]).numpy()
     assert 0 < decided.sum() < len(decided), "or there is nothing to reproduce"
