@@ -5,8 +5,12 @@ for the file's own would decode the rest in the transfer syntax that they name.
 """
 
 import struct
+from typing import TYPE_CHECKING
 
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _GROUP = 0x0002
 _LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
@@ -31,11 +35,11 @@ class FileMetaFilter:
         self._waiting: bytes | None = None if deflated else b""
         self.dropped = 0
 
-    def pass_on(self, part: bytes) -> bytes:
+    def pass_on(self, part: "ReadableBuffer") -> "ReadableBuffer":
         """What of the next bytes belongs to the data set; nothing while that cannot be told yet."""
         if self._waiting is None:
             return part
-        self._waiting += part
+        self._waiting += bytes(part)
         while (length := self._first_length(self._waiting)) is not None:
             if length == 0 or self.dropped + length > _MOST:
                 return self.rest()

@@ -33,7 +33,7 @@ from pynetdicom.pdu_primitives import P_DATA
 
 from dicom_node.dicom.uids import checked_uid
 from dicom_node.errors import DatasetUnreadable, NodeError, OutOfResources, PeerError
-from dicom_node.receive.association_request import tidied
+from dicom_node.receive.association_request import ASSOCIATE_RQ, tidied
 from dicom_node.receive.file_meta import FileMetaFilter
 from dicom_node.status import Status
 from dicom_node.storage.spool import PART_SUFFIX, Spool
@@ -112,11 +112,11 @@ class PartFile(BytesIO):
 
     def write(self, buffer: "ReadableBuffer", /) -> int:
         """Append one fragment."""
-        self._append(self._filter.pass_on(bytes(buffer)))
+        self._append(self._filter.pass_on(buffer))
         return memoryview(buffer).nbytes
 
-    def _append(self, data: bytes) -> None:
-        self.size += len(data)
+    def _append(self, data: "ReadableBuffer") -> None:
+        self.size += memoryview(data).nbytes
         if self._failure is None:
             try:
                 self._file.write(data)
@@ -216,7 +216,8 @@ class Reception:
         decode = self._acceptor.dul._decode_pdu  # noqa: SLF001 - the only place where a PDU lies before it is read
 
         def decode_tidied(bytestream: bytearray) -> Any:
-            return decode(bytearray(tidied(bytes(bytestream))))
+            request = bytestream[:1] == bytes([ASSOCIATE_RQ])  # data are passed on without being copied
+            return decode(bytearray(tidied(bytes(bytestream))) if request else bytestream)
 
         self._acceptor.dul._decode_pdu = decode_tidied  # type: ignore[method-assign]  # noqa: SLF001
         self._receive_primitive = self._acceptor.dimse.receive_primitive
