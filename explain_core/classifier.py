@@ -237,6 +237,42 @@ def look_through_hooks(network: Any, layers: Sequence[nn.Module], images: Tensor
     return Look(logits, tuple(found[index] for index in range(len(layers))))
 
 
+class LastFeatures(nn.Module):
+    """What a classifier's last linear layer reads, or the means of its deepest features where it has no such layer.
+
+    Grey images in [0, 1], as the classifier takes them -> shape (N, K); gradients flow.
+
+    Raises:
+        FeaturesNeeded: the classifier has neither.
+    """
+
+    def __init__(self, classifier: Any) -> None:
+        super().__init__()
+        self.classifier = classifier
+        modules = classifier.modules() if isinstance(classifier, nn.Module) else ()
+        linear = [module for module in modules if isinstance(module, nn.Linear)]
+        self._last = linear[-1] if linear else None
+        if self._last is None and not offers(classifier, "features"):
+            raise FeaturesNeeded(f"{type(classifier).__name__} has no linear layer and offers no features")
+
+    @property
+    def num_features(self) -> int:
+        """K, of a classifier that ends with a linear layer; as torchmetrics asks for it."""
+        return self._last.in_features if self._last is not None else -1
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        if self._last is None:
+            return look(self.classifier, images).features[-1].mean(dim=(2, 3))
+        seen: list[Tensor] = []
+        hook = self._last.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+        try:
+            self.classifier(images)
+        finally:
+            hook.remove()
+        return seen[0]
+
+
 def score(logits: Tensor, classes: Tensor) -> Tensor:
     """f_c(x): the logit of class `classes[n]` of image n, shape (N,), of logits of shape (N, outputs)."""
     return logits.gather(1, classes[:, None])[:, 0]

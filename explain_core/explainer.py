@@ -31,12 +31,20 @@ from explain_core.explanation import (
     Counterfactual,
     Explanation,
     ModelIdentity,
+    Morph,
     Prediction,
     Provenance,
     SecondOpinion,
 )
 from explain_core.geometry import Preprocessing
-from explain_core.method import ControlledMethod, CounterfactualMethod, DecisionMethod, Method, obstacle
+from explain_core.method import (
+    AttributedMethod,
+    ControlledMethod,
+    CounterfactualMethod,
+    DecisionMethod,
+    Method,
+    obstacle,
+)
 from explain_core.plugins import METHODS
 from explain_core.quality.removal import deletion
 from explain_core.radiograph import Radiograph
@@ -67,7 +75,11 @@ class BundleExplainer:
         self.seed = seed
         classifier = bundle.tempered()
         self._classifier = for_inference(classifier, self.device) if isinstance(classifier, nn.Module) else classifier
-        self._generators = None if bundle.generators is None else for_inference(bundle.generators, self.device)
+        self._networks: dict[str, Any] = {}
+        if bundle.generators is not None:
+            self._networks["generators"] = for_inference(bundle.generators, self.device)
+        if bundle.attributes is not None:
+            self._networks["diffex"] = bundle.attributes.on(self.device)
         self._second = None if bundle.second is None else bundle.second.on(self.device)
         self._methods: dict[str, Method] = {}
 
@@ -148,6 +160,7 @@ class BundleExplainer:
             adversarial=made.get("adversarial"),
             control=made.get("control"),
             second=self._second_opinion(image) if made else None,
+            morphs=self._morphs(method, preprocessing, image, decision),
             provenance=self._provenance(name, method),
             out_of_distribution=assessment.out_of_distribution,
             deletion=_rounded(deletion(decided, image, values, steps=DELETION_STEPS)),
@@ -193,6 +206,23 @@ class BundleExplainer:
             )
             for role, one in made.items()
         }
+
+    def _morphs(
+        self, method: Method, preprocessing: Preprocessing, image: Tensor, decision: Tensor
+    ) -> tuple[Morph, ...]:
+        """The image along the attributes that the method applied; nothing where it has none."""
+        if not isinstance(method, AttributedMethod):
+            return ()
+        (applied,) = method.applied(self._classifier, image, decision)
+        return tuple(
+            Morph(
+                name=one.name,
+                parts=one.parts,
+                images=np.stack([preprocessing.unpad(_plane(frame[None])) for frame in one.images]),
+                probabilities=tuple(_rounded(float(p)) for p in self.probabilities(one.images)),
+            )
+            for one in applied
+        )
 
     def _second_opinion(self, image: Tensor) -> SecondOpinion | None:
         second = self._second
@@ -290,10 +320,13 @@ class BundleExplainer:
 
     def _made(self, name: str) -> Method:
         plugin = plugins.load(METHODS, name)
-        reason = obstacle(plugin, self.bundle.classifier, generators=self._generators is not None)
+        reason = obstacle(plugin, self.bundle.classifier, self._networks)
         if reason is not None:
             raise BundleError(f"the method {name} cannot explain this bundle: {reason}; name another method")
-        given = {"network": self._generators, "rule": DecisionRule(threshold=self.bundle.threshold)}
+        given = {
+            "network": self._networks.get(plugin.trained_by),
+            "rule": DecisionRule(threshold=self.bundle.threshold),
+        }
         fields = {field.name for field in dataclasses.fields(plugin)}
         method: Method = plugin(**{key: value for key, value in given.items() if key in fields})
         return method

@@ -181,6 +181,23 @@ class Counterfactual:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Morph:
+    """A radiograph changed along one attribute of the classifier, as a row of synthetic images.
+
+    Attributes:
+        name: of the attribute.
+        parts: of its change, rising from 0: the first image is the radiograph as the model saw it.
+        images: luminance at the model's resolution, 0 to 1, float32, shape (len(parts), rows, columns).
+        probabilities: f of each image, 0 to 1.
+    """
+
+    name: str
+    parts: tuple[float, ...]
+    images: NDArray[np.float32] = field(repr=False)
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SecondOpinion:
     """What another classifier, trained apart, says of the radiograph itself.
 
@@ -229,6 +246,7 @@ class Explanation:
         control: the image on the same path without the aim, for methods whose path alone changes it; else None.
         second: what the model's second classifier says of the radiograph; None without one, or without images.
         provenance: model, method, parameters.
+        morphs: the radiograph along each attribute that the method applied; empty for methods without.
         out_of_distribution: how unlike the training images the radiograph is, None where the model cannot say.
         deletion: area under the probability of the decided class while the most salient parts are removed (section 3.3
             of arXiv:1806.07421), 0 to 1, lower is better; None where it was not measured.
@@ -243,6 +261,7 @@ class Explanation:
     provenance: Provenance
     control: Counterfactual | None = None
     second: SecondOpinion | None = None
+    morphs: tuple[Morph, ...] = ()
     out_of_distribution: OutOfDistribution | None = None
     deletion: float | None = None
     seen: NDArray[np.float32] | None = field(default=None, repr=False)

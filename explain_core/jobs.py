@@ -31,8 +31,9 @@ from explain_core.files import read_json, write_json
 
 STAGES: Final = (
     "collect", "validate", "split", "classifier", "calibrate", "generators", "bundle", "evaluate", "gate", "report",
-    "register",
+    "register", "attributes", "attach",
 )  # fmt: skip
+"""Of jobs of every kind, in an order in which each has its own."""
 
 
 class JobState(StrEnum):

@@ -9,9 +9,12 @@ must offer, such as ("evidence",); `packages`, modules that must be installed; `
 `slow`, whether it searches anew for each image, so that its scale is measured on some images alone.
 """
 
+from collections.abc import Callable, Container
+from dataclasses import dataclass
 from importlib import util
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from explain_core.classifier import Classifier, offers
@@ -70,6 +73,54 @@ class ControlledMethod(Protocol):
         """The images on the same path, pulled nowhere, in [0, 1]; grey images, decisions as of `images`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """One attribute that a method applied to an image.
+
+    Attributes:
+        name: of the attribute.
+        parts: of its change, rising from 0.
+        images: the image changed by each part, in [0, 1], shape (len(parts), 1, S, S).
+    """
+
+    name: str
+    parts: tuple[float, ...]
+    images: Tensor
+
+
+@runtime_checkable
+class AttributedMethod(Protocol):
+    """A method that changes an image along named attributes: each can be shown as it grows."""
+
+    def applied(self, classifier: Classifier, images: Tensor, decisions: Tensor) -> list[list[Applied]]:
+        """For each of N images the attributes that were applied to it; arguments as of `images`."""
+
+
+Result = TypeVar("Result")
+
+
+class Once(Generic[Result]):
+    """Makes something of images once, for a method that is asked in turn for their map and for their pictures.
+
+    Args:
+        make: of a classifier, images and decisions.
+    """
+
+    def __init__(self, make: Callable[[Classifier, Tensor, Tensor], Result]) -> None:
+        self._make = make
+        self._last: tuple[Classifier, Tensor, Tensor, Result] | None = None
+
+    def __call__(self, classifier: Classifier, images: Tensor, decisions: Tensor) -> Result:
+        """What was made of the same images the last time, or what is made of these now."""
+        if self._last is not None:
+            asked, seen, decided, made = self._last
+            if asked is classifier and torch.equal(seen, images) and torch.equal(decided, decisions):
+                return made
+        made = self._make(classifier, images, decisions)
+        self._last = (classifier, images, decisions, made)
+        return made
+
+
 def stated(plugin: Any, name: str) -> Any:
     """What a method's class states of itself under `name`, or what holds where it does not.
 
@@ -80,13 +131,13 @@ def stated(plugin: Any, name: str) -> Any:
     return getattr(plugin, name, usual[name])
 
 
-def obstacle(plugin: Any, classifier: Classifier, *, generators: bool) -> str | None:
+def obstacle(plugin: Any, classifier: Classifier, networks: Container[str]) -> str | None:
     """Why a method cannot explain a classifier, as a clause; None where it can.
 
     Args:
         plugin: the method's class.
         classifier: the one to explain.
-        generators: whether there are generators that were trained against it.
+        networks: names of the runs (`trained_by`) whose networks are there.
     """
     missing = [name for name in stated(plugin, "packages") if util.find_spec(name) is None]
     if missing:
@@ -96,6 +147,6 @@ def obstacle(plugin: Any, classifier: Classifier, *, generators: bool) -> str | 
     lacks = [name for name in stated(plugin, "needs") if not offers(classifier, name)]
     if lacks:
         return f"it needs a classifier with `{lacks[0]}`, and this one has none"
-    if plugin.trained_by is not None and not (plugin.trained_by == "generators" and generators):
-        return f"it needs a network of training/runs/{plugin.trained_by}.py, and a bundle holds none"
+    if plugin.trained_by is not None and plugin.trained_by not in networks:
+        return f"it needs what the training run {plugin.trained_by} makes, and the bundle has none"
     return None

@@ -143,8 +143,9 @@ def run_job(path: Path, *, job: Path | None = None, die_in: str = "", when: str 
 
         return made
 
-    stages = tuple(replace(one, make=deadly(one.make)) if one.name == die_in else one for one in STAGES)
     asked = load(job).resolved(job.parent) if job is not None else None
+    kind = (asked or load(path / "job.toml")).job.kind
+    stages = tuple(replace(one, make=deadly(one.make)) if one.name == die_in else one for one in STAGES[kind])
     sys.exit(run.run(run.Request(path=path, job=asked, **request), stages))
 
 

@@ -35,7 +35,7 @@ from explain_core.quality.resampling import roc_auc
 from explain_core.second import Second
 from training import cohort, datasets, mediffusion
 from training.cohort import TEST, TRAIN, VALIDATION, Cohort
-from training.datasets.readers.phantom import tag_mask
+from training.datasets.shapes import corner
 from training.measure import joint_diffusion
 from training.measure.estimates import Figures, estimate, mean_of
 from training.measure.joint_diffusion import ENFORCE, REMOVE
@@ -259,7 +259,7 @@ def _joined(few: Cohort, made: Sequence[Tensor]) -> Cohort:
 
 def _tag(model: JointDiffusion, marked: Cohort, most: int) -> dict[str, Any]:
     """Mean change inside the tag over outside, guided and not, of images that are decided otherwise."""
-    mask = tag_mask(marked.size)
+    mask = corner(marked.size)
     found: dict[str, Any] = {}
     for target, name in KINDS.items():
         changed = joint_diffusion.change(model, marked, target, Settings(), most)

@@ -36,8 +36,9 @@ class Cohort:
         names: of the image files, to show a case by.
         sources: who said the class, e.g. "expert".
         shapes: rows and columns of the source images in pixels.
+        factors: by what the images were drawn, float32, shape (N, F); F is 0 where nobody knows.
 
-    What is left out of the last five is not known of any image: "", NaN, and square.
+    What is left out of the last six is not known of any image: "", NaN, square, and no factor.
     """
 
     images: Tensor
@@ -54,6 +55,7 @@ class Cohort:
     names: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     shapes: tuple[tuple[int, int], ...] = ()
+    factors: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     def __post_init__(self) -> None:
         count = len(self.images)
@@ -63,6 +65,8 @@ class Cohort:
                 object.__setattr__(self, name, value * count)
         if not len(self.ages):
             object.__setattr__(self, "ages", np.full(count, np.nan))
+        if not len(self.factors):
+            object.__setattr__(self, "factors", np.zeros((count, 0), np.float32))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -94,6 +98,7 @@ class Cohort:
             names=tuple(self.names[i] for i in chosen),
             sources=tuple(self.sources[i] for i in chosen),
             shapes=tuple(self.shapes[i] for i in chosen),
+            factors=self.factors[index],
         )
 
     def part(self, split: str) -> "Cohort":
@@ -134,5 +139,6 @@ def load(dataset: Dataset, spec: InputSpec) -> tuple[Cohort, tuple[Problem, ...]
         names=tuple(sample.path.name for sample in samples),
         sources=tuple(sample.target_source for sample in samples),
         shapes=tuple(sample.shape or (spec.size, spec.size) for sample in samples),
+        factors=np.array([sample.factors for sample in samples], np.float32).reshape(len(samples), len(usable.factors)),
     )
     return cohort, usable.problems

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from explain_core.bundles.files import (
+    ATTRIBUTES,
     GENERATORS,
     OUTLIER,
     REQUIRED,
@@ -46,7 +47,7 @@ from training.runs.generators import GeneratorSettings
 USE = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
 _NAMES = ("negative", "positive")
 UNMEASURED = {"full_scale": 1.0, "unit": "not measured yet"}
-FILES = frozenset({*REQUIRED, GENERATORS, Mediffusion.file_name, OUTLIER, REFERENCE, SECOND, WEIGHTS, SUMS})
+FILES = frozenset({*REQUIRED, ATTRIBUTES, GENERATORS, Mediffusion.file_name, OUTLIER, REFERENCE, SECOND, WEIGHTS, SUMS})
 
 
 def make(
@@ -129,7 +130,8 @@ def make(
     if generators is not None and generator_settings is not None:
         save_file(half(generators.state_dict()), out / GENERATORS)
         described = description_of(asdict(generator_settings))
-    served = scales.default_blurs(cast("Classifier", weights), blurs, generators=generators is not None)
+    networks = () if generators is None else ("generators",)
+    served = scales.default_blurs(cast("Classifier", weights), blurs, networks)
     table = {
         "name": name,
         "version": version,

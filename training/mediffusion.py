@@ -38,6 +38,7 @@ from training.runs import image_classifier, second_classifier, temperature
 from training.runs.image_classifier import predict
 from training.runs.mediffusion.run import train
 from training.runs.mediffusion.settings import PRESETS, MediffusionSettings
+from training.runs.spaces import needs_weights
 from training.splits import draw
 
 NAMES: Mapping[str, str] = {
@@ -98,7 +99,7 @@ def request(
         raise TrainingError(f"--labels is a part of the patients, above 0 to 1, not {labels}")
     changes = {name: value for name, value in more.items() if value is not None}
     settings = replace(PRESETS[preset], weights=weights, seed=seed, **changes)
-    if settings.space != "identity" and not weights:
+    if needs_weights(settings.space) and not weights:
         raise TrainingError(f"the preset {preset} works in the latents of an autoencoder: name its --weights")
     return Request(data=data, out=out, settings=settings, labels=labels)
 

@@ -6,7 +6,7 @@ the 95th percentile of their maps' largest values is full scale. Of an image cal
 its map says: there it is what would have to be added, and no evidence.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,7 @@ class Scale:
 
 
 def default_blurs(
-    classifier: Classifier, wanted: Mapping[str, float] | None = None, *, generators: bool = True
+    classifier: Classifier, wanted: Mapping[str, float] | None = None, networks: Container[str] = ("generators",)
 ) -> dict[str, float]:
     """The methods that a new bundle of this classifier serves, each with the blur of its maps.
 
@@ -57,14 +57,14 @@ def default_blurs(
         classifier: of the bundle.
         wanted: further methods or other blurs, such as the champion's; what is not there, or cannot explain the
             classifier, is left out.
-        generators: whether the bundle has any.
+        networks: of the bundle, by the names of the runs that made them.
     """
     asked = dict.fromkeys(CALIBRATED, BLUR) | dict(wanted or {})
     known = plugins.available(METHODS)
     return {
         name: blur
         for name, blur in asked.items()
-        if name in known and obstacle(plugins.load(METHODS, name), classifier, generators=generators) is None
+        if name in known and obstacle(plugins.load(METHODS, name), classifier, networks) is None
     }
 
 

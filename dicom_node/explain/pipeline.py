@@ -245,7 +245,7 @@ def _built(study: StudyContext, names: Sequence[str]) -> tuple[Result, ...]:
             log.error("object failed", kind=builder.name, error=type(error).__name__, place=place(error))  # noqa: TRY400
             whys, datasets = [f"building it failed ({type(error).__name__})"], ()
         if not standby:
-            omitted |= {(builder.name, why): None for why in whys}
+            omitted |= {(builder.name, why): None for why in whys if why}
         results += [
             Result(kind=builder.name, dataset=dataset, fallback=builder.fallback, standby=standby)
             for dataset in datasets

@@ -333,7 +333,10 @@ class Builder(Protocol):
         """The object that a destination gets when it does not take this one's SOP Class."""
 
     def refuses(self, image: ResultContext) -> str | None:
-        """Why this image cannot have the object, as a plain clause that follows "because"; None when it can."""
+        """Why this image cannot have the object, as a plain clause that follows "because"; None when it can.
+
+        An empty one is not told: nobody misses what only few methods make.
+        """
 
     def build(self, study: StudyContext) -> tuple[Dataset, ...]:
         """Complete data sets with file meta information, for the images that are not refused."""

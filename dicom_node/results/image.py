@@ -30,7 +30,14 @@ _LONGEST_PIXEL = 4
 _ASPECT_STEPS = 10000
 
 
-def capture(about: Context, kind: str, series: int, pixels: NDArray[Any], *choices: str) -> Dataset:
+def capture(
+    about: Context,
+    kind: str,
+    series: int,
+    pixels: NDArray[Any],
+    *choices: str,
+    sop_class: str = SecondaryCaptureImageStorage,
+) -> Dataset:
     """A Secondary Capture (PS3.3 A.8.1) of `pixels`, uncompressed, about all images that `about` names.
 
     Args:
@@ -39,8 +46,9 @@ def capture(about: Context, kind: str, series: int, pixels: NDArray[Any], *choic
         series: added to the site's first series number.
         pixels: uint8 RGB of shape (rows, columns, 3), or grey of shape (rows, columns).
         choices: see `_header.start`.
+        sop_class: SOP Class, of one or several frames.
     """
-    ds = start(about, kind, SecondaryCaptureImageStorage, *choices)
+    ds = start(about, kind, sop_class, *choices)
     ds.Modality = "OT"
     ds.SeriesNumber = about.series_number(series)
     inherit_anatomy(ds, about.header)
@@ -56,9 +64,16 @@ def capture(about: Context, kind: str, series: int, pixels: NDArray[Any], *choic
     return ds
 
 
-def secondary_capture(context: ResultContext, kind: str, series: int, pixels: NDArray[Any], *choices: str) -> Dataset:
+def secondary_capture(
+    context: ResultContext,
+    kind: str,
+    series: int,
+    pixels: NDArray[Any],
+    *choices: str,
+    sop_class: str = SecondaryCaptureImageStorage,
+) -> Dataset:
     """A Secondary Capture that shows one radiograph the way up that it has in its source; see `capture`."""
-    ds = capture(context, kind, series, pixels, *choices)
+    ds = capture(context, kind, series, pixels, *choices, sop_class=sop_class)
     ds.PatientOrientation = patient_orientation(context.header)
     for item in ds.get("SourceImageSequence", ()):
         item.SpatialLocationsPreserved = "NO"

@@ -8,6 +8,8 @@ from explain_core.explanation import Explanation, HeatmapScale, ModelIdentity, P
 DIGEST_DIGITS = 8
 UNLIKE = "Unlike the training images"
 RESEARCH_USE = "Research use only. Not for diagnosis."
+COPY = "COPY OF THE RADIOGRAPH AS THE MODEL SAW IT"
+SYNTHETIC = "SYNTHETIC IMAGE - NOT A RADIOGRAPH OF THE PATIENT"
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,13 @@ def doubts_of(explanation: Explanation) -> Iterator[str]:
         yield "A second classifier does not change its decision: the change may be peculiar to this model"
 
 
+def attributes_of(explanation: Explanation) -> Iterator[str]:
+    """What each attribute of the model that was applied to the image makes of the probability, alone."""
+    for one in explanation.morphs:
+        first, last = one.probabilities[0], one.probabilities[-1]
+        yield f"Along the model's attribute '{one.name}' the probability goes from {first:.1%} to {last:.1%}"
+
+
 def emptiness(explanation: Explanation) -> str | None:
     """That the heatmap shows no evidence, where it shows none, and what is missing then if the decision is positive."""
     attribution = explanation.attribution

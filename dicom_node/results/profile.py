@@ -6,7 +6,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from dicom_node.results.context import ResultOptions
-from dicom_node.settings.sections import SYNTHETIC, Settings
+from dicom_node.settings.sections import MORPHS, SYNTHETIC, Settings
 
 
 def result_options(settings: Settings, destination: str | None = None, only: Sequence[str] = ()) -> ResultOptions:
@@ -18,7 +18,7 @@ def result_options(settings: Settings, destination: str | None = None, only: Seq
     usual: dict[str, Any] = {name: getattr(chosen, name) for name in fields}
     if profile is not None:
         objects = profile.objects if profile.objects is not None else objects
-        objects += (SYNTHETIC,) if profile.synthetic_images else ()
+        objects += (SYNTHETIC, MORPHS) if profile.synthetic_images else ()
         asked = {name: value for name in fields if (value := getattr(profile, name)) is not None}
     if only:
         objects = tuple(name for name in objects if name in only)

@@ -129,8 +129,8 @@ class ExportSettings(Section):
 def _wanted_objects(names: tuple[str, ...]) -> tuple[str, ...]:
     if not names:
         raise ValueError("name at least one result object, or remove the key")
-    if SYNTHETIC in names:
-        raise ValueError(f"{SYNTHETIC} are sent only where a destination says synthetic_images = true; remove it here")
+    if apart := [name for name in names if name in {SYNTHETIC, MORPHS}]:
+        raise ValueError(f"{apart[0]} are sent only where a destination says synthetic_images = true; remove it here")
     return names
 
 
@@ -148,7 +148,7 @@ def _time_zone(name: str) -> str:
     return name
 
 
-SYNTHETIC = "synthetic_images"
+SYNTHETIC, MORPHS = "synthetic_images", "morphs"
 Objects = Annotated[tuple[ResultName, ...], BeforeValidator(split_words), AfterValidator(_wanted_objects)]
 LongEdge = Annotated[int, Field(ge=512, le=8192)]
 Compression = Literal["none", "rle", "jpeg-ls", "jpeg-2000", "jpeg"]

@@ -6,6 +6,7 @@
                              classifier.pt (TorchScript), for an architecture of that name
     generators.safetensors
     second.safetensors       optional, with the table [second]: another classifier, for a second opinion (`second.py`)
+    attributes.safetensors   optional: what DiffEx found of this very classifier (`diffex/attributes.py`)
     outlier.safetensors      optional, with the table [outlier]: what the training images look like (`outlier.py`)
     reference.json           optional: what the validation images look like to the model, in numbers (`statistics.py`)
     model_card.md
@@ -20,13 +21,23 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from safetensors.torch import load_file
 from torch import nn
 
 from explain_core import plugins
-from explain_core.bundles.files import GENERATORS, OUTLIER, SECOND, SUMS, WEIGHTS, listed, verify
+from explain_core.bundles.files import (
+    ATTRIBUTES,
+    CLASSIFIERS,
+    GENERATORS,
+    OUTLIER,
+    SECOND,
+    SUMS,
+    WEIGHTS,
+    listed,
+    verify,
+)
 from explain_core.classifier import Classifier, offers, tempered
 from explain_core.errors import BundleError
 from explain_core.explanation import HeatmapScale, ModelIdentity
@@ -35,6 +46,9 @@ from explain_core.geometry import AffineRange, InputSpec
 from explain_core.outlier import OutlierModel, OutlierTest
 from explain_core.second import Second
 from explain_core.statistics import REFERENCE, load_reference
+
+if TYPE_CHECKING:
+    from explain_core.diffex.attributes import Attributes
 
 AUGMENTATIONS = 10
 """Copies that are averaged where bundle.toml does not say how many."""
@@ -73,6 +87,7 @@ class Bundle:
         generators: None in a bundle whose methods need none.
         reference: statistics of the validation images (`statistics.reference_of`); None in a bundle without them.
         second: another classifier, which is asked about generated images; None in a bundle without.
+        attributes: what DiffEx found of the classifier; None in a bundle without.
         augmentations: copies averaged by equation (11) where the node's settings do not say; 0 is one pass.
     """
 
@@ -91,6 +106,7 @@ class Bundle:
     reference: Mapping[str, Any] | None = None
     augmentations: int = AUGMENTATIONS
     second: Second | None = None
+    attributes: "Attributes | None" = None
 
     def with_generators(self) -> Generators:
         """The generators.
@@ -137,6 +153,7 @@ def load(folder: Path) -> Bundle:
             reference=load_reference(folder / REFERENCE) if REFERENCE in listed(folder / SUMS) else None,
             augmentations=_count(description.get("augmentations", AUGMENTATIONS)),
             second=_second(folder, description),
+            attributes=_attributes(folder),
         )
     except (KeyError, TypeError, ValueError, LookupError) as error:
         raise BundleError(f"{description_path}: {type(error).__name__}: {error}") from error
@@ -231,6 +248,26 @@ def _second(folder: Path, description: Mapping[str, Any]) -> Second | None:
     network = plugin(1)
     _fill(network, folder / SECOND)
     return Second(name, network.eval(), float(table["threshold"]), int(table["size"]))
+
+
+def _attributes(folder: Path) -> "Attributes | None":
+    """What DiffEx found of the classifier; None without its file.
+
+    Raises:
+        BundleError: the file cannot be read, or it was found of another classifier.
+    """
+    names = listed(folder / SUMS)
+    if ATTRIBUTES not in names:
+        return None
+    from explain_core.diffex.attributes import load_attributes  # noqa: PLC0415 - slow to import, and few need it
+
+    found = load_attributes(folder / ATTRIBUTES)
+    if found.explains not in {names[name] for name in CLASSIFIERS if name in names}:
+        raise BundleError(
+            f"{folder / ATTRIBUTES} was found of another classifier than the bundle's; make it anew with "
+            "`python -m training run diffex --classifier BUNDLE --attach DIR`"
+        )
+    return found
 
 
 def _fill(model: nn.Module, path: Path) -> None:

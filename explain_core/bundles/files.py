@@ -15,6 +15,7 @@ CLASSIFIERS = (WEIGHTS, "classifier.onnx", "classifier.pt", "classifier.joint.sa
 OUTLIER = "outlier.safetensors"
 GENERATORS = "generators.safetensors"
 SECOND = "second.safetensors"
+ATTRIBUTES = "attributes.safetensors"
 REQUIRED = ("bundle.toml", "model_card.md")
 
 

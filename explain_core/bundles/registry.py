@@ -198,6 +198,24 @@ class Registry:
             for key, text in tags.items():
                 client.set_model_version_tag(self._name, str(number), key, text)
 
+    def attach(self, digest: str, reports: Sequence[Path]) -> int | None:
+        """Keep further reports with the version of a bundle, in place of earlier ones of the same names.
+
+        Args:
+            digest: of the bundle.
+            reports: files.
+
+        Returns:
+            the version's number; None where there is none of this digest.
+        """
+        version = self.by_digest(digest)
+        if version is None:
+            return None
+        with self._calling() as client:
+            for report in reports:
+                client.log_artifact(version.run_id, str(report), _REPORTS)
+        return version.number
+
     def fetch(self, number: int, store: Path) -> Path:
         """Bring the bundle of a version to `store`/<digest>, which is returned; there already and sound, it stays.
 

@@ -36,16 +36,16 @@ class LogitsOnly:
         raise GradientsNeeded(f"{type(self).__name__} has no layers to look into; use a method without gradients")
 
 
-def try_out(classifier: Classifier, path: Path, outputs: int, size: int) -> None:
-    """Run one and then two grey images of `size` pixels a side.
+def try_out(classifier: Classifier, path: Path, outputs: int, size: int, channels: int = 1) -> None:
+    """Run one and then two images of `size` pixels a side.
 
     Raises:
         BundleError: it fails, or does not give `outputs` logits for each; the message names the file.
     """
     for count in (1, 2):
-        given = f"images of shape ({count}, 1, {size}, {size})"
+        given = f"images of shape ({count}, {channels}, {size}, {size})"
         try:
-            logits = classifier(torch.full((count, 1, size, size), 0.5))
+            logits = classifier(torch.full((count, channels, size, size), 0.5))
         except Exception as error:
             raise BundleError(f"{path} cannot take {given}: {reason(error)}") from error
         if logits.shape != (count, outputs):

@@ -19,8 +19,9 @@ _ERRORS_ONLY = 3
 
 
 class OnnxClassifier(LogitsOnly):
-    """Grey images, float in [0, 1], shape (N, 1, S, S) -> logits, shape (N, outputs), on the images' device.
+    """Images, float, shape (N, channels, S, S) -> logits, shape (N, outputs), on the images' device.
 
+    A bundle's takes grey images in [0, 1].
     Images on a CUDA device are classified there if onnxruntime has its CUDA provider, else on the CPU. A graph with
     a batch of one is called for one image after the other.
 
@@ -28,6 +29,7 @@ class OnnxClassifier(LogitsOnly):
         path: the ONNX file.
         outputs: number of logits that it shall have.
         size: S.
+        channels: of its images.
 
     Raises:
         BundleError: onnxruntime is missing, the file is no ONNX graph, or does not take such images.
@@ -35,7 +37,7 @@ class OnnxClassifier(LogitsOnly):
 
     file_name: ClassVar[str] = "classifier.onnx"
 
-    def __init__(self, path: Path, outputs: int, size: int) -> None:
+    def __init__(self, path: Path, outputs: int, size: int, channels: int = 1) -> None:
         try:
             self._graph = path.read_bytes()
             self._sessions = {torch.device("cpu"): _session(self._graph, torch.device("cpu"))}
@@ -43,8 +45,8 @@ class OnnxClassifier(LogitsOnly):
             raise BundleError(f"{path} needs onnxruntime; install it or use a bundle with safetensors") from error
         except Exception as error:
             raise BundleError(f"{path} cannot be read as ONNX: {reason(error)}") from error
-        self._name, self._one_by_one = _input_of(self._sessions[torch.device("cpu")], path, size)
-        try_out(self, path, outputs, size)
+        self._name, self._one_by_one = _input_of(self._sessions[torch.device("cpu")], path, (channels, size, size))
+        try_out(self, path, outputs, size, channels)
 
     def __call__(self, images: Tensor, /) -> Tensor:
         session = self._sessions.get(images.device)
@@ -70,23 +72,23 @@ def _session(graph: bytes, device: torch.device) -> Any:
     return onnxruntime.InferenceSession(graph, options, providers=providers)
 
 
-def _input_of(session: Any, path: Path, size: int) -> tuple[str, bool]:
+def _input_of(session: Any, path: Path, shape: tuple[int, int, int]) -> tuple[str, bool]:
     """Name of the graph's only input, and whether its batch is one.
 
     Raises:
-        BundleError: it has more inputs or outputs than one, or the input is not float (N, 1, size, size).
+        BundleError: it has more inputs or outputs than one, or the input is not float of shape (N, *shape).
     """
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         raise BundleError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs; expected one of each")
     batch, *rest = inputs[0].shape or [None]
     fits = len(rest) == 3 and all(  # noqa: PLR2004 - channel, height, width
-        not isinstance(given, int) or given == wanted for given, wanted in zip(rest, (1, size, size), strict=True)
+        not isinstance(given, int) or given == wanted for given, wanted in zip(rest, shape, strict=True)
     )
     if inputs[0].type != "tensor(float)" or not fits or (isinstance(batch, int) and batch != 1):
         raise BundleError(
             f"{path} takes {inputs[0].type} of shape {inputs[0].shape}; expected tensor(float) of shape "
-            f"['N', 1, {size}, {size}]"
+            f"['N', {', '.join(map(str, shape))}]"
         )
     return inputs[0].name, batch == 1
 

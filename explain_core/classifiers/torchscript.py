@@ -19,12 +19,15 @@ from explain_core.errors import BundleError
 
 
 class TorchScriptClassifier(LogitsOnly):
-    """Grey images, float in [0, 1], shape (N, 1, S, S) -> logits, shape (N, outputs), on the images' device.
+    """Images, float, shape (N, channels, S, S) -> logits, shape (N, outputs), on the images' device.
+
+    A bundle's takes grey images in [0, 1].
 
     Args:
         path: what `torch.jit.save` wrote.
         outputs: number of logits that it shall have.
         size: S.
+        channels: of its images.
 
     Raises:
         BundleError: the file is no TorchScript, or does not take such images for any N.
@@ -32,12 +35,12 @@ class TorchScriptClassifier(LogitsOnly):
 
     file_name: ClassVar[str] = "classifier.pt"
 
-    def __init__(self, path: Path, outputs: int, size: int) -> None:
+    def __init__(self, path: Path, outputs: int, size: int, channels: int = 1) -> None:
         try:
             self._module = torch.jit.load(path, map_location="cpu").eval()
         except (RuntimeError, ValueError, OSError) as error:
             raise BundleError(f"{path} cannot be read as TorchScript: {reason(error)}") from error
-        try_out(self, path, outputs, size)
+        try_out(self, path, outputs, size, channels)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, /) -> Tensor:

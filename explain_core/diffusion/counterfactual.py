@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from explain_core import progress
 from explain_core.diffusion.model import Guidance, JointDiffusion
-from explain_core.diffusion.schedule import clean, inverter, noised, sampler
+from explain_core.diffusion.schedule import clean, inverter, noised, sampler, walk
 from explain_core.errors import AttributionError
 
 Tell = Callable[[float], None]
@@ -174,18 +174,14 @@ def denoise(model: JointDiffusion, noisy: Tensor, guidance: Guidance, settings: 
     Raises:
         AttributionError: a latent is not finite.
     """
-    scheduler, z = sampler(settings.steps), noisy
-    for step in settings.grid:
-        noise = _guided(model, z, step, guidance)
-        z = scheduler.step(noise, step, z).prev_sample
+    z = walk(sampler(settings.steps), lambda z, t: _guided(model, z, t, guidance), noisy, settings.grid)
     if not bool(torch.isfinite(z).all()):
         raise AttributionError("the guided chain left the numbers; lower the limit of the guidance")
     return z
 
 
-def _guided(model: JointDiffusion, z: Tensor, step: int, guidance: Guidance) -> Tensor:
+def _guided(model: JointDiffusion, z: Tensor, t: Tensor, guidance: Guidance) -> Tensor:
     """The predicted noise of one step, shifted; the plain one costs no gradient."""
-    t = torch.full((len(z),), step, device=z.device)
     left = model.left[t]
     if not bool((guidance.scales > 0).any()):
         with torch.no_grad():
@@ -213,12 +209,7 @@ def _noisy(model: JointDiffusion, z: Tensor, settings: Settings) -> Tensor:
         return noised(z, noise, model.left[torch.full((len(z),), first, device=z.device)])
     scheduler = inverter(settings.steps)
     with torch.no_grad():
-        for step in scheduler.timesteps:
-            if step > first:
-                break
-            t = torch.full((len(z),), int(step), device=z.device)
-            z = scheduler.step(model.network(z, t), step, z).prev_sample
-    return z
+        return walk(scheduler, model.network, z, [step for step in scheduler.timesteps if step <= first])
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from explain_core.diffusion.autoencoders import Autoencoder, Identity, KLAutoencoder, TinyAutoencoder
+from explain_core.diffusion.autoencoders import Autoencoder, Identity, KLAutoencoder, Patches, TinyAutoencoder
 from explain_core.diffusion.joint_unet import JointConfig, JointUNet
 from explain_core.diffusion.model import JointDiffusion
 from explain_core.errors import BundleError
@@ -21,13 +21,13 @@ KEY = "joint_diffusion"
 
 
 def space_named(name: str) -> Autoencoder:
-    """An autoencoder without its weights: "identity", "tiny" or "kl".
+    """An autoencoder without its weights: "identity", "patches", "tiny" or "kl".
 
     Raises:
         KeyError: there is none of this name.
     """
-    kinds: Mapping[str, Any] = {"identity": Identity, "tiny": TinyAutoencoder, "kl": KLAutoencoder}
-    made: Autoencoder = kinds[name]()
+    kinds: tuple[Any, ...] = (Identity, Patches, TinyAutoencoder, KLAutoencoder)
+    made: Autoencoder = {kind.name: kind for kind in kinds}[name]()
     return made
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from explain_core.classifier import Classifier, DecisionRule, need_gradients, offers, unwrapped
 from explain_core.diffusion.counterfactual import Counterfactual, Settings
 from explain_core.errors import FeaturesNeeded
+from explain_core.method import Once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class Mediffusion:
 
     def __post_init__(self) -> None:
         """Nothing was sought yet."""
-        object.__setattr__(self, "_last", None)
+        object.__setattr__(self, "_once", Once(self._sought))
 
     def __call__(self, classifier: Classifier, images: Tensor, classes: Tensor) -> Tensor:
         """Maps of the images' shape, (N, 1, S, S); see `explain_core.method.Method`.
@@ -74,15 +75,8 @@ class Mediffusion:
         return self._made(classifier, images, decisions).unguided
 
     def _made(self, classifier: Classifier, images: Tensor, decisions: Tensor) -> Counterfactual:
-        """Sought once for the same images, which are asked for their map and for their pictures."""
-        last: tuple[Classifier, Tensor, Tensor, Counterfactual] | None = self.__dict__["_last"]
-        if last is not None:
-            asked, seen, decided, made = last
-            if asked is classifier and torch.equal(seen, images) and torch.equal(decided, decisions):
-                return made
-        made = self._sought(classifier, images, decisions)
-        object.__setattr__(self, "_last", (classifier, images, decisions, made))
-        return made
+        once: Once[Counterfactual] = self.__dict__["_once"]
+        return once(classifier, images, decisions)
 
     def _sought(self, classifier: Classifier, images: Tensor, decisions: Tensor) -> Counterfactual:
         settings = Settings(

@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from radiographs import encode, study_of, synthetic, task_for
 
 from dicom_node.dicom import pixels
@@ -21,6 +22,7 @@ from dicom_node.results import (
 )
 from dicom_node.results.header import header_of
 from explain_core import plugins
+from explain_core.explanation import Morph
 from explain_core.testing.explainer import TOY_MODEL, ToyExplainer
 
 DCIODVFY = Path(sys.executable).parent / "dciodvfy"
@@ -158,3 +160,19 @@ def said(ds, code):
             elif item.ValueType == "TEXT":
                 values.append(item.TextValue)
     return values
+
+
+def with_morphs(context, count=2):
+    """The context with an image that darkens along each attribute."""
+    seen = context.explanation.seen
+    parts = (0.0, 0.5, 1.0)
+    morphs = tuple(
+        Morph(
+            name=f"opacity {number + 1}",
+            parts=parts,
+            images=np.stack([seen * np.float32(1 - part / 2) for part in parts]),
+            probabilities=(0.9, 0.6, 0.2),
+        )
+        for number in range(count)
+    )
+    return replace(context, explanation=replace(context.explanation, morphs=morphs))

@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import nn
 
+from explain_core.classifier import LastFeatures
 from explain_core.classifiers.resnet20 import PLUGIN
+from explain_core.errors import FeaturesNeeded
 from training import datasets
 from training.claims import JOINT, PLAIN, PRIOR, TAGGED, Plan, figures, markdown, run, trainings
-from training.datasets.readers.phantom import tag_mask
+from training.datasets.shapes import corner
 from training.datasets.tables import DatasetError
 from training.measure.joint_diffusion import density
-from training.measure.kid import Features, kernel_distance
+from training.measure.kid import kernel_distance
 from training.runs.mediffusion.settings import PRESETS
 
 SMALL = "phantom?size=32&train=40&validation=16&test=24"
@@ -70,7 +72,7 @@ def test_gains_are_those_of_the_mean_over_seeds_and_missing_values_take_no_part(
 
 def test_the_tag_lies_on_images_with_an_opacity_and_on_no_other():
     plain, tagged, half = (datasets.read(f"{SMALL}&tag={percent}") for percent in (0, 100, 50))
-    mask, marked = tag_mask(32), 0
+    mask, marked = corner(32), 0
     for before, after, some in zip(plain, tagged, half, strict=True):
         one, other = before.pixels(), after.pixels()
         assert np.array_equal(one[~mask], other[~mask])
@@ -84,7 +86,7 @@ def test_the_tag_lies_on_images_with_an_opacity_and_on_no_other():
 
 def test_density_compares_inside_with_outside():
     change = torch.ones(32, 32)
-    mask = tag_mask(32)
+    mask = corner(32)
     change[torch.from_numpy(mask)] = 3.0
     assert density(change, mask) == pytest.approx(3)
 
@@ -103,7 +105,7 @@ def test_kid_is_the_unbiased_discrepancy_of_a_cubic_kernel():
     generator = torch.Generator().manual_seed(0)
     real, made = (torch.rand(8, 1, 4, 4, generator=generator) * scale for scale in (1.0, 0.5))
     network = Mean()
-    features = Features(network)
+    features = LastFeatures(network)
     x, y = features(real).double(), features(made).double()
 
     def kernel(a, b):
@@ -120,9 +122,9 @@ def test_kid_is_the_unbiased_discrepancy_of_a_cubic_kernel():
 
 
 def test_kid_needs_a_classifier_with_a_linear_end():
-    with pytest.raises(ValueError, match="ends with a linear layer"):
-        Features(nn.Conv2d(1, 1, 1))
-    assert Features(PLUGIN(1).eval())(torch.rand(2, 1, 32, 32)).shape == (2, 64)
+    with pytest.raises(FeaturesNeeded, match="no linear layer"):
+        LastFeatures(nn.Conv2d(1, 1, 1))
+    assert LastFeatures(PLUGIN(1).eval())(torch.rand(2, 1, 32, 32)).shape == (2, 64)
 
 
 @pytest.mark.slow

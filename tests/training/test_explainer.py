@@ -174,11 +174,11 @@ def test_what_is_not_registered_or_has_no_scale_is_refused_with_what_to_do(bundl
 
 
 def test_gradients_are_needed_of_the_classifier():
-    assert obstacle(Gradient, ToyClassifier(), generators=False) is None
-    assert "gives none" in obstacle(Gradient, WithoutGradients(ToyClassifier()), generators=True)
+    assert obstacle(Gradient, ToyClassifier(), ()) is None
+    assert "gives none" in obstacle(Gradient, WithoutGradients(ToyClassifier()), {"generators"})
     adversarial = plugins.load(METHODS, "adversarial")
-    assert obstacle(adversarial, ToyClassifier(), generators=True) is None
-    assert "training/runs/generators.py" in obstacle(adversarial, ToyClassifier(), generators=False)
+    assert obstacle(adversarial, ToyClassifier(), {"generators"}) is None
+    assert "training run generators" in obstacle(adversarial, ToyClassifier(), ())
 
 
 def test_a_bundle_may_declare_a_method_that_this_software_does_not_know(bundle, tmp_path):

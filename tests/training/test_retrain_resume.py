@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from retraining import empty_registry, finished, job_text, make_champion, started
 
-from explain_core.jobs import STAGES, JobBusy, JobFolder
+from explain_core.jobs import JobBusy, JobFolder
+from training.retrain import stages
 
+STAGES = tuple(one.name for one in stages.STAGES["classifier"])
 DONE, CANCELLED, WAITING = 0, 4, 75
 
 

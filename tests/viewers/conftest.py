@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import whole_node
-from hospital import OBJECTS, SOURCES, Explained, Hospital, sort, sources
+from hospital import OBJECTS, SOURCES, Explained, Hospital, add_morphs, sort, sources
 from screen import save_small
 from viewer_pacs import DICOMWEB_PLUGIN, DicomWebOrthanc
 from viewer_server import OhifServer
@@ -44,6 +44,8 @@ def hospital(root, tmp_path_factory) -> Iterator[Hospital]:
         with whole_node.running(folder / "node", pacs, OBJECTS) as node:
             node.explain(paths)
             sort(radiographs, node.written())
+            add_morphs(radiographs[SOURCES[0]], folder / "morphs.dcm")
+            whole_node.send(archive, radiographs[SOURCES[0]].files["morphs"])
             yield Hospital(pacs, port, radiographs)
     finally:
         pacs.stop()

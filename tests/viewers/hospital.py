@@ -6,11 +6,14 @@ from functools import cached_property
 from pathlib import Path
 
 import whole_node
+from contexts import built, context_of, with_morphs
 from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 from viewer_pacs import DicomWebOrthanc
 
 from dicom_node.demo.run import sample
+from dicom_node.dicom import reading
+from dicom_node.results.objects.morphs import PLUGIN as MORPHS
 
 OBJECTS = (
     "secondary_capture",
@@ -104,3 +107,10 @@ def sort(radiographs: dict[str, Explained], written: list[Path]) -> None:
     for path, header in sorted(headers.items(), key=lambda item: int(item[1].InstanceNumber)):
         if header.SeriesNumber in names:
             studies[header.StudyInstanceUID].files.setdefault(names[header.SeriesNumber], []).append(path)
+
+
+def add_morphs(radiograph: Explained, path: Path) -> None:
+    """Frames along attributes, which the toy model has none of: made of made-up ones by their builder."""
+    ds = built(MORPHS, with_morphs(context_of(reading.read(radiograph.path))))
+    ds.save_as(path, enforce_file_format=True)
+    radiograph.files["morphs"] = [path]

@@ -172,6 +172,17 @@ def test_the_synthetic_images_are_shown_in_their_order(opened, radiograph, keep)
         opened.page.keyboard.press("ArrowDown")
 
 
+@ONE
+def test_the_frames_along_attributes_are_played_in_their_order(opened, radiograph, keep):
+    (ds,) = radiograph.objects("morphs")
+    opened.double_click(radiograph.number("morphs"))
+    opened.wait_for_image(ds.SOPInstanceUID)
+    for number, frame in enumerate(ds.pixel_array, start=1):
+        keep(opened.screenshot(), f"ohif-morphs-{number}")
+        shows_picture(opened.viewport(), opened.placement(), Image.fromarray(frame).convert("RGB"))
+        opened.page.keyboard.press("ArrowDown")
+
+
 @PLANE
 @pytest.mark.parametrize("name", ["presentation_state", "key_object"])
 def test_what_ohif_does_not_show_does_not_keep_it_from_the_rest(opened, radiograph, name):

@@ -20,7 +20,7 @@ def _input(sample: Sample, spec: InputSpec) -> NDArray[np.uint8] | Problem:
     try:
         pixels = load_pixels(sample.path) if sample.pixels is None else sample.pixels()
         preprocessing = Preprocessing.of(pixels, spec)
-        if sample.visible is not None:  # percentiles of a part are not those of the whole
+        if sample.plain or sample.visible is not None:  # percentiles of a part are not those of the whole
             preprocessing = Preprocessing(source_shape=preprocessing.source_shape, size=spec.size, low=0.0, high=1.0)
         return np.rint(preprocessing.apply(pixels) * 255).astype(np.uint8)
     except FileNotFoundError:

@@ -48,6 +48,8 @@ class Sample:
         pixels: how to get the luminance, float32 in [0, 1], where there is no file.
         sex: "F", "M", "O" (other) or "" where it is not known.
         age: in years, None where it is not known.
+        plain: whether grey values are taken as they are; else black and white are found by percentiles.
+        factors: by what a drawn image was drawn, -1 to 1 each, in the order of the dataset's factors.
     """
 
     path: Path
@@ -66,6 +68,21 @@ class Sample:
     visible: Callable[[], NDArray[np.bool_]] | None = field(default=None, compare=False, repr=False)
     sex: str = ""
     age: float | None = None
+    plain: bool = False
+    factors: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """One thing that varies in drawn images.
+
+    Attributes:
+        name: for tables.
+        defining: whether the class follows from it; the others are nuisances.
+    """
+
+    name: str
+    defining: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +95,7 @@ class Dataset(Sequence[Sample]):
         exclusive: True when exactly one of the classes holds (softmax over all of them); False when `classes` are
             the absence and the presence of one finding (one sigmoid).
         problems: every piece of bad input, in the order found.
+        factors: what the images were drawn by, where a source knows.
         ready_made: whether the source states its split; False where it was drawn by the patients' names.
     """
 
@@ -86,6 +104,7 @@ class Dataset(Sequence[Sample]):
     exclusive: bool = False
     problems: tuple[Problem, ...] = ()
     ready_made: bool = True
+    factors: tuple[Factor, ...] = ()
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...

@@ -9,33 +9,9 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from explain_core.classifier import LastFeatures
+
 BATCH, SUBSETS = 64, 50
-
-
-class Features(nn.Module):
-    """What the last linear layer of a classifier reads, shape (N, K), of images in [0, 1], shape (N, 1, S, S).
-
-    Raises:
-        ValueError: the network has no linear layer.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
-        if not layers:
-            raise ValueError("KID needs a classifier that ends with a linear layer")
-        self.network, self._last = network, layers[-1]
-        self.num_features = self._last.in_features
-
-    def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
-        seen: list[Tensor] = []
-        hook = self._last.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
-        try:
-            self.network(images)
-        finally:
-            hook.remove()
-        return seen[0]
 
 
 @torch.no_grad()
@@ -54,7 +30,7 @@ def kernel_distance(network: nn.Module, real: Tensor, made: Tensor, *, seed: int
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
-        distance = KernelInceptionDistance(feature=Features(network), subsets=SUBSETS, subset_size=size)
+        distance = KernelInceptionDistance(feature=LastFeatures(network), subsets=SUBSETS, subset_size=size)
         for images, is_real in ((real, True), (made, False)):
             for part in images.split(BATCH):
                 distance.update(part, real=is_real)

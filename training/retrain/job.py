@@ -85,10 +85,13 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class JobTable(Section):
-    """[job]. `kind` is what is trained: a classifier with its generators, or a joint diffusion model."""
+    """[job]. `kind` is what is trained: a classifier with its generators, or a joint diffusion model.
+
+    "diffex" trains no version: it explains one, the champion, by ranked attributes.
+    """
 
     name: Name = "retraining"
-    kind: Literal["classifier", "mediffusion"] = "classifier"
+    kind: Literal["classifier", "mediffusion", "diffex"] = "classifier"
     seed: Seed = 0
 
 
@@ -219,6 +222,27 @@ class MediffusionTable(Section):
     second_epochs: PositiveInt = 24
 
 
+class DiffexTable(Section):
+    """[diffex], for jobs of that kind, which use [data], [limits], [split], [champion] and [registry] besides.
+
+    `preset` is one of training/runs/diffex; what is named here takes the place of its own. `weights` is the folder or
+    file of the autoencoder that it works in. `gate` false goes on though the code is hardly used; the report says so.
+    """
+
+    preset: Literal["phantom", "chest", "folder", "gpu"] = "gpu"
+    weights: str = ""
+    size: Annotated[int, Field(ge=16, le=1024)] | None = None
+    steps: PositiveInt | None = None
+    directions: Annotated[int, Field(ge=2, le=100)] | None = None
+    direction_steps: PositiveInt | None = None
+    attributes: PositiveInt | None = None
+    ranked: Annotated[int, Field(ge=8)] | None = None
+    noise: Literal["inverted", "fixed"] | None = None
+    report_every: PositiveInt | None = None
+    checkpoint_every: PositiveInt | None = None
+    gate: bool = True
+
+
 class EvaluationTable(Section):
     """[evaluation]. `localisation_images` 0: all test images with boxes."""
 
@@ -280,6 +304,7 @@ class Job(Section):
     classifier: ClassifierTable = ClassifierTable()
     generators: GeneratorsTable = GeneratorsTable()
     mediffusion: MediffusionTable = MediffusionTable()
+    diffex: DiffexTable = DiffexTable()
     evaluation: EvaluationTable = EvaluationTable()
     gate: GateTable = GateTable()
     registry: RegistryTable = RegistryTable()
@@ -302,6 +327,7 @@ class Job(Section):
             table["champion"]["bundle"] = str(base / self.champion.bundle)
         for section, key in (
             ("split", "book"), ("gate", "rules"), ("registry", "artifacts"), ("mediffusion", "weights"),
+            ("diffex", "weights"),
         ):  # fmt: skip
             if table[section][key]:
                 table[section][key] = str(base / table[section][key])

@@ -25,7 +25,8 @@ from training.retrain.material import champion_folder, champion_table, cohort
 from training.retrain.stage import Context
 from training.runs import image_classifier, second_classifier, temperature
 from training.runs.mediffusion.run import train
-from training.runs.mediffusion.settings import PRESETS, MediffusionSettings, Space, build
+from training.runs.mediffusion.settings import PRESETS, MediffusionSettings, build
+from training.runs.spaces import Space, needs_weights
 from training.splits import draw
 
 KIND, ARCHITECTURE = "mediffusion", "mediffusion"
@@ -54,7 +55,7 @@ def settings(context: Context) -> MediffusionSettings:
         own = initial(context)
         shape = {name: getattr(own.network.config, name) for name in _SHAPE if name != "size"}
         return replace(asked, space=cast("Space", own.space.name), **shape)
-    if asked.space != "identity" and not job.weights:
+    if needs_weights(asked.space) and not job.weights:
         raise TrainingError(
             f"[mediffusion] weights: the preset {job.preset} works in the latents of an autoencoder; name its weights"
         )

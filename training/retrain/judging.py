@@ -125,7 +125,13 @@ def settings(job: Job) -> dict[str, Any]:
     """The job as it may be read anywhere: of sources their name and reader, of files their name, no folder."""
     table = job.model_dump(mode="json", exclude={"resources", "registry"}, exclude_none=True)
     table["data"]["sources"] = [f"{source_name(source)}={source_reader(source)}" for source in job.data.sources]
-    for section, key in (("champion", "bundle"), ("split", "book"), ("gate", "rules"), ("mediffusion", "weights")):
+    for section, key in (
+        ("champion", "bundle"),
+        ("split", "book"),
+        ("gate", "rules"),
+        ("mediffusion", "weights"),
+        ("diffex", "weights"),
+    ):
         table[section][key] = Path(table[section][key]).name
     return table
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from explain_core.bundles.registry import RegistryUnreachable
 from explain_core.files import read_json, write, write_json
-from explain_core.jobs import RESERVE, STAGES, JobFolder, JobLog, JobState, now
+from explain_core.jobs import RESERVE, JobFolder, JobLog, JobState, now
 from training.errors import TrainingError
 from training.progress import Cancelled
 from training.retrain import job as jobs
@@ -37,7 +37,7 @@ MOST_STARTS: Final = 5
 """In a row that a process may die without having got any further."""
 WEIGHTS: Final[Mapping[str, float]] = {
     "collect": 6, "validate": 0.2, "split": 0.2, "classifier": 40, "calibrate": 0.6, "generators": 36, "bundle": 5,
-    "evaluate": 10, "gate": 0.2, "report": 1, "register": 0.8,
+    "evaluate": 10, "gate": 0.2, "report": 1, "register": 0.8, "attributes": 90, "attach": 0.8,
 }  # fmt: skip
 """Usual shares of the stages in a job's time, for the time left."""
 
@@ -56,6 +56,7 @@ class Reporter:
     stage: str
     say: Callable[[str], None]
     stopping: Callable[[], bool]
+    after: tuple[str, ...] = ()
     began: float = field(default_factory=time.monotonic)
     _told: float = -math.inf
     _last: tuple[float, dict[str, float | str]] | None = None
@@ -89,7 +90,7 @@ class Reporter:
         weight = WEIGHTS[self.stage] * max(done, 0.02)
         pace = (took + seconds) / (spent + weight)
         own = seconds / done * (1 - done) if done > 0.05 else pace * WEIGHTS[self.stage] * (1 - done)  # noqa: PLR2004
-        later = sum(WEIGHTS[name] for name in STAGES[STAGES.index(self.stage) + 1 :])
+        later = sum(WEIGHTS[name] for name in self.after)
         return own + pace * later
 
 
@@ -233,9 +234,9 @@ class _Run:
         self.folder.update(state=JobState.RUNNING, error=None, retry_at=None, verdict=None, version=None)
         if self.stages is None:
             limit_torch(self.job.resources)
-            from training.retrain.stages import STAGES as REAL  # noqa: PLC0415 - loads PyTorch
+            from training.retrain.stages import STAGES  # noqa: PLC0415 - loads PyTorch
 
-            self.stages = REAL
+            self.stages = STAGES[self.job.job.kind]
         context = Context(self.job, self.folder, lambda *_, **__: None)
         for stage in self.stages:
             self._one(stage, context)
@@ -265,7 +266,9 @@ class _Run:
             shutil.rmtree(folder)
             folder.mkdir()
             write_json(folder / "begun.json", {"fingerprint": mark, "at": now()})
-        reporter = Reporter(self.folder, stage.name, self.request.say, self.stopping)
+        after = [one.name for one in (self.stages or ())]
+        after = after[after.index(stage.name) + 1 :]
+        reporter = Reporter(self.folder, stage.name, self.request.say, self.stopping, tuple(after))
         self._stage_state(stage.name, JobState.RUNNING)
         self.folder.update(stage=stage.name, done=0.0, figures={})
         self.folder.log(f"stage {stage.name}")

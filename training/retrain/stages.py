@@ -1,6 +1,7 @@
 """All stages in their order, with what each depends on: from files of the job folder to files of the job folder."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from explain_core.jobs import STAGES as NAMES
 from training.cohort import TRAIN
 from training.errors import TrainingError
 from training.gate import Rules
-from training.retrain import collect, joint, judging, parts, splits_book, training
+from training.retrain import attributes, collect, joint, judging, parts, splits_book, training
 from training.retrain.material import champion_table
 from training.retrain.stage import Context, Stage, inputs, sha256
 
@@ -35,7 +36,7 @@ def book(context: Context) -> Path:
 
 def _validate_inputs(context: Context) -> Any:
     tables = _table(context, "limits", "split", "rehearsal", "gate") | {
-        "model": _table(context, "job", "classifier", "generators", "mediffusion")
+        "model": _table(context, "job", "classifier", "generators", "mediffusion", "diffex")
     }
     return inputs(context, "collect", **tables)
 
@@ -47,6 +48,7 @@ def _validate(context: Context) -> dict[str, Any]:
         TrainingError: every reason, with the number that is needed.
     """
     size, own = context.made("collect")["size"], champion_table(context)["input"]["size"]
+    explains = context.job.job.kind == attributes.KIND
     if size != own:
         raise TrainingError(
             f"[data] size: {size}, but the champion sees {own} x {own} pixels, and both are compared on one grid; "
@@ -63,6 +65,9 @@ def _validate(context: Context) -> dict[str, Any]:
         text = "\n".join(reasons)
         write(context.folder.stage("validate") / "problems.txt", text + "\n")
         raise TrainingError(f"nothing is trained: {text}")
+    if explains:
+        attributes.settings(context)
+        return {"counts": counts}
     Rules.load(judging.rules(context))
     if training.is_joint(context):
         named = zip(rows, splits, targets, strict=True)
@@ -148,10 +153,21 @@ def _register_inputs(context: Context) -> Any:
     return inputs(context, "gate", "report", forced=context.forced, **_table(context, "registry"))
 
 
-STAGES = (
+def _attributes_inputs(context: Context) -> Any:
+    return inputs(context, "collect", "split", **_table(context, "diffex", "job"))
+
+
+def _attach_inputs(context: Context) -> Any:
+    return inputs(context, "collect", "attributes", **_table(context, "registry"))
+
+
+_DATA = (
     Stage("collect", _collect_inputs, _collect),
     Stage("validate", _validate_inputs, _validate),
     Stage("split", _split_inputs, _split),
+)
+_TRAINING = (
+    *_DATA,
     Stage("classifier", _classifier_inputs, training.train_classifier),
     Stage("calibrate", _calibrate_inputs, training.calibrate),
     Stage("generators", _generators_inputs, training.train_generators),
@@ -161,4 +177,15 @@ STAGES = (
     Stage("report", _report_inputs, judging.report),
     Stage("register", _register_inputs, judging.register),
 )
-assert tuple(stage.name for stage in STAGES) == NAMES  # noqa: S101 - state.json and the pages that read it rely on it
+_EXPLAINING = (
+    *_DATA,
+    Stage("attributes", _attributes_inputs, attributes.explain),
+    Stage("attach", _attach_inputs, attributes.attach),
+)
+STAGES: Mapping[str, tuple[Stage, ...]] = {
+    "classifier": _TRAINING, joint.KIND: _TRAINING, attributes.KIND: _EXPLAINING,
+}  # fmt: skip
+"""By the kind of the job."""
+for _stages in STAGES.values():
+    _places = [NAMES.index(stage.name) for stage in _stages]
+    assert _places == sorted(_places)  # noqa: S101 - state.json and the pages that read it rely on it

@@ -25,7 +25,7 @@ from dicom_node.results import codes
 from dicom_node.results.context import AssessedImage, Context, ResultContext, SourceReference, StudyContext
 from dicom_node.results.header import DISCLAIMER, by_study, plain, start
 from dicom_node.results.measurements import evidence_site, groups
-from dicom_node.results.notes import NOT_AN_OUTLINE, doubts_of, emptiness, limits_of, warnings_of
+from dicom_node.results.notes import NOT_AN_OUTLINE, attributes_of, doubts_of, emptiness, limits_of, warnings_of
 from dicom_node.results.observer import device_observer
 from dicom_node.results.regions import places_of
 from explain_core.explanation import OutOfDistribution, Prediction
@@ -152,7 +152,8 @@ def _of_explained(images: Sequence[ResultContext]) -> Iterator[hd.ContentItem]:
         if empty is None:
             about_maps[f"{named}Evidence lies in: {in_words(found)}"] = None
         about_maps[NOT_AN_OUTLINE if empty is None else f"{named}{empty}"] = None
-        about_maps |= {f"{named}{sentence}": None for sentence in doubts_of(explanation)}
+        sentences = (*attributes_of(explanation), *doubts_of(explanation))
+        about_maps |= {f"{named}{sentence}": None for sentence in sentences}
     for sentence in (*warnings_of(prediction, distance), *about_maps, *limits_of(first.header)):
         yield _text(codes.COMMENT, f"{sentence}.", of)
 

@@ -23,7 +23,7 @@ from dicom_node.results.context import ResultContext, StudyContext
 from dicom_node.results.encoding import compress
 from dicom_node.results.header import DISCLAIMER, plain
 from dicom_node.results.image import derivation, pixel_shape, secondary_capture
-from dicom_node.results.legend import Sentence, percent, signature
+from dicom_node.results.legend import COPY, SYNTHETIC, Sentence, percent, signature
 from dicom_node.results.notes import which
 from dicom_node.results.watermark import watermarked
 from explain_core import display
@@ -32,8 +32,6 @@ from explain_core.explanation import Counterfactual, Explanation, HeatmapScale, 
 LONG_EDGE = 1024
 """Of the picture, in pixels: the generators' images are enlarged to it."""
 
-COPY = "COPY OF THE RADIOGRAPH AS THE MODEL SAW IT"
-SYNTHETIC = "SYNTHETIC IMAGE - NOT A RADIOGRAPH OF THE PATIENT"
 SERIES_DESCRIPTION = "SYNTHETIC - NOT FOR DIAGNOSIS"
 
 

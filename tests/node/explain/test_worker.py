@@ -25,6 +25,9 @@ from explain_core.testing.explainer import TOY_METHODS, ToyExplainer
 
 DEFAULT = ("presentation_state", "secondary_capture", "structured_report")
 
+USUAL_OBJECTS = sorted(set(result_names()) - {"synthetic_images", "morphs"})
+"""All that a destination may name; the rest comes with `synthetic_images`."""
+
 
 @pytest.fixture
 def node(tmp_path):
@@ -249,10 +252,17 @@ PROFILES = [
     {"explain": "positives"},
     {"synthetic_images": True},
     {"methods": ["similar_adversarial", "toy_surroundings"]},
-    {"methods": ["toy_surroundings", "similar_adversarial"], "objects": [*set(result_names()) - {"synthetic_images"}]},
+    {
+        "methods": ["toy_surroundings", "similar_adversarial"],
+        "objects": USUAL_OBJECTS,
+    },
     {"methods": ["toy_surroundings"], "synthetic_images": True},
-    {"objects": [*set(result_names()) - {"synthetic_images"}], "synthetic_images": True, "long_edge": 600},
-    {"objects": [*set(result_names()) - {"synthetic_images"}], "synthetic_images": True, "compression": "jpeg"},
+    {"objects": USUAL_OBJECTS, "synthetic_images": True, "long_edge": 600},
+    {
+        "objects": USUAL_OBJECTS,
+        "synthetic_images": True,
+        "compression": "jpeg",
+    },
 ]
 
 

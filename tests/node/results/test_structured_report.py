@@ -29,7 +29,7 @@ from dicom_node.results.notes import NO_EVIDENCE
 from dicom_node.results.objects.structured_report import PLUGIN as REPORT
 from dicom_node.results.summary import ALGORITHM_VERSION, read_summaries
 from explain_core import display
-from explain_core.explanation import OutOfDistribution, SecondOpinion
+from explain_core.explanation import Morph, OutOfDistribution, SecondOpinion
 from explain_core.testing.explainer import TOY_METHODS, TOY_MODEL, ToyExplainer
 
 TRACKING, TRACKING_UID = Code("112039", "DCM", "Tracking Identifier"), "112040"
@@ -73,6 +73,18 @@ def test_control_and_second_opinion_stand_beside_the_counterfactual(control, sec
     doubts = [text for text in said(ds, codes.COMMENT) if text.startswith(("The control", "A second"))]
     assert [any(text.startswith(start) for text in doubts) for start in said_of] == [True] * len(said_of)
     assert len(doubts) == len(said_of)
+
+
+def test_attributes_of_the_model_are_named_with_what_they_do():
+    context = context_of(film())
+    morph = Morph(
+        name="opacity 1", parts=(0.0, 1.0), images=np.zeros((2, 8, 8), np.float32), probabilities=(0.87, 0.31)
+    )
+    explanation = replace(context.explanation, morphs=(morph,))
+    image = replace(context.image, explanations=(explanation,))
+    ds = reread(report(study_context(replace(context, explanation=explanation, image=image))))
+    told = [text for text in said(ds, codes.COMMENT) if "attribute" in text]
+    assert told == ["Along the model's attribute 'opacity 1' the probability goes from 87.0% to 31.0%."]
 
 
 def test_report_of_a_positive_image():

@@ -13,7 +13,8 @@ from dicom_node.dicom import reading
 from dicom_node.results import ResultOptions
 from dicom_node.results.bands import LEAST_SHARE
 from dicom_node.results.header import DISCLAIMER
-from dicom_node.results.objects.synthetic_images import COPY, PLUGIN, SYNTHETIC, frames, placed, render
+from dicom_node.results.legend import COPY, SYNTHETIC
+from dicom_node.results.objects.synthetic_images import PLUGIN, frames, placed, render
 from dicom_node.results.text import WARNING
 from explain_core import display
 

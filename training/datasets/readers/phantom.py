@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from training.datasets import shapes
 from training.datasets.samples import Dataset, Sample, fold_of_split
 from training.datasets.tables import DatasetError
 
-Field = NDArray[np.float32]
+Field = shapes.Field
 Boxes = NDArray[np.float64]
 
 PREVALENCE = 0.5
@@ -94,13 +94,12 @@ def draw(seed: int, size: int) -> PhantomImage:
     generator = np.random.default_rng(seed)
     positive = bool(generator.random() < PREVALENCE)
     boxes = draw_boxes(generator) if positive else np.zeros((0, 4))
-    axis = ((np.arange(size) + 0.5) / size).astype(np.float32)
-    x, y = np.broadcast_to(axis[None], (size, size)), np.broadcast_to(axis[:, None], (size, size))
+    x, y = shapes.grid(size)
     image = _chest(x, y, generator)
     mask = np.zeros((size, size), np.bool_)
     for box in boxes:
         alpha = _opacity(x, y, box, generator)
-        image += alpha * np.float32(generator.uniform(0.10, 0.22)) * (1 + 0.4 * _texture(size, 0.02, generator))
+        image += alpha * np.float32(generator.uniform(0.10, 0.22)) * (1 + 0.4 * shapes.texture(size, 0.02, generator))
         mask |= alpha > 0.5  # noqa: PLR2004 - half of the peak
     if generator.random() < 0.3:  # noqa: PLR2004 - devices are independent of the class
         image = _device(image, x, y, generator)
@@ -159,44 +158,15 @@ def read(
     return Dataset(samples=tuple(samples), classes=("normal", "opacity"))
 
 
-def tag_mask(size: int) -> NDArray[np.bool_]:
-    """Where the tag lies: a square of an eighth of the side, near the upper left corner; shape (size, size)."""
-    mask = np.zeros((size, size), np.bool_)
-    edge, side = max(1, size // 32), size // 8
-    mask[edge : edge + side, edge : edge + side] = True
-    return mask
-
-
 def _tagged(image: PhantomImage, seed: int, percent: int) -> PhantomImage:
     if not image.boxes or np.random.default_rng((seed, 1)).integers(100) >= percent:
         return image
-    pixels = np.where(tag_mask(len(image.pixels)), np.float32(1), image.pixels)
+    pixels = np.where(shapes.corner(len(image.pixels)), np.float32(1), image.pixels)
     return replace(image, pixels=pixels)
 
 
 def _pixels(image: PhantomImage) -> Field:
     return image.pixels
-
-
-def _step(distance: Field, edge: float) -> Field:
-    """1 where `distance` < 0, 0 beyond `edge`, smooth between."""
-    t = np.clip(0.5 - distance / np.float32(edge), 0, 1)
-    smooth: Field = t * t * (3 - 2 * t)
-    return smooth
-
-
-def _ellipse(x: Field, y: Field, centre: tuple[float, float], radii: tuple[float, float], power: float = 2.0) -> Field:
-    """Signed distance of sorts to a superellipse: below 0 inside, in fractions of the image side."""
-    level = np.abs((x - centre[0]) / radii[0]) ** power + np.abs((y - centre[1]) / radii[1]) ** power
-    signed: Field = ((level ** (1 / power) - 1) * min(radii)).astype(np.float32)
-    return signed
-
-
-def _texture(size: int, scale: float, generator: np.random.Generator) -> Field:
-    """Smooth noise of unit variance with a grain of `scale` image sides."""
-    noise = ndimage.gaussian_filter(generator.normal(size=(size, size)).astype(np.float32), max(scale * size, 0.5))
-    textured: Field = noise / max(float(noise.std()), 1e-6)
-    return textured
 
 
 def _chest(x: Field, y: Field, generator: np.random.Generator) -> Field:
@@ -206,15 +176,17 @@ def _chest(x: Field, y: Field, generator: np.random.Generator) -> Field:
     zoom, tilt = generator.uniform(0.92, 1.08), generator.normal(0, 0.05)
     u = ((x - 0.5 - shift_x) / zoom + tilt * (y - 0.5)).astype(np.float32)
     v = ((y - 0.5 - shift_y) / zoom - tilt * (x - 0.5)).astype(np.float32)
-    body = _step(_ellipse(u, v, (0, 0.12), (0.47, 0.72), 3.5), 0.03)
+    body = shapes.step(shapes.ellipse(u, v, (0, 0.12), (0.47, 0.72), 3.5), 0.03)
     image = 0.04 + body * np.float32(generator.uniform(0.52, 0.62))
     for side in (-1, 1):
         centre = (side * generator.normal(0.20, 0.008), generator.normal(-0.03, 0.012))
         radii = (generator.normal(0.145, 0.008), generator.normal(0.33, 0.015))
-        lung = _step(_ellipse(u, v, centre, radii, 2.6), 0.035)
-        diaphragm = _step(v - np.float32(generator.normal(0.25, 0.015)) - 0.8 * (u - centre[0]) ** 2, 0.04)
+        lung = shapes.step(shapes.ellipse(u, v, centre, radii, 2.6), 0.035)
+        diaphragm = shapes.step(v - np.float32(generator.normal(0.25, 0.015)) - 0.8 * (u - centre[0]) ** 2, 0.04)
         image -= lung * diaphragm * np.float32(generator.uniform(0.30, 0.38))
-    heart = _step(_ellipse(u, v, (0.05, 0.13), (generator.normal(0.15, 0.012), generator.normal(0.14, 0.012))), 0.04)
+    heart = shapes.step(
+        shapes.ellipse(u, v, (0.05, 0.13), (generator.normal(0.15, 0.012), generator.normal(0.14, 0.012))), 0.04
+    )
     spine = np.exp(-((u / 0.055) ** 2)) * body
     image += heart * 0.16 + spine.astype(np.float32) * 0.12
     vessels = np.exp(-(((np.abs(u) - 0.10) / 0.05) ** 2) - ((v + 0.02) / 0.10) ** 2)
@@ -224,22 +196,22 @@ def _chest(x: Field, y: Field, generator: np.random.Generator) -> Field:
     image += body * np.clip(ribs - 0.2, 0, 1).astype(np.float32) * np.float32(generator.uniform(0.03, 0.06))
     clavicles = np.exp(-(((v + 0.30 + 0.25 * np.abs(u)) / 0.018) ** 2)) * (np.abs(u) < 0.36)  # noqa: PLR2004 - length
     image += clavicles.astype(np.float32) * 0.10
-    image += body * (0.02 * _texture(size, 0.03, generator) + 0.02 * _texture(size, 0.12, generator))
+    image += body * (0.02 * shapes.texture(size, 0.03, generator) + 0.02 * shapes.texture(size, 0.12, generator))
     return image.astype(np.float32)
 
 
 def _opacity(x: Field, y: Field, box: NDArray[np.float64], generator: np.random.Generator) -> Field:
     """An ellipse with an irregular soft edge that fills `box`, in [0, 1]."""
-    distance = _ellipse(x, y, (box[0], box[1]), (box[2] / 2, box[3] / 2))
-    rough = np.clip(_texture(len(x), 0.04, generator), -1.5, 1.5) * np.float32(0.10 * min(box[2], box[3]))
-    return _step((distance + rough + 0.01).astype(np.float32), 0.06)
+    distance = shapes.ellipse(x, y, (box[0], box[1]), (box[2] / 2, box[3] / 2))
+    rough = np.clip(shapes.texture(len(x), 0.04, generator), -1.5, 1.5) * np.float32(0.10 * min(box[2], box[3]))
+    return shapes.step((distance + rough + 0.01).astype(np.float32), 0.06)
 
 
 def _device(image: Field, x: Field, y: Field, generator: np.random.Generator) -> Field:
     """The image with an electrode or a line."""
     if generator.random() < 0.5:  # noqa: PLR2004 - one kind or the other
         distance = np.hypot(x - generator.uniform(0.2, 0.8), y - generator.uniform(0.15, 0.6)) - 0.02
-        return image + _step(distance.astype(np.float32), 0.01) * np.float32(0.3)
+        return image + shapes.step(distance.astype(np.float32), 0.01) * np.float32(0.3)
     start, slope = generator.uniform(0.3, 0.7), generator.uniform(-0.4, 0.4)
     line = np.exp(-(((x - start - slope * (y - 0.2)) / 0.006) ** 2)) * (y < generator.uniform(0.4, 0.7))
     return image + line.astype(np.float32) * 0.25

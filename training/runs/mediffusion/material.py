@@ -6,13 +6,14 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
 from explain_core.diffusion.autoencoders import Autoencoder
 from explain_core.diffusion.model import JointDiffusion
 from training import checkpoints
 from training.errors import TrainingError
-from training.runs.mediffusion.settings import MediffusionSettings, space_of
+from training.runs.mediffusion.settings import MediffusionSettings
+from training.runs.spaces import space_of
+from training.runs.views import changed
 
 ENCODE_BATCH = 32
 
@@ -60,13 +61,13 @@ def material(
     )
     kept = checkpoints.load(out / "latents.pt", mark, torch.device("cpu"))
     if kept is None:
-        space = space_of(settings) if initial is None else initial.space
+        space = space_of(settings.space, settings.weights) if initial is None else initial.space
         generator = torch.Generator().manual_seed(settings.seed)
-        weak = torch.stack([_latents(space, _changed(images, generator)) for _ in range(settings.views)])
+        weak = torch.stack([_latents(space, changed(images, generator)) for _ in range(settings.views)])
         strong = weak[:0]
         if settings.unlabelled == "fixmatch":
             strong = torch.stack(
-                [_latents(space, _changed(images, generator, strongly=True)) for _ in range(settings.views)]
+                [_latents(space, changed(images, generator, strongly=True)) for _ in range(settings.views)]
             )
         kept = {"weak": weak, "strong": strong, "scale": 1 / float(weak.float().std())}
         checkpoints.save(out / "latents.pt", kept, mark)
@@ -78,19 +79,3 @@ def material(
 
 def _latents(space: Autoencoder, images: Tensor) -> Tensor:
     return torch.cat([space.encode(part.float() / 255) for part in images.split(ENCODE_BATCH)]).half()
-
-
-def _changed(images: Tensor, generator: torch.Generator, *, strongly: bool = False) -> Tensor:
-    """Each image turned, moved and enlarged a little; strongly also by two random changes of contrast or shape.
-
-    Never mirrored: the heart is on one side.
-    """
-    seed = int(torch.randint(1 << 31, (1,), generator=generator))
-    weak = v2.RandomAffine(
-        degrees=6, translate=(0.05, 0.05), scale=(1.0, 1.2), interpolation=v2.InterpolationMode.BILINEAR
-    )
-    steps: list[nn.Module] = [weak, v2.RandAugment(2, 10)] if strongly else [weak]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        change = v2.Compose(steps)
-        return torch.stack([change(image) for image in images])

@@ -25,16 +25,14 @@ from explain_core.diffusion.model import JointDiffusion
 from explain_core.diffusion.schedule import STEPS, noised
 from explain_core.files import write_json
 from training import checkpoints
-from training.errors import TrainingError
 from training.progress import Progress, silent
 from training.runs import processes
+from training.runs.averaged import Averaged, Course
 from training.runs.mediffusion.material import Material, material
 from training.runs.mediffusion.settings import MediffusionSettings, build
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-MOST_LOSS = 1e6
 
 
 class _Losses(nn.Module):
@@ -127,78 +125,44 @@ class _Run:
     ) -> None:
         self.settings, self.data, self.fabric, self.out = settings, data, fabric, out
         self.model = deepcopy(initial) or build(settings, data.targets.shape[1], data.scale)
-        self.average = deepcopy(self.model.network)
-        self.average.to(fabric.device)
         network = self.model.network
         rates = [
             {"params": network.unet.parameters(), "lr": settings.learning_rate},
             {"params": network.head.parameters(), "lr": settings.head_learning_rate},
         ]
-        optimiser = torch.optim.AdamW(rates, weight_decay=0.0)
-        self.losses, self.optimiser = fabric.setup(_Losses(network, settings), optimiser)
         self.batch = processes.Batch(settings.batch, fabric.global_rank, fabric.world_size)
         self.labelled = processes.Batch(settings.labelled_batch, fabric.global_rank, fabric.world_size)
         self.generator = self.batch.generator.manual_seed(settings.seed)
         self.known = torch.isfinite(data.targets).any(dim=1).nonzero()[:, 0]
-        self.step, self.history = 0, list[dict[str, float]]()
         named = {k: v for k, v in asdict(settings).items() if k not in {"device", "precision", "steps", "threads"}}
         start = () if initial is None else tuple(initial.network.state_dict().values())
-        self.mark = checkpoints.fingerprint(data.weak[:1], data.targets, *start, named)
-        self._load()
-
-    def _load(self) -> None:
-        state = checkpoints.load(self.out / "checkpoint.pt", self.mark, self.fabric.device)
-        if state is None:
-            return
-        self.model.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"].cpu())
-        self.step, self.history = state["step"], state["history"]
-
-    def _save(self) -> None:
-        if self.fabric.is_global_zero:
-            state = {
-                "network": self.model.network.state_dict(), "average": self.average.state_dict(),
-                "optimiser": self.optimiser.state_dict(), "generator": self.generator.get_state(),
-                "step": self.step, "history": self.history,
-            }  # fmt: skip
-            checkpoints.save(self.out / "checkpoint.pt", state, self.mark)
+        self.training = Averaged(
+            network,
+            _Losses(network, settings),
+            rates,
+            Course(
+                steps=settings.steps,
+                average=settings.average,
+                report_every=settings.report_every,
+                checkpoint_every=settings.checkpoint_every,
+            ),
+            fabric=fabric,
+            generator=self.generator,
+            path=out / "checkpoint.pt",
+            mark=checkpoints.fingerprint(data.weak[:1], data.targets, *start, named),
+        )
 
     def go_on(self, progress: Progress) -> None:
         """Train from the step that was reached to the last."""
         settings = self.settings
-        self.losses.train()
-        while self.step < settings.steps:
-            found = self.losses(self._drawn())
-            weights = {"denoising": 1.0, "classification": settings.weight, "consistency": settings.unlabelled_weight}
-            if not settings.diffusion:
-                weights["classification"] = 1.0
-            for name, loss in found.items():
-                if not bool(torch.isfinite(loss)) or float(loss.detach()) > MOST_LOSS:
-                    raise TrainingError(f"step {self.step + 1}: the loss of {name} is {float(loss.detach())}")
-            self.optimiser.zero_grad()
-            self.fabric.backward(sum(weights[name] * loss for name, loss in found.items()))
-            self.fabric.clip_gradients(self.losses, self.optimiser, max_norm=1.0)
-            self.optimiser.step()
-            self.step += 1
-            self._remember()
-            if self.step % settings.report_every == 0 or self.step == settings.steps:
-                row = {"step": self.step} | {name: float(loss.detach()) for name, loss in found.items()}
-                self.history.append(row)
-                processes.tell(self.fabric, progress, self.step / settings.steps, **row)
-            if self.step % settings.checkpoint_every == 0 or self.step == settings.steps:
-                self._save()
+        weights = {
+            "denoising": 1.0,
+            "classification": settings.weight if settings.diffusion else 1.0,
+            "consistency": settings.unlabelled_weight,
+        }
+        self.training.go_on(self._drawn, lambda _step: weights, progress)
 
-    @torch.no_grad()
-    def _remember(self) -> None:
-        """Move the average towards the weights: faster at the start, or it would be of the first ones for long."""
-        decay = min(self.settings.average, (1 + self.step) / (10 + self.step))
-        theirs: list[Tensor] = [*self.model.network.parameters()]
-        ours: list[Tensor] = [*self.average.parameters()]
-        torch._foreach_lerp_(ours, theirs, 1 - decay)
-
-    def _drawn(self) -> dict[str, Tensor]:
+    def _drawn(self, step: int) -> dict[str, Tensor]:
         """This process's rows of the next batch, drawn alike in all of them."""
         settings, data, device = self.settings, self.data, self.fabric.device
         batch: dict[str, Tensor] = {}
@@ -208,7 +172,7 @@ class _Run:
             noise = torch.randn(z.shape, generator=self.generator)
             left = self.model.left.cpu()[t]
             batch |= {"noisy": noised(z, noise, left), "t": t, "noise": noise}
-        if self.step % settings.every == 0:
+        if step % settings.every == 0:
             where = self.known[torch.randint(len(self.known), (settings.labelled_batch,), generator=self.generator)]
             z, t = self._views(data.weak, where), torch.zeros(settings.labelled_batch, dtype=torch.long)
             if settings.noisy:
@@ -233,10 +197,10 @@ class _Run:
 
     def finish(self) -> JointDiffusion:
         """The averaged model, kept in model.safetensors; what was measured on the way in model.json."""
-        self.model.network.load_state_dict(self.average.state_dict())
+        self.training.finish()
         model = self.model.cpu().eval()
         if self.fabric.is_global_zero:
             save_model(self.out / "model.safetensors", model)
-            write_json(self.out / "model.json", {"settings": asdict(self.settings), "history": self.history})
+            write_json(self.out / "model.json", {"settings": asdict(self.settings), "history": self.training.history})
         self.fabric.barrier()
         return model

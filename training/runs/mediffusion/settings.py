@@ -2,17 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TypeAlias
 
-import torch
-
-from explain_core.diffusion.autoencoders import Autoencoder, Identity, KLAutoencoder, TinyAutoencoder
 from explain_core.diffusion.joint_unet import JointConfig, JointUNet
 from explain_core.diffusion.model import JointDiffusion
 from training.errors import TrainingError
+from training.runs.spaces import Space, space_of
 
-Space: TypeAlias = Literal["identity", "tiny", "kl"]
 Unlabelled: TypeAlias = Literal["none", "fixmatch"]
 
 
@@ -108,31 +104,13 @@ PRESETS: Mapping[str, MediffusionSettings] = {
 M network; as the authors' code has it (branch vce-testing), but for the augmentation by flips."""
 
 
-def space_of(settings: MediffusionSettings) -> Autoencoder:
-    """The autoencoder that the settings name, frozen.
-
-    Raises:
-        BundleError, TrainingError: its weights cannot be read.
-    """
-    if settings.space == "identity":
-        return Identity()
-    if settings.space == "tiny":
-        return TinyAutoencoder(Path(settings.weights))
-    own = KLAutoencoder()
-    try:
-        own.load_state_dict(torch.load(settings.weights, weights_only=True, map_location="cpu"))
-    except (OSError, RuntimeError) as error:
-        raise TrainingError(f"{settings.weights}: no weights of an autoencoder of this shape: {error}") from error
-    return own.requires_grad_(requires_grad=False)
-
-
 def build(settings: MediffusionSettings, outputs: int, scale: float = 1.0) -> JointDiffusion:
     """An untrained model.
 
     Raises:
         TrainingError: a shape that cannot be built.
     """
-    space = space_of(settings)
+    space = space_of(settings.space, settings.weights)
     names = ("channels", "attention", "layers", "head_dim", "groups", "hidden", "dropout", "pooling")
     try:
         config = JointConfig(

@@ -1,0 +1,1 @@
+"""`python -m training run diffex`: what a classifier looks at, as ranked attributes (arXiv:2502.09663)."""

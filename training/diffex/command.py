@@ -1,0 +1,110 @@
+"""`python -m training run diffex --preset phantom --out DIR`: what a classifier looks at, as ranked attributes.
+
+Half of the training patients train the diffusion autoencoder and its directions (and the classifier, where none is
+given), the other half the oracle and the factors' meter, which judge. Directions are ranked on validation images; test
+images are opened last and choose nothing. Every stage resumes; a model whose code is not used stops the run.
+"""
+
+import json
+import multiprocessing
+from argparse import Namespace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from explain_core.files import read_json, write, write_json
+from training import subjects
+from training.diffex.attach import attach
+from training.diffex.explain import FILE, explain
+from training.diffex.figures import figures, markdown
+from training.diffex.judge import JUDGED, judge
+from training.diffex.page import page
+from training.diffex.request import Request, materials, request
+from training.errors import TrainingError
+from training.progress import Progress, silent
+
+REPORT = "report.html"
+
+
+def run(asked: Request, progress: Progress = silent) -> dict[str, Any]:
+    """One seed, in its own folder: train, rank, judge, and write its page; what is there already is taken.
+
+    Raises:
+        DatasetError, TrainingError, BundleError: see `materials` and `explain`.
+    """
+    if (asked.out / JUDGED).is_file() and (asked.out / REPORT).is_file():
+        return read_json(asked.out / JUDGED)
+    given = materials(asked)
+    found = explain(asked, given, progress)
+    judged = judge(asked, given, found)
+    write(asked.out / REPORT, page(asked, given, found, judged, figures([judged])))
+    return judged
+
+
+def seeds(asked: Request, count: int, processes: int = 1, progress: Progress = silent) -> dict[str, Any]:
+    """Several seeds, each in a folder `seed-N` of the request's; figures.json and figures.md of all of them.
+
+    Args:
+        asked: with the first seed.
+        count: how many.
+        processes: at once.
+        progress: told by the first one, where there is one process.
+    """
+    runs = [
+        replace(
+            asked,
+            out=asked.out / f"seed-{asked.settings.seed + number}",
+            settings=replace(asked.settings, seed=asked.settings.seed + number),
+        )
+        for number in range(count)
+    ]
+    if processes > 1 and count > 1:
+        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+            judged = list(pool.map(run, runs))
+    else:
+        judged = [run(one, progress) for one in runs]
+    found = figures(judged)
+    write_json(asked.out / "figures.json", found)
+    write(asked.out / "figures.md", markdown(found))
+    return found
+
+
+def command(arguments: Namespace) -> dict[str, Any]:
+    """What `python -m training run diffex` does."""
+    names = (
+        "steps", "size", "features", "form", "pull", "dropped", "directions", "attributes", "strength", "predicts",
+        "effect", "parts", "candidates", "noise", "ranked",
+    )  # fmt: skip
+    asked = request(
+        arguments.preset, arguments.data, arguments.out, weights=arguments.weights, seed=arguments.seed,
+        **{name: getattr(arguments, name) for name in names}, aware=False if arguments.unaware else None,
+    )  # fmt: skip
+    asked = replace(asked, classifier=_classifier(arguments), gate=not arguments.no_gate)
+
+    def told(done: float, **values: float | str) -> None:
+        print(json.dumps({"done": round(done, 4)} | values), flush=True)
+
+    if arguments.attach is not None and not isinstance(asked.classifier, Path):
+        raise TrainingError("--attach makes a copy of the bundle that is explained: name it with --classifier")
+    found = seeds(asked, arguments.seeds, arguments.processes, told)
+    print(markdown(found))
+    if arguments.attach is not None and isinstance(asked.classifier, Path):
+        first = asked.out / f"seed-{asked.settings.seed}" / FILE
+        print(f"{arguments.attach}: {attach(asked.classifier, first, arguments.attach, asked.data)}")
+    return found
+
+
+def _classifier(arguments: Namespace) -> Path | subjects.File | None:
+    if arguments.classifier is None or arguments.classifier.is_dir():
+        return arguments.classifier  # type: ignore[no-any-return]
+    low, high = arguments.range
+    return subjects.File(
+        path=arguments.classifier,
+        outputs=tuple(arguments.outputs),
+        size=arguments.input_size or arguments.size or 224,
+        exclusive=arguments.exclusive,
+        low=low,
+        high=high,
+        channels=arguments.channels,
+    )

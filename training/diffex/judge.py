@@ -1,0 +1,107 @@
+"""Judge ranked attributes on test images, which chose nothing, beside the directions they are compared with."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from explain_core.diffex.attributes import Attribute
+from explain_core.diffex.directions import Bank
+from explain_core.diffex.ranking import Prepared, attfind, effects
+from explain_core.diffex.subject import Question
+from explain_core.engine import choose_device
+from explain_core.files import read_json, write_json
+from training.diffex.explain import EFFECTS, Found, Record, decoded, key, opposite
+from training.diffex.request import Materials, Request
+from training.measure import attributes as measure
+
+Floats = NDArray[np.float64]
+JUDGED = "judged.json"
+
+
+def judge(asked: Request, given: Materials, found: Found) -> Record:
+    """Everything that test images say, as lists for JSON."""
+    settings, subject = asked.settings, given.subject
+    device = choose_device(settings.device)
+    result = found.attributes
+    referee = measure.Judge(result.model, subject, result.bank, settings.decoding(), given.oracle, given.reader)
+    kept = read_json(asked.out / EFFECTS)
+    record: Record = {"use": found.use, "gap": found.gap, "questions": {}}
+    for question in subject.questions():
+        own = result.of(question)
+        chosen, places = opposite(given.test.images, subject, question, settings.ranked, device)
+        ready, use = decoded(result.model, subject, chosen, question, referee.how)
+        foreseen = kept[key(question)][settings.noise]
+        observed = effects(
+            result.model, subject, result.bank, ready, question, settings.strength * found.gap, referee.how
+        )
+        columns = [one.column for one in own]
+        rows: Record = {
+            "patients": [given.test.patients[place] for place in places[use]],
+            "attributes": [_row(referee, ready, question, one.column, one.length, one.name) for one in own],
+            "references": [
+                _row(referee, ready, question, column, settings.strength * found.gap, name)
+                for name, column in _references(result.bank, foreseen["probability"])
+            ],
+            "order": {
+                "tau": _tau(foreseen["probability"], observed.probability.mean(axis=0)),
+                "tau_evidence": _tau(foreseen["evidence"], observed.evidence.mean(axis=0)),
+                "tau_noise": _tau(
+                    foreseen["probability"],
+                    np.array(kept[key(question)]["inverted" if settings.noise == "fixed" else "fixed"]["probability"]),
+                ),
+            },
+            "whole_bank": [_name(result.bank, c) for c in attfind(observed.probability, settings.attributes)],
+            "together": [one.tolist() for one in referee.together(ready, question, columns, _length(own))],
+            "random": [one.tolist() for one in referee.at_random(ready, question, columns, _length(own))],
+        }
+        record["questions"][subject.named(question)] = rows
+    if given.reader is not None:
+        record["factors"] = [asdict(factor) for factor in given.reader.factors]
+        record["meter"] = given.reader.explained.tolist()
+    write_json(asked.out / JUDGED, record)
+    return record
+
+
+def _length(own: Sequence[Attribute]) -> float:
+    return own[0].length if own else 0.0
+
+
+def _name(bank: Bank, column: int) -> str:
+    return f"{'-' if column % 2 else '+'}{bank.names[column // 2]}"
+
+
+def _tau(foreseen: Sequence[float], observed: Floats) -> float:
+    return float(stats.kendalltau(foreseen, observed).statistic)
+
+
+def _references(bank: Bank, foreseen: Sequence[float]) -> list[tuple[str, int]]:
+    """Every direction with the sign that was foreseen to do more."""
+    found = []
+    for number in range(len(bank)):
+        column = 2 * number + int(foreseen[2 * number + 1] > foreseen[2 * number])
+        found.append((bank.names[number], column))
+    return found
+
+
+def _row(referee: measure.Judge, ready: Prepared, question: Question, column: int, length: float, name: str) -> Record:
+    found = referee.column(ready, question, column, length)
+    row: Record = {
+        "name": name,
+        "direction": _name(referee.bank, column),
+        "probability": found.probability.tolist(),
+        "evidence": found.evidence.tolist(),
+        "crossed": found.crossed.astype(int).tolist(),
+        "monotone": found.monotone.astype(int).tolist(),
+        "picture": np.round(found.picture, 4).tolist(),
+    }
+    if found.oracle is not None:
+        row["oracle"] = found.oracle.tolist()
+    if found.factors is not None and referee.meter is not None:
+        change = found.factors.mean(axis=0)
+        row["factors"] = {f.name: float(v) for f, v in zip(referee.meter.factors, change, strict=True)}
+        row["selectivity"] = measure.selectivity(found.factors)
+        row["factor"] = referee.meter.factors[int(np.abs(change).argmax())].name
+    return row
