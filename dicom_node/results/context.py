@@ -180,7 +180,7 @@ class Context:
         return None
 
     def series_number(self, series: int) -> int:
-        """Series Number of a kind of object, whose own number within its method's is `series`, 1 to 9."""
+        """Series Number of a kind of object, whose own number within its method's is `series`, 1 to 10."""
         return self.options.series_number_base + _SERIES_OF_A_METHOD * self._place + series
 
     @property

@@ -68,8 +68,9 @@ class Subject:
         return x.expand(-1, self.channels, -1, -1)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Of grey images in [0, 1], shape (N, 1, S, S) of any S: shape (N, outputs)."""
-        logits: Tensor = self.classifier(self.prepared(images))
+        """Of grey images in [0, 1], shape (N, 1, S, S) of any S: shape (N, outputs); in float32, as it was trained."""
+        with torch.autocast(images.device.type, enabled=False):
+            logits: Tensor = self.classifier(self.prepared(images.float()))
         return logits
 
     def log_probabilities(self, logits: Tensor) -> Tensor:

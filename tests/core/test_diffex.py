@@ -67,6 +67,14 @@ def test_a_classifier_is_given_the_range_the_size_and_the_channels_that_it_takes
     assert float(seen.x[1].min()) == pytest.approx(high)
 
 
+def test_a_classifier_decides_in_float32_in_the_midst_of_a_training_in_bfloat16():
+    subject, images = subject_of(), images_of(2, size=24)
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = subject.logits(images.bfloat16())
+    assert seen.dtype == torch.float32
+    assert torch.equal(seen, subject.logits(images.bfloat16().float()))
+
+
 @pytest.mark.parametrize("wrong", [{"outputs": ()}, {"low": 1.0}, {"channels": 2}])
 def test_a_classifier_that_nobody_can_call_is_refused(wrong):
     with pytest.raises(ValueError, match="needs an output, a range from low to high, and 1 or 3 channels"):

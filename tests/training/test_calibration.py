@@ -188,5 +188,5 @@ def test_a_method_gets_a_scale_of_its_own_and_nothing_else_changes(bundle, nih_f
 def test_a_scale_needs_a_method_that_can_explain_the_bundle(bundle, nih_folder):
     with pytest.raises(BundleError, match=r"the method nothing cannot be loaded: .* has no 'nothing'; there is: "):
         calibration.scale(bundle, f"nih:{nih_folder}", ["nothing"])
-    with pytest.raises(BundleError, match="the method mask_generator cannot explain this bundle: it needs a network"):
+    with pytest.raises(BundleError, match="the method mask_generator cannot explain this bundle: it needs what"):
         calibration.scale(bundle, f"nih:{nih_folder}", ["mask_generator"])

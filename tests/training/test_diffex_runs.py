@@ -412,7 +412,10 @@ def test_figures_pool_the_seeds_and_say_what_was_covered():
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_whole_of_it_from_drawing_to_the_page(tmp_path):
-    asked = Request(data=SMALL, out=tmp_path, settings=TINY, gate=False)
+    longer = replace(
+        TINY, steps=120, checkpoint_every=50, decoding_steps=10
+    )  # so that decoded images are decided alike
+    asked = Request(data=SMALL, out=tmp_path, settings=longer, gate=False)
     found = seeds(asked, 2)
     assert found["seeds"] == 2
     for seed in (0, 1):
@@ -422,13 +425,13 @@ def test_the_whole_of_it_from_drawing_to_the_page(tmp_path):
         assert "NOT FOR DIAGNOSIS" in page
         assert "Every picture here is synthetic" in page
         kept = load_attributes(out / "attributes.safetensors")
-        assert kept.how.steps == 3
+        assert kept.how.steps == 10
         assert all(math.isfinite(one.monotone) for one in kept.ranked)
     before = (tmp_path / "seed-0" / "attributes.safetensors").stat().st_mtime_ns
     assert seeds(asked, 2) == found
     assert (tmp_path / "seed-0" / "attributes.safetensors").stat().st_mtime_ns == before
     with pytest.raises(TrainingError, match=r"the code is hardly used|the classifier says of"):
-        run(replace(asked, out=tmp_path / "gated", gate=True))
+        run(replace(asked, out=tmp_path / "gated", settings=TINY, gate=True))
 
 
 @pytest.mark.slow
@@ -447,14 +450,17 @@ def test_any_folder_and_any_file_are_explained_by_the_command(tmp_path):
         sys.executable, "-m", "training", "run", "diffex", "--preset", "folder",
         "--data", f"pictures:{tmp_path}/images", "--classifier", str(tmp_path / "c.pt"),
         "--outputs", "bright", "cornered", "dark", "--exclusive",
-        "--range", "-1", "1", "--channels", "3", "--input-size", "32", "--size", "32", "--steps", "4",
+        "--range", "-1", "1", "--channels", "3", "--input-size", "32", "--size", "32", "--steps", "120",
         "--directions", "2", "--attributes", "1", "--out", str(tmp_path / "out"), "--no-gate",
     ]  # fmt: skip
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 1
     assert refused.stderr.strip().splitlines()[-1].startswith("error: the classifier gives no gradients")
     done = subprocess.run(
-        [*command, "--pull", "0", "--parts", "0", "--candidates", "learnt"], capture_output=True, text=True, check=False
+        [*command, "--pull", "0", "--parts", "0", "--candidates", "learnt", "--noise", "inverted", "--ranked", "12"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "out" / "seed-0" / "report.html").read_text()

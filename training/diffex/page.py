@@ -80,6 +80,7 @@ def page(asked: Request, given: Materials, found: Found, judged: Mapping[str, An
     return report.html(f"What decides about {subject.outputs[0]}", [made, used], questions, NOTES)
 
 
+@torch.no_grad()
 def _alike(one: Attribute, found: Found, codes: torch.Tensor, known: Mapping[str, Any]) -> list[tuple[str, float]]:
     """What the images' places along an attribute go with, the strongest first (Spearman)."""
     steps = one.step(found.attributes.bank, codes)

@@ -73,15 +73,13 @@ def chosen(found: Attributes, subject: Subject, attribute: Attribute, images: Te
 
 
 def place(picture: NDArray[np.floating]) -> str:
-    """Where a mean change of images, shape (S, S), has its middle, as the image is seen: e.g. "lower left"."""
-    sizes = np.abs(picture)
-    if not sizes.sum():
+    """The ninth of the image that a mean change, shape (S, S), is strongest in, as it is seen: e.g. "lower left"."""
+    if not np.any(picture):
         return "nowhere"
-    rows, columns = np.indices(sizes.shape)
-    row, column = (
-        float((sizes * at).sum() / sizes.sum()) / size for at, size in zip((rows, columns), sizes.shape, strict=True)
-    )
-    return f"{_ROWS[min(2, int(3 * row))]} {_COLUMNS[min(2, int(3 * column))]}"
+    bands = [np.array_split(band, 3, axis=1) for band in np.array_split(np.square(picture), 3)]
+    strengths = np.array([[part.mean() for part in band] for band in bands])
+    row, column = np.unravel_index(int(strengths.argmax()), strengths.shape)
+    return f"{_ROWS[int(row)]} {_COLUMNS[int(column)]}"
 
 
 def covariates(images: Cohort, factors: tuple[Factor, ...] = ()) -> Mapping[str, NDArray[np.float64]]:
@@ -97,7 +95,7 @@ def covariates(images: Cohort, factors: tuple[Factor, ...] = ()) -> Mapping[str,
         "label": np.where(images.targets >= 0, images.targets, np.nan).astype(np.float64),
     }
     found |= {factor.name: images.factors[:, number].astype(np.float64) for number, factor in enumerate(factors)}
-    return {name: values for name, values in found.items() if np.nanstd(values) > 0} if len(images) else {}
+    return {name: values for name, values in found.items() if len(np.unique(values[np.isfinite(values)])) > 1}
 
 
 def _corners(size: int) -> list[NDArray[np.bool_]]:

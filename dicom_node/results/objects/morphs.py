@@ -38,7 +38,7 @@ class Morphs:
 
     name: str = "morphs"
     sop_class_uids: tuple[str, ...] = (MultiFrameGrayscaleByteSecondaryCaptureImageStorage,)
-    series: int = 8
+    series: int = 10
     fallback: str | None = None
 
     def refuses(self, image: ResultContext) -> str | None:

@@ -112,7 +112,7 @@ def test_the_real_film_from_its_file(tmp_path):
 def test_only_the_objects_asked_for():
     options = replace(OPTIONS, objects=("structured_report",))
     assert [ds.SOPClassUID for ds in explain(film(), options=options).datasets] == [SR]
-    with pytest.raises(LookupError, match="no 'hologram'; there is: key_object, overlay"):
+    with pytest.raises(LookupError, match="no 'hologram'; there is: key_object, morphs"):
         explain(film(), options=replace(OPTIONS, objects=("hologram",)))
 
 
