@@ -412,24 +412,20 @@ def test_figures_pool_the_seeds_and_say_what_was_covered():
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_whole_of_it_from_drawing_to_the_page(tmp_path):
-    longer = replace(
-        TINY, steps=120, checkpoint_every=50, decoding_steps=10
-    )  # so that decoded images are decided alike
+    longer = replace(TINY, steps=120, checkpoint_every=50, decoding_steps=5)  # decoded images are decided alike then
     asked = Request(data=SMALL, out=tmp_path, settings=longer, gate=False)
-    found = seeds(asked, 2)
-    assert found["seeds"] == 2
-    for seed in (0, 1):
-        out = tmp_path / f"seed-{seed}"
-        page = (out / "report.html").read_text()
-        assert page.count("<h2>What makes it say") == 2
-        assert "NOT FOR DIAGNOSIS" in page
-        assert "Every picture here is synthetic" in page
-        kept = load_attributes(out / "attributes.safetensors")
-        assert kept.how.steps == 10
-        assert all(math.isfinite(one.monotone) for one in kept.ranked)
-    before = (tmp_path / "seed-0" / "attributes.safetensors").stat().st_mtime_ns
-    assert seeds(asked, 2) == found
-    assert (tmp_path / "seed-0" / "attributes.safetensors").stat().st_mtime_ns == before
+    found, out = seeds(asked, 1), tmp_path / "seed-0"
+    assert found["seeds"] == 1
+    page = (out / "report.html").read_text()
+    assert page.count("<h2>What makes it say") == 2
+    assert "NOT FOR DIAGNOSIS" in page
+    assert "Every picture here is synthetic" in page
+    kept = load_attributes(out / "attributes.safetensors")
+    assert kept.how.steps == 5
+    assert all(math.isfinite(one.monotone) for one in kept.ranked)
+    before = (out / "attributes.safetensors").stat().st_mtime_ns
+    assert seeds(asked, 1) == found
+    assert (out / "attributes.safetensors").stat().st_mtime_ns == before
     with pytest.raises(TrainingError, match=r"the code is hardly used|the classifier says of"):
         run(replace(asked, out=tmp_path / "gated", settings=TINY, gate=True))
 
