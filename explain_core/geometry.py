@@ -105,6 +105,13 @@ class Preprocessing:
         return np.ascontiguousarray(values[top : top + rows, left : left + columns])
 
 
+def resized(images: Tensor, side: int) -> Tensor:
+    """Square images, shape (N, C, S, S), with `side` rows and columns: bilinear, without aliases; float32."""
+    if images.shape[-1] == side:
+        return images
+    return functional.interpolate(images.float(), (side, side), mode="bilinear", align_corners=False, antialias=True)
+
+
 def _resize(image: Tensor, side: int, *, antialias: bool) -> Tensor:
     return functional.interpolate(
         image[None, None].float(), (side, side), mode="bilinear", align_corners=False, antialias=antialias

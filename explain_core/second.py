@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from explain_core.engine import for_inference
+from explain_core.geometry import resized
 
 _CPU = torch.device("cpu")
 
@@ -49,7 +49,5 @@ class Second:
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
         """Of the finding, shape (N,), in images in [0, 1], shape (N, 1, S, S), of any size."""
-        x = images.to(self.device)
-        if x.shape[-1] != self.size:
-            x = functional.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+        x = resized(images.to(self.device), self.size)
         return torch.sigmoid(self.network(x)[:, 0])

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from explain_core.geometry import resized
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -60,11 +62,7 @@ class Subject:
 
     def prepared(self, images: Tensor) -> Tensor:
         """Grey images in [0, 1], shape (N, 1, S, S) of any S, as the classifier takes them."""
-        x = images.clamp(0, 1)
-        if x.shape[-1] != self.size:
-            shape = (self.size, self.size)
-            x = functional.interpolate(x, shape, mode="bilinear", antialias=True, align_corners=False)
-        x = x * (self.high - self.low) + self.low
+        x = resized(images.clamp(0, 1), self.size) * (self.high - self.low) + self.low
         return x.expand(-1, self.channels, -1, -1)
 
     def logits(self, images: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from explain_core import progress
 from explain_core.classifier import Classifier, DecisionRule
@@ -19,6 +18,7 @@ from explain_core.diffex.attributes import Attribute, Attributes
 from explain_core.diffex.ranking import Prepared, changed, prepare
 from explain_core.diffex.subject import Question, Subject
 from explain_core.errors import AttributionError
+from explain_core.geometry import resized
 from explain_core.method import Applied, Once
 
 PARTS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -27,10 +27,10 @@ PARTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """What was made of N images: the decoded ones, the changed ones, x_a, and the attributes that were used."""
+    """What was made of N images: the decoded ones, their change, x_a, and the attributes that were used."""
 
     plain: Tensor
-    changed: Tensor
+    change: Tensor
     adversarial: Tensor
     used: tuple[tuple[Attribute, ...], ...]
 
@@ -68,9 +68,8 @@ class DiffEx:
         return self.maps(classifier, images, self.rule.decide(classifier(images), classes))
 
     def maps(self, classifier: Classifier, images: Tensor, decisions: Tensor) -> Tensor:
-        """|changed - decoded|, shape (N, 1, S, S)."""
-        made = self._made(classifier, images, decisions)
-        return (made.changed - made.plain).abs()
+        """The size of the change between two decoded images, shape (N, 1, S, S)."""
+        return self._made(classifier, images, decisions).change.abs()
 
     def images(self, classifier: Classifier, images: Tensor, decisions: Tensor) -> tuple[Tensor, Tensor]:
         """(x_s, x_a): the decoded image, and the image with the change; shape (N, 1, S, S)."""
@@ -84,7 +83,7 @@ class DiffEx:
         found = []
         for row, used in enumerate(made.used):
             image = images[row : row + 1]
-            given = prepare(model, self._subject(classifier, image), self._small(image), how)
+            given = prepare(model, self._subject(classifier, image), resized(image, model.side), how)
             found.append([self._alone(image, given, one) for one in used])
         return found
 
@@ -94,7 +93,7 @@ class DiffEx:
         for part in PARTS:
             step = one.step(self.network.bank, given.codes, part)
             moved = changed(self.network.model, given, step, self.network.how)
-            frames.append((image + self._large(moved - given.images, image)).clamp(0, 1))
+            frames.append((image + resized(moved - given.images, image.shape[-1])).clamp(0, 1))
         return Applied(one.name, PARTS, torch.cat(frames))
 
     def _made(self, classifier: Classifier, images: Tensor, decisions: Tensor) -> _Made:
@@ -105,9 +104,9 @@ class DiffEx:
     def _make(self, classifier: Classifier, images: Tensor, decisions: Tensor) -> _Made:
         model, bank, how = self.network.model, self.network.bank, self.network.how
         subject = self._subject(classifier, images)
-        given = prepare(model, subject, self._small(images), how)
+        given = prepare(model, subject, resized(images, model.side), how)
         wanted = (1 - decisions).bool()
-        steps, now = torch.zeros_like(given.codes), given.images
+        steps, now = torch.zeros_like(given.codes), given.images.clone()
         used: list[tuple[Attribute, ...]] = [()] * len(images)
         for number in range(self.most):
             for holds in (True, False):
@@ -125,9 +124,9 @@ class DiffEx:
                 for row in rows[moved].tolist():
                     used[row] = (*used[row], one)
             progress.tell((number + 1) / self.most)
-        change = self._large(now - given.images, images)
-        plain = self._large(given.images, images)
-        return _Made(plain, (plain + change), (images + change).clamp(0, 1), tuple(used))
+        change = resized(now - given.images, images.shape[-1])
+        plain = resized(given.images, images.shape[-1])
+        return _Made(plain, change, (images + change).clamp(0, 1), tuple(used))
 
     def _subject(self, classifier: Classifier, images: Tensor) -> Subject:
         """The classifier as the attributes know it.
@@ -143,21 +142,6 @@ class DiffEx:
             )
         names = tuple(f"output {number}" for number in range(outputs))
         return Subject(classifier=classifier, outputs=names, size=images.shape[-1], threshold=self.rule.threshold)
-
-    def _small(self, images: Tensor) -> Tensor:
-        """Images on the autoencoder's grid."""
-        return _resized(images, self.network.model.side)
-
-    def _large(self, images: Tensor, like: Tensor) -> Tensor:
-        """Images of the autoencoder on the grid of `like`."""
-        return _resized(images, like.shape[-1])
-
-
-def _resized(images: Tensor, side: int) -> Tensor:
-    if images.shape[-1] == side:
-        return images
-    resized: Tensor = functional.interpolate(images, (side, side), mode="bilinear", antialias=True, align_corners=False)
-    return resized
 
 
 PLUGIN = DiffEx

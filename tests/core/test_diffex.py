@@ -370,7 +370,12 @@ def test_the_method_explains_each_image_by_the_attributes_that_move_it():
         assert all(name.startswith(f"{wanted} ") for name in row)
         assert len(row) <= method.most
     for row in range(6):
-        if not used[row]:
+        if used[row]:
+            assert float(maps[row].max()) > 1e-3
+            assert torch.allclose(
+                adversarial[row], (images[row] + method._make(classifier, images, decisions).change[row]).clamp(0, 1)
+            )
+        else:
             assert torch.equal(maps[row], torch.zeros_like(maps[row]))
             assert torch.equal(adversarial[row], images[row])
     assert torch.equal(method(classifier, images, torch.zeros(6, dtype=torch.long)), maps)

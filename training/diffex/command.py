@@ -9,14 +9,14 @@ import json
 import multiprocessing
 from argparse import Namespace
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from explain_core.files import read_json, write, write_json
-from training import subjects
+from training import checkpoints, subjects
 from training.diffex.attach import attach
-from training.diffex.explain import FILE, explain
+from training.diffex.explain import FILE, explain, within
 from training.diffex.figures import figures, markdown
 from training.diffex.judge import JUDGED, judge
 from training.diffex.page import page
@@ -24,7 +24,7 @@ from training.diffex.request import Request, materials, request
 from training.errors import TrainingError
 from training.progress import Progress, silent
 
-REPORT = "report.html"
+REPORT, CLAIM = "report.html", "request.json"
 
 
 def run(asked: Request, progress: Progress = silent) -> dict[str, Any]:
@@ -33,13 +33,30 @@ def run(asked: Request, progress: Progress = silent) -> dict[str, Any]:
     Raises:
         DatasetError, TrainingError, BundleError: see `materials` and `explain`.
     """
+    claim(asked)
     if (asked.out / JUDGED).is_file() and (asked.out / REPORT).is_file():
         return read_json(asked.out / JUDGED)
     given = materials(asked)
-    found = explain(asked, given, progress)
-    judged = judge(asked, given, found)
+    found = explain(asked, given, within(progress, 0.0, 0.9))
+    judged = judge(asked, given, found, within(progress, 0.9, 1.0))
     write(asked.out / REPORT, page(asked, given, found, judged, figures([judged])))
     return judged
+
+
+def claim(asked: Request) -> None:
+    """Have the folder for this request, or refuse it where it is another's.
+
+    Raises:
+        TrainingError: it was made with other data, settings or classifier.
+    """
+    how = {"device", "precision", "threads", "checkpoint_every", "report_every"}
+    settings = {name: value for name, value in asdict(asked.settings).items() if name not in how}
+    mark = checkpoints.fingerprint({"data": asked.data, "classifier": str(asked.classifier)}, settings)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    known = read_json(asked.out / CLAIM).get("request", mark)
+    if known != mark:
+        raise TrainingError(f"{asked.out} was made with other data, settings or classifier; use another folder")
+    write_json(asked.out / CLAIM, {"request": mark})
 
 
 def seeds(asked: Request, count: int, processes: int = 1, progress: Progress = silent) -> dict[str, Any]:
@@ -74,7 +91,7 @@ def command(arguments: Namespace) -> dict[str, Any]:
     """What `python -m training run diffex` does."""
     names = (
         "steps", "size", "features", "form", "pull", "dropped", "directions", "attributes", "strength", "predicts",
-        "effect", "parts", "candidates", "noise", "ranked",
+        "effect", "parts", "candidates", "noise", "ranked", "pull_below",
     )  # fmt: skip
     asked = request(
         arguments.preset, arguments.data, arguments.out, weights=arguments.weights, seed=arguments.seed,

@@ -11,7 +11,7 @@ from torch import Tensor
 from explain_core.diffex.attributes import Attribute, Attributes, save_attributes
 from explain_core.diffex.directions import LEARNT, PART, Bank, references
 from explain_core.diffex.parts import parts
-from explain_core.diffex.ranking import Decoding, Effects, Prepared, attfind, effects, prepare
+from explain_core.diffex.ranking import Decoding, Effects, Noise, Prepared, attfind, effects, prepare
 from explain_core.diffex.semantic import SemanticAutoencoder
 from explain_core.diffex.subject import Question, Subject
 from explain_core.engine import choose_device
@@ -27,6 +27,7 @@ from training.runs.diffex.settings import DiffexSettings
 Record = dict[str, Any]
 FILE = "attributes.safetensors"
 EFFECTS = "effects.json"
+NOISES: tuple[Noise, ...] = ("inverted", "fixed")
 LEAST = 8
 """Images of the other decision, below which nothing is ranked."""
 
@@ -55,32 +56,37 @@ def explain(asked: Request, given: Materials, progress: Progress = silent) -> Fo
         TrainingError: the code is not used, too few images of one decision, or the folder is another run's.
     """
     settings, out, subject = asked.settings, asked.out, given.subject
-    device = choose_device(settings.device)
-    model = frozen(train(settings, subject, given.own.images, out / "autoencoder", progress)).to(device)
+    device, questions = choose_device(settings.device), subject.questions()
+    for question in questions:  # too few images are told before anything is trained
+        for images in (given.validation.images, given.test.images):
+            opposite(images, subject, question, settings.ranked, device)
+    told = within(progress, 0.0, 0.7)
+    model = frozen(train(settings, subject, given.own.images, out / "autoencoder", told)).to(device)
     held_out = given.validation.images[: 2 * settings.ranked].float().to(device) / 255
     use = measure.code_use(model, subject, held_out, settings.decoding())
     if asked.gate and (reason := measure.refusal(use)) is not None:
         raise TrainingError(reason)
     latents, codes, logits = _encoded(model, subject, given.own.images, device)
-    rows = {question: _numpy(subject.answers(logits, question)) for question in subject.questions()}
-    first = subject.questions()[0]
-    fixed, names, gap = references(_numpy(codes).astype(np.float64), rows[first], seed=settings.seed)
+    decided = _numpy(subject.answers(logits, questions[0]))
+    fixed, names, gap = references(_numpy(codes).astype(np.float64), decided, seed=settings.seed)
     if settings.parts:
         own = parts(model, subject, latents, codes, settings.parts, at=settings.glimpse, seed=settings.seed)
         fixed = torch.cat([own.cpu(), fixed])
         names = (*(f"{PART} {number + 1}" for number in range(len(own))), *names)
     bank = Bank(settings.directions, settings.code, form=settings.form, fixed=fixed, names=names, seed=settings.seed)
-    losses = learn(settings, model, subject, latents, codes, bank, gap, out, progress)
+    losses = learn(settings, model, subject, latents, codes, bank, gap, out, within(progress, 0.7, 0.75))
     bank = bank.to(device)
     ranked: list[Attribute] = []
     kept = {}
-    for question in subject.questions():
+    for place, question in enumerate(questions):
         chosen, _ = opposite(given.validation.images, subject, question, settings.ranked, device)
         found: dict[str, Effects] = {}
-        for noise in ("inverted", "fixed"):
+        for number, noise in enumerate(NOISES):
             how = settings.decoding(noise)
+            done = (place + number / len(NOISES)) / len(questions)
+            told = within(progress, 0.75 + 0.25 * done, 0.75 + 0.25 * (done + 1 / len(NOISES) / len(questions)))
             ready, _ = decoded(model, subject, chosen, question, how)
-            found[noise] = effects(model, subject, bank, ready, question, settings.strength * gap, how)
+            found[noise] = effects(model, subject, bank, ready, question, settings.strength * gap, how, told)
             if noise == settings.noise:
                 whole = measure.Judge(model, subject, bank, how)
                 ranked += _ranked(found[noise], whole, ready, question, settings, gap)
@@ -89,6 +95,15 @@ def explain(asked: Request, given: Materials, progress: Progress = silent) -> Fo
     save_attributes(out / FILE, result)
     write_json(out / EFFECTS, kept)
     return Found(result, use, gap, losses)
+
+
+def within(progress: Progress, start: float, end: float) -> Progress:
+    """Tells `progress` of a part of the work, which itself goes from 0 to 1, as what it is of the whole."""
+
+    def told(done: float, **figures: float | str) -> None:
+        progress(start + (end - start) * done, **figures)
+
+    return told
 
 
 def _numpy(values: Tensor) -> NDArray[Any]:

@@ -13,29 +13,39 @@ from explain_core.diffex.ranking import Prepared, attfind, effects
 from explain_core.diffex.subject import Question
 from explain_core.engine import choose_device
 from explain_core.files import read_json, write_json
-from training.diffex.explain import EFFECTS, Found, Record, decoded, key, opposite
+from training.diffex.explain import EFFECTS, Found, Record, decoded, key, opposite, within
 from training.diffex.request import Materials, Request
 from training.measure import attributes as measure
+from training.progress import Progress, silent
 
 Floats = NDArray[np.float64]
 JUDGED = "judged.json"
 
 
-def judge(asked: Request, given: Materials, found: Found) -> Record:
-    """Everything that test images say, as lists for JSON."""
+def judge(asked: Request, given: Materials, found: Found, progress: Progress = silent) -> Record:
+    """Everything that test images say, as lists for JSON; `progress` is told after every direction."""
     settings, subject = asked.settings, given.subject
     device = choose_device(settings.device)
     result = found.attributes
     referee = measure.Judge(result.model, subject, result.bank, settings.decoding(), given.oracle, given.reader)
     kept = read_json(asked.out / EFFECTS)
     record: Record = {"use": found.use, "gap": found.gap, "questions": {}}
-    for question in subject.questions():
+    questions = subject.questions()
+    for number, question in enumerate(questions):
+        progress(number / len(questions))
         own = result.of(question)
         chosen, places = opposite(given.test.images, subject, question, settings.ranked, device)
         ready, use = decoded(result.model, subject, chosen, question, referee.how)
         foreseen = kept[key(question)][settings.noise]
         observed = effects(
-            result.model, subject, result.bank, ready, question, settings.strength * found.gap, referee.how
+            result.model,
+            subject,
+            result.bank,
+            ready,
+            question,
+            settings.strength * found.gap,
+            referee.how,
+            within(progress, number / len(questions), (number + 0.5) / len(questions)),
         )
         columns = [one.column for one in own]
         rows: Record = {

@@ -148,6 +148,8 @@ def prepared(
     settings, out = asked.settings, asked.out
     device = choose_device(settings.device)
     subjects.splits_needed(images)
+    if explained is not None:
+        check(settings, explained.subject)
     own, others = halves(images.part(TRAIN))
     validation, test = images.part(VALIDATION), images.part(TEST)
     labelled = [part.labelled() for part in (own, others, validation)]
@@ -165,3 +167,21 @@ def prepared(
         )  # fmt: skip
     reader = meter(others, validation, factors, out, seed=settings.seed) if factors else None
     return Materials(own, validation, test, explained.subject, judge, reader, explained.digest)
+
+
+def check(settings: DiffexSettings, subject: Subject) -> None:
+    """Refuse settings that the classifier cannot serve, before anything is trained.
+
+    Raises:
+        TrainingError: it gives no gradients and they are asked for, or there is nothing to choose attributes of.
+    """
+    needs = settings.pull or settings.parts or settings.effect or settings.features == "classifier"
+    if needs and not subject.differentiable:
+        raise TrainingError(
+            "the classifier gives no gradients (ONNX, TorchScript): attributes can be ranked, but it cannot pull the "
+            "autoencoder, nor have parts; say --pull 0 --parts 0 --candidates learnt"
+        )
+    if settings.candidates == "parts" and not settings.parts:
+        raise TrainingError(
+            "attributes are chosen of the parts of the evidence, and there are none: --candidates learnt"
+        )

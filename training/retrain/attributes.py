@@ -9,10 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from explain_core.files import write, write_json
+from explain_core.geometry import resized
 from training.cohort import TEST, TRAIN, VALIDATION, Cohort
 from training.diffex import explain as explaining
 from training.diffex.figures import figures, markdown
@@ -60,12 +59,12 @@ def explain(context: Context) -> dict[str, Any]:
         Cancelled: the job is to stop; it goes on from its checkpoints.
     """
     out, asked = context.folder.stage("attributes"), settings(context)
-    images = _resized(cohort(context, TRAIN, VALIDATION, TEST), asked.size)
+    images = _on_grid(cohort(context, TRAIN, VALIDATION, TEST), asked.size)
     sources = ", ".join(source.partition("=")[0] for source in context.job.data.sources)
     request = Request(data=sources, out=out, settings=asked, gate=context.job.diffex.gate)
     given = prepared(request, images, of_bundle(champion_folder(context), asked))
-    found = explaining.explain(request, given, context.progress)
-    judged = judge(request, given, found)
+    found = explaining.explain(request, given, explaining.within(context.progress, 0.0, 0.9))
+    judged = judge(request, given, found, explaining.within(context.progress, 0.9, 1.0))
     told = figures([judged])
     write_json(out / "figures.json", told)
     write(out / TABLES, markdown(told))
@@ -74,17 +73,12 @@ def explain(context: Context) -> dict[str, Any]:
     return {"report": sha256(out / REPORT), "attributes": sha256(out / explaining.FILE), "use": judged["use"]}
 
 
-def _resized(images: Cohort, size: int) -> Cohort:
+def _on_grid(images: Cohort, size: int) -> Cohort:
     """The images on the autoencoder's grid; masks of findings are not used and left out."""
     if images.size == size:
         return images
-    parts = [_small(part, size) for part in images.images.split(64)]
+    parts = [resized(part, size).round().clamp(0, 255).to(torch.uint8) for part in images.images.split(64)]
     return replace(images, images=torch.cat(parts), truths=(None,) * len(images))
-
-
-def _small(images: Tensor, size: int) -> Tensor:
-    x = functional.interpolate(images.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
-    return x.round().clamp(0, 255).to(torch.uint8)
 
 
 def attach(context: Context) -> dict[str, Any]:
