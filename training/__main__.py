@@ -119,6 +119,7 @@ def _diffex_parser(systems: Any) -> argparse.ArgumentParser:
         ("attributes", int),
         ("parts", int),
         ("ranked", int),
+        ("pull-below", int),
     ):
         instead.add_argument(f"--{name}", type=kind)
     for name in ("pull", "effect", "dropped", "strength"):
