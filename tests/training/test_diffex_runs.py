@@ -11,24 +11,30 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from retraining import make_champion
 from torch import nn
 
-from explain_core.diffex.attributes import load_attributes
+from explain_core.bundles.files import digest_of
+from explain_core.diffex.attributes import Attribute, Attributes, load_attributes, save_attributes
 from explain_core.diffex.directions import Bank
 from explain_core.diffex.parts import parts
 from explain_core.diffex.ranking import Decoding, prepare
 from explain_core.diffex.subject import Question, Subject
+from explain_core.errors import BundleError
+from explain_core.explainer import open_bundle
 from explain_core.geometry import InputSpec
+from explain_core.radiograph import Radiograph
 from explain_core.testing.classifier import ToyClassifier, WithoutGradients
 from training import cohort, datasets, subjects
 from training.datasets import drawing
-from training.datasets.readers import cells, thorax
+from training.datasets.readers import cells, phantom, thorax
 from training.datasets.tables import DatasetError
 from training.diffex import show
-from training.diffex.command import run, seeds
+from training.diffex.attach import attach
+from training.diffex.command import claim, run, seeds
 from training.diffex.explain import opposite
 from training.diffex.figures import figures, markdown, stability
-from training.diffex.request import Request, request
+from training.diffex.request import Request, check, request
 from training.errors import TrainingError
 from training.measure import attributes as measure
 from training.measure.factors import meter
@@ -472,6 +478,68 @@ def test_images_that_are_all_decided_as_asked_cannot_rank():
     found, places = opposite(test, toy(test), Question(0, True), 12, torch.device("cpu"))
     assert len(found) == len(places) == 12
     assert torch.equal(found, test[places].float() / 255)
+
+
+def found_of(bundle):
+    """Untrained attributes of a bundle's classifier, long enough to change something."""
+    torch.manual_seed(0)
+    opened = open_bundle(bundle, device="cpu").bundle
+    subject = Subject(classifier=opened.tempered(), outputs=(opened.label,), size=32, threshold=opened.threshold)
+    ranked = tuple(
+        Attribute(
+            name=f"{holds} {column}", question=Question(0, holds), column=column, length=20.0,
+            effect=0.1, evidence=0.5, flipped=0.2, monotone=0.9,
+        )
+        for holds in (True, False)
+        for column in range(4)
+    )  # fmt: skip
+    explains = digest_of(bundle / "classifier.safetensors")
+    return Attributes(build(TINY, subject).eval(), Bank(2, 64).eval(), ranked, Decoding(steps=2), explains)
+
+
+def test_a_bundle_takes_what_was_found_of_its_own_classifier_and_explains_by_it(tmp_path):
+    bundle, data = make_champion(tmp_path / "bundle"), "phantom?size=32&train=8&validation=6&test=1"
+    found = found_of(bundle)
+    save_attributes(tmp_path / "found", found)
+    digest = attach(bundle, tmp_path / "found", tmp_path / "new", data)
+    opened = open_bundle(tmp_path / "new", device="cpu")
+    assert opened.identity.digest == digest != open_bundle(bundle, device="cpu").identity.digest
+    assert opened.bundle.heatmaps["diffex"].scale.full_scale > 1e-3
+    pixels = phantom.draw(3, 40).pixels
+    (explained,) = opened.explain(
+        Radiograph(pixels=pixels, spacing=None, orientation=None, source_id="phantom"), ["diffex"]
+    )
+    assert explained.morphs
+    assert all(one.images.shape == (len(one.parts), 32, 32) for one in explained.morphs)
+    assert float(explained.attribution.values.max()) > 0
+    with pytest.raises(TrainingError, match="the folder is there already"):
+        attach(bundle, tmp_path / "found", tmp_path / "new", data)
+    save_attributes(tmp_path / "other", replace(found, explains="0" * 64))
+    with pytest.raises(BundleError, match="was found of another classifier"):
+        attach(bundle, tmp_path / "other", tmp_path / "none", data)
+    assert not (tmp_path / "none").exists()
+    assert not list(tmp_path.glob(".none*"))
+
+
+def test_a_folder_of_another_request_is_refused(tmp_path):
+    asked = Request(data=SMALL, out=tmp_path, settings=TINY)
+    claim(asked)
+    claim(replace(asked, settings=replace(TINY, threads=2)))
+    for other in (replace(asked, data="cells"), replace(asked, settings=replace(TINY, strength=2.0))):
+        with pytest.raises(TrainingError, match="made with other data, settings or classifier; use another folder"):
+            claim(other)
+
+
+def test_what_a_classifier_cannot_serve_is_refused_before_anything_is_trained():
+    _, images = images_of()
+    subject = toy(images.part("train").images)
+    blind = replace(subject, classifier=WithoutGradients(subject.classifier))
+    with pytest.raises(TrainingError, match="say --pull 0 --parts 0 --candidates learnt"):
+        check(TINY, blind)
+    check(TINY, subject)
+    check(replace(TINY, pull=0.0, parts=0, candidates="learnt"), blind)
+    with pytest.raises(TrainingError, match="--candidates learnt"):
+        check(replace(TINY, parts=0), subject)
 
 
 def test_random_directions_are_as_long_as_what_they_are_compared_with():
