@@ -22,6 +22,7 @@ from explain_core.diffex.ranking import Decoding, prepare
 from explain_core.diffex.subject import Question, Subject
 from explain_core.errors import BundleError
 from explain_core.explainer import open_bundle
+from explain_core.files import write_json
 from explain_core.geometry import InputSpec
 from explain_core.radiograph import Radiograph
 from explain_core.testing.classifier import ToyClassifier, WithoutGradients
@@ -31,7 +32,7 @@ from training.datasets.readers import cells, phantom, thorax
 from training.datasets.tables import DatasetError
 from training.diffex import show
 from training.diffex.attach import attach
-from training.diffex.command import claim, run, seeds
+from training.diffex.command import CLAIM, own, run, seeds
 from training.diffex.explain import opposite
 from training.diffex.figures import figures, markdown, stability
 from training.diffex.request import Request, check, request
@@ -523,11 +524,11 @@ def test_a_bundle_takes_what_was_found_of_its_own_classifier_and_explains_by_it(
 
 def test_a_folder_of_another_request_is_refused(tmp_path):
     asked = Request(data=SMALL, out=tmp_path, settings=TINY)
-    claim(asked)
-    claim(replace(asked, settings=replace(TINY, threads=2)))
+    write_json(tmp_path / CLAIM, {"request": own(asked)})
+    assert own(replace(asked, settings=replace(TINY, threads=2))) == own(asked)
     for other in (replace(asked, data="cells"), replace(asked, settings=replace(TINY, strength=2.0))):
         with pytest.raises(TrainingError, match="made with other data, settings or classifier; use another folder"):
-            claim(other)
+            own(other)
 
 
 def test_what_a_classifier_cannot_serve_is_refused_before_anything_is_trained():

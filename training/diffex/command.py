@@ -33,18 +33,19 @@ def run(asked: Request, progress: Progress = silent) -> dict[str, Any]:
     Raises:
         DatasetError, TrainingError, BundleError: see `materials` and `explain`.
     """
-    claim(asked)
+    mark = own(asked)
     if (asked.out / JUDGED).is_file() and (asked.out / REPORT).is_file():
         return read_json(asked.out / JUDGED)
     given = materials(asked)
+    write_json(asked.out / CLAIM, {"request": mark})  # only now: what was refused has no folder
     found = explain(asked, given, within(progress, 0.0, 0.9))
     judged = judge(asked, given, found, within(progress, 0.9, 1.0))
     write(asked.out / REPORT, page(asked, given, found, judged, figures([judged])))
     return judged
 
 
-def claim(asked: Request) -> None:
-    """Have the folder for this request, or refuse it where it is another's.
+def own(asked: Request) -> str:
+    """What stands for this request in its folder; refused where the folder is another's.
 
     Raises:
         TrainingError: it was made with other data, settings or classifier.
@@ -52,11 +53,9 @@ def claim(asked: Request) -> None:
     how = {"device", "precision", "threads", "checkpoint_every", "report_every"}
     settings = {name: value for name, value in asdict(asked.settings).items() if name not in how}
     mark = checkpoints.fingerprint({"data": asked.data, "classifier": str(asked.classifier)}, settings)
-    asked.out.mkdir(parents=True, exist_ok=True)
-    known = read_json(asked.out / CLAIM).get("request", mark)
-    if known != mark:
+    if read_json(asked.out / CLAIM).get("request", mark) != mark:
         raise TrainingError(f"{asked.out} was made with other data, settings or classifier; use another folder")
-    write_json(asked.out / CLAIM, {"request": mark})
+    return mark
 
 
 def seeds(asked: Request, count: int, processes: int = 1, progress: Progress = silent) -> dict[str, Any]:
