@@ -144,8 +144,10 @@ def run_job(path: Path, *, job: Path | None = None, die_in: str = "", when: str 
         return made
 
     asked = load(job).resolved(job.parent) if job is not None else None
-    kind = (asked or load(path / "job.toml")).job.kind
-    stages = tuple(replace(one, make=deadly(one.make)) if one.name == die_in else one for one in STAGES[kind])
+    stages = {
+        kind: tuple(replace(one, make=deadly(one.make)) if one.name == die_in else one for one in of_kind)
+        for kind, of_kind in STAGES.items()
+    }
     sys.exit(run.run(run.Request(path=path, job=asked, **request), stages))
 
 

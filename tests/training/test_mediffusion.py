@@ -286,7 +286,10 @@ def test_a_second_classifier_is_whole_or_the_bundle_is_refused(joint, tmp_path):
 @pytest.mark.slow
 def test_what_such_a_bundle_cannot_serve_is_refused_by_name(joint):
     explainer = open_bundle(joint[1], device="cpu")
-    with pytest.raises(BundleError, match="similar_adversarial cannot explain this bundle: it needs a network"):
+    with pytest.raises(
+        BundleError,
+        match="similar_adversarial cannot explain this bundle: it needs what the training run generators makes",
+    ):
         explainer.require(["similar_adversarial"])
     with pytest.raises(BundleError, match="has no generators"):
         load(joint[1]).with_generators()

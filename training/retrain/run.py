@@ -146,12 +146,12 @@ class Request:
     say: Callable[[str], None] = lambda _: None
 
 
-def run(request: Request, stages: tuple[Stage, ...] | None = None) -> int:
+def run(request: Request, stages: Mapping[str, tuple[Stage, ...]] | None = None) -> int:
     """Run a job to its end, to a refusal or to a failure.
 
     Args:
         request: which job and how.
-        stages: instead of the real ones, for tests.
+        stages: by the kind of the job, instead of the real ones, for tests.
 
     Returns:
         DONE, FAILED, REFUSED, CANCELLED, or WAITING where it must not wait itself.
@@ -175,7 +175,7 @@ def run(request: Request, stages: tuple[Stage, ...] | None = None) -> int:
         resources = job.resources.within(**limits)
         stand_back(resources)
         job = job.model_copy(update={"resources": resources})
-        one = _Run(request, folder, job, stopping, stages)
+        one = _Run(request, folder, job, stopping, None if stages is None else stages[job.job.kind])
         try:
             return one.to_the_end() if folder.starts() <= MOST_STARTS else one.given_up()
         finally:
