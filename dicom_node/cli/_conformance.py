@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 
-from pydicom.uid import (
-    UID,
-)
+from pydicom.datadict import dictionary_description
+from pydicom.uid import UID
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
+from dicom_node.dicom import structure
+from dicom_node.dicom.image_pixel import USUAL
 from dicom_node.dicom.negotiation import TRANSFER_SYNTAXES, storage_sop_classes
 from dicom_node.settings.sections import NodeSettings
 from dicom_node.status import REJECTIONS, STATUS_MEANING
@@ -60,6 +61,7 @@ def render() -> str:
         "Every failure carries an Error Comment (0000,0902). Conformance level 2 (full); no element is coerced, but",
         "group 0002, which belongs to files, is dropped where a peer sends it inside a data set (PS3.5 7.1).",
         "",
+        *_tolerance(),
         "## Transfer syntaxes",
         "",
         "Of every storage SOP Class, in the order of preference; of Verification those without compression.",
@@ -90,6 +92,34 @@ def render() -> str:
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _tolerance() -> list[str]:
+    """What peers and files get wrong, and what becomes of it; tests/cases.py tries the cases of public bug reports."""
+    most = f"{structure.MOST_NESTED} sequences inside each other, {structure.MOST_ELEMENTS:,} elements"
+    rows = [
+        ("AE titles padded with NUL or blanks", "compared without the padding"),
+        ("A calling AE title that is not ASCII", "compared as it is, rejected with a reason where nobody has it"),
+        ("Unknown user items; no Maximum Length item", "ignored (PS3.8 9.3.1); served"),
+        ("Several transfer syntaxes in one context", "the first of the table below that is proposed"),
+        ("Group 0002 inside a data set", "dropped; the presentation context decides"),
+        ("The same instance in another transfer syntax", "Success; the first file stays"),
+        ("The same SOP Instance UID with other content", "0x0111, quarantined"),
+        (f"More than {most}", "0xC000, quarantined"),
+        (f"An element of more than {structure.MOST_BYTES >> 20} MB without bulk data", "0xC000, quarantined"),
+        ("0x0111 from a destination, after an answer that was lost", "delivered"),
+        ("An association that is never released", "a study is complete `open_quiet_seconds` after its last object"),
+        ("Two patients under one Study Instance UID", "the first one's images are analysed, the report says so"),
+        ("An image that cannot be read, decoded or built upon", "a line in the report; the others are analysed"),
+        ("Body part, region, view and modality in other words", "one table of words and codes, in eight languages"),
+        ("A view that is nowhere stated", "taken for a frontal one, and said so"),
+        ("Lookup tables that are empty, windows that show nothing", "the next one, then the range of the data"),
+        *((f"{dictionary_description(keyword)} is missing", taken) for keyword, taken in USUAL.items()),
+        ("A codestream of another sign than Pixel Representation", "the reading without wrapped values"),
+        ("A codestream of another size, or of deeper values than Bits Stored", "not analysed, with the reason"),
+        ("A Specific Character Set that is misspelt, empty or undecodable", "read as well as can be; never copied"),
+    ]  # fmt: skip
+    return ["## What is tolerated", "", *_table(("Peer or file", "Answer"), rows), ""]
 
 
 def _limits(node: NodeSettings) -> list[tuple[str, str]]:

@@ -210,7 +210,7 @@ def conformance() -> None:
     """Print the DICOM conformance tables, made from the code."""
     from dicom_node.cli._conformance import render  # noqa: PLC0415
 
-    print(render())  # noqa: T201
+    print(render(), end="")  # noqa: T201
 
 
 @rules_app.command("test")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from dicom_node.dicom.elements import code, integer, items, numbers
+from dicom_node.dicom.image_pixel import ImagePixel
 from dicom_node.errors import DatasetUnreadable, Reason
 
 ROBUST_PERCENTILES = (0.5, 99.5)
@@ -102,11 +103,39 @@ class Greys:
         modality: stored values -> values after the modality transformation.
         voi: those -> grey, 0 to 1.
         inverse: whether grey 0 is shown white.
+        shown_by: which of the file's tables or windows `voi` is, in words.
+        passed_over: what else the file states before it, which is empty or shows nothing.
     """
 
     modality: Table | Rescale
     voi: Table | Window
     inverse: bool
+    shown_by: str = "the range of its values"
+    passed_over: tuple[str, ...] = ()
+
+
+def greys_of(ds: Dataset, module: ImagePixel, modality: Table | Rescale, values: NDArray[Any]) -> Greys:
+    """What an image is shown by: its first VOI LUT, or else its first window, that shows anything, else a range.
+
+    Args:
+        ds: the image's header.
+        module: how its values are stored.
+        modality: its modality transformation.
+        values: after that, of the pixels that are no padding, at least two different ones.
+
+    Raises:
+        DatasetUnreadable: a table is damaged.
+    """
+    inverse = code(ds, "PresentationLUTShape") == "INVERSE" or module.photometric == "MONOCHROME1"  # once, not twice
+    extremes = np.array([values.min(), values.max()])
+    passed = _passed_over(ds, modality)
+    for name, voi in _stated(ds):
+        if voi is not None and np.ptp(voi.grey(values if isinstance(voi, Table) else extremes)) > 0:
+            return Greys(modality=modality, voi=voi, inverse=inverse, shown_by=name, passed_over=tuple(passed))
+        passed.append(name)
+    low, high = _natural_range(module, modality, values, extremes)
+    voi = Window((low + high) / 2 + 0.5, high - low + 1)
+    return Greys(modality=modality, voi=voi, inverse=inverse, passed_over=tuple(passed))
 
 
 def modality_of(ds: Dataset) -> Table | Rescale:
@@ -115,74 +144,59 @@ def modality_of(ds: Dataset) -> Table | Rescale:
     Raises:
         DatasetUnreadable: the table is damaged.
     """
-    for table in _tables(ds, "ModalityLUTSequence"):
-        return table
+    for item in filter(_filled, items(ds, "ModalityLUTSequence")):
+        return _table(ds, "ModalityLUTSequence", item)
     match numbers(ds, "RescaleSlope"), numbers(ds, "RescaleIntercept"):
-        case (slope, *_), (intercept, *_) if slope != 0:
+        case (slope, *_), (intercept, *_) if slope != 0 and math.isfinite(slope) and math.isfinite(intercept):
             return Rescale(slope, intercept, code(ds, "RescaleType") or "US")
     return Rescale()
 
 
-def voi_of(ds: Dataset, modality: Table | Rescale, values: NDArray[Any]) -> Table | Window:
-    """The first VOI LUT, or else the first valid window, that shows anything of the image; else a range of its values.
-
-    Args:
-        ds: the image's header.
-        modality: its modality transformation.
-        values: after that, of the pixels that are no padding, at least two different ones.
-
-    Raises:
-        DatasetUnreadable: the table is damaged.
-    """
-    extremes = np.array([values.min(), values.max()])
-    for table in _tables(ds, "VOILUTSequence"):
-        if np.ptp(table.look_up(values)) > 0:
-            return table
-    for window in _windows(ds):
-        if np.ptp(window.grey(extremes)) > 0:
-            return window
-    low, high = _natural_range(ds, modality, values, extremes)
-    return Window((low + high) / 2 + 0.5, high - low + 1)
+def _passed_over(ds: Dataset, modality: Table | Rescale) -> list[str]:
+    """What the file states of its modality transformation, where that cannot be used."""
+    if isinstance(modality, Table):
+        return []
+    slopes = numbers(ds, "RescaleSlope")
+    named = {
+        "its Modality LUT": bool(items(ds, "ModalityLUTSequence")),
+        "its Rescale Slope": bool(slopes) and slopes[0] != modality.slope,
+    }
+    return [name for name, passed in named.items() if passed]
 
 
-def inverse_of(ds: Dataset) -> bool:
-    """Whether low values are bright; DX says so twice, which counts once (PS3.3 C.8.11.3.1.2)."""
-    return code(ds, "PresentationLUTShape") == "INVERSE" or code(ds, "PhotometricInterpretation") == "MONOCHROME1"
-
-
-def _windows(ds: Dataset) -> Iterator[Window]:
-    """The windows that are valid for their function."""
+def _stated(ds: Dataset) -> Iterator[tuple[str, Table | Window | None]]:
+    """Name and meaning of each VOI LUT and each window; None of what is empty, or not valid for its function."""
+    for number, item in enumerate(items(ds, "VOILUTSequence"), 1):
+        yield f"VOI LUT {number}", _table(ds, "VOILUTSequence", item) if _filled(item) else None
     stated = code(ds, "VOILUTFunction")
     function: Function = "SIGMOID" if stated == "SIGMOID" else "LINEAR_EXACT" if stated == "LINEAR_EXACT" else "LINEAR"
-    for center, width in zip(numbers(ds, "WindowCenter"), numbers(ds, "WindowWidth"), strict=False):
+    pairs = zip(numbers(ds, "WindowCenter"), numbers(ds, "WindowWidth"), strict=False)
+    for number, (center, width) in enumerate(pairs, 1):
         wide = width >= 1 if function == "LINEAR" else width > 0
-        if wide and math.isfinite(center) and math.isfinite(width):
-            yield Window(center, width, function)
+        usable = wide and math.isfinite(center) and math.isfinite(width)
+        yield f"window {number}", Window(center, width, function) if usable else None
 
 
 def _natural_range(
-    ds: Dataset, modality: Table | Rescale, values: NDArray[Any], extremes: NDArray[Any]
+    module: ImagePixel, modality: Table | Rescale, values: NDArray[Any], extremes: NDArray[Any]
 ) -> tuple[float, float]:
     """What to show as black and white when the file does not say.
 
     An image of up to 8 unsigned bits without modality transformation is ready for display: its whole range.
     Otherwise percentiles, so that markers and collimator edges do not decide the contrast.
     """
-    bits = int(ds.BitsStored)
     plain = isinstance(modality, Rescale) and modality.identity
-    if plain and bits <= _BYTE and integer(ds, "PixelRepresentation", 0) == 0:
-        return 0.0, float((1 << bits) - 1)
+    if plain and module.stored <= _BYTE and not module.signed:
+        return 0.0, float((1 << module.stored) - 1)
     low, high = np.percentile(values, ROBUST_PERCENTILES)
     if low == high:
         low, high = extremes
     return float(low), float(high)
 
 
-def _tables(ds: Dataset, keyword: str) -> Iterator[Table]:
-    """The tables of a LUT sequence (PS3.3 C.11.1.1, C.11.2.1.1); empty items are none."""
-    for item in items(ds, keyword):
-        if item.get("LUTDescriptor") or item.get("LUTData"):
-            yield _table(ds, keyword, item)
+def _filled(item: Dataset) -> bool:
+    """Whether a LUT item holds anything; some equipment writes empty ones."""
+    return bool(item.get("LUTDescriptor") or item.get("LUTData"))
 
 
 def _table(ds: Dataset, keyword: str, item: Dataset) -> Table:

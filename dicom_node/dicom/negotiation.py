@@ -1,11 +1,14 @@
 """What this node accepts of a peer: presentation contexts. One table, from which docs/conformance.md is made too."""
 
 from pydicom.uid import (
+    HTJ2K,
     JPEG2000,
     UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
@@ -27,9 +30,9 @@ NATIVE: tuple[UID, ...] = (
     ExplicitVRBigEndian,
 )
 TRANSFER_SYNTAXES: tuple[UID, ...] = (
-    *(JPEG2000Lossless, JPEGLSLossless, JPEGLosslessSV1, JPEGLossless, RLELossless),
+    *(HTJ2KLossless, HTJ2KLosslessRPCL, JPEG2000Lossless, JPEGLSLossless, JPEGLosslessSV1, JPEGLossless, RLELossless),
     *NATIVE,
-    *(JPEG2000, JPEGLSNearLossless, JPEGExtended12Bit, JPEGBaseline8Bit),
+    *(HTJ2K, JPEG2000, JPEGLSNearLossless, JPEGExtended12Bit, JPEGBaseline8Bit),
 )
 """Of every storage SOP Class, in the order in which one is chosen where a sender proposes several in one context: who
 offers a lossless compression mostly has the object so and need not unpack it; what loses comes after what does not."""

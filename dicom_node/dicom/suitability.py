@@ -67,11 +67,9 @@ def _check_kind(ds: Dataset) -> None:
     frames = integer(ds, "NumberOfFrames", 1)
     if frames > 1:
         raise StudyUnsuitable(f"it has {frames} frames; only single-frame radiographs are analysed", Reason.FRAMES)
-    photometric = code(ds, "PhotometricInterpretation")
+    photometric = code(ds, "PhotometricInterpretation") or "MONOCHROME2"
     if integer(ds, "SamplesPerPixel", 1) != 1 or photometric not in {"MONOCHROME1", "MONOCHROME2"}:
-        raise StudyUnsuitable(
-            f"it is a colour image ({photometric or 'unknown photometric interpretation'})", Reason.COLOUR
-        )
+        raise StudyUnsuitable(f"it is a colour image ({photometric})", Reason.COLOUR)
 
 
 def _check_origin(ds: Dataset) -> None:
@@ -111,7 +109,8 @@ def _check_layout(ds: Dataset) -> None:
         raise StudyUnsuitable(f"{columns} x {rows} pixels are too few (at least {MIN_SIDE} each way)", Reason.SIZE)
     if rows * columns > MAX_PIXELS:
         raise StudyUnsuitable(f"{columns} x {rows} pixels are more than any radiograph has", Reason.SIZE)
-    allocated, stored = integer(ds, "BitsAllocated", 0), integer(ds, "BitsStored", 0)
+    allocated = integer(ds, "BitsAllocated", MAX_BITS)
+    stored = integer(ds, "BitsStored", 0 if "BitsStored" in ds else 1)
     if not 1 <= stored <= allocated:
         raise DatasetUnreadable(f"{stored} bits stored of {allocated} allocated contradict each other", Reason.PIXELS)
     if allocated > MAX_BITS:

@@ -4,9 +4,10 @@ data set                                   file           ledger       status
 -----------------------------------------  -------------  -----------  ------------------------------
 new                                        instances/     instance     Success
 stored already, same bytes                 removed        -            Success
-stored already, other bytes                quarantine/    quarantine   Duplicate SOP Instance
+stored already, in another encoding        removed        -            Success
+stored already, with other content         quarantine/    quarantine   Duplicate SOP Instance
 other SOP Class or Instance than asked     quarantine/    quarantine   Data Set Does Not Match
-unreadable, UIDs missing or not valid      quarantine/    quarantine   Cannot Understand
+unreadable, too much to read, bad UIDs     quarantine/    quarantine   Cannot Understand
 no room, ledger does not answer            removed        -            Refused: Out of Resources
 a fault of ours                            removed        -            Processing Failure
 """
@@ -19,7 +20,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from dicom_node.dicom.identity import same_object
 from dicom_node.dicom.reading import read_header
+from dicom_node.dicom.structure import check_structure
 from dicom_node.dicom.uids import checked_uid
 from dicom_node.errors import DatasetUnreadable, NodeError, OutOfResources, PeerError, SOPClassMismatch
 from dicom_node.nouns import AETitle, Association, Instance, SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
@@ -107,7 +110,7 @@ class Intake:
         uid = instance.sop_instance_uid
         with self._locks[hash(uid) % _LOCKS]:
             known = self._ledger.find_instance(uid)
-            if known is not None and known.sha256 != instance.sha256:
+            if known is not None and known.sha256 != instance.sha256 and not same_object(known.path, received.path):
                 raise Conflict("SOP Instance UID is already stored with other content")
             if known is None or not known.path.exists():
                 self._spool.adopt(received.path, instance.study_instance_uid, uid)
@@ -149,9 +152,10 @@ def _identify(request: Request, received: Received, spool: Spool, now: datetime)
     """Name the object by its own data set.
 
     Raises:
-        DatasetUnreadable: the data set cannot be read, or a UID is missing or not valid.
+        DatasetUnreadable: the data set cannot be read or is too much to read, or a UID is missing or not valid.
         SOPClassMismatch: the data set is not what the request says.
     """
+    check_structure(received.path)
     with without_warnings():
         header = read_header(received.path, _UIDS)
         found = {keyword: str(header.get(keyword) or "") for keyword in _UIDS}

@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 
 from pydicom import Dataset
+from pydicom.datadict import dictionary_description
 
 from dicom_node.dicom.codes import view
 from dicom_node.dicom.elements import code, integer, numbers, orientation
+from dicom_node.dicom.greys import Greys
+from dicom_node.dicom.image_pixel import USUAL
 from dicom_node.results.header import plain
 from explain_core.explanation import Explanation, OutOfDistribution, Prediction
 
@@ -24,8 +27,16 @@ def which(header: Dataset) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def limits_of(header: Dataset) -> Iterator[str]:
-    """What the source does not say, and what follows from that."""
+def limits_of(header: Dataset, greys: Greys | None = None) -> Iterator[str]:
+    """What the source does not say, or says in vain, and what follows from that.
+
+    Args:
+        header: of the source.
+        greys: what it was shown by, where that was asked.
+    """
+    if greys is not None and greys.passed_over:
+        passed = ", ".join(greys.passed_over)
+        yield f"The source was shown by {greys.shown_by}: empty, not valid or without contrast are {passed}"
     if not code(header, "PatientID"):
         yield "The source has no Patient ID: these results are matched to the patient by the study alone"
     if not code(header, "StudyDate"):
@@ -33,6 +44,10 @@ def limits_of(header: Dataset) -> Iterator[str]:
     spacings = [numbers(header, keyword) for keyword in ("PixelSpacing", "ImagerPixelSpacing")]
     if not any(len(found) == 2 and 0 < min(found) <= max(found) < float("inf") for found in spacings):  # noqa: PLR2004
         yield "The source has no usable pixel spacing: sizes are given as parts of the image, not in millimetres"
+    missing = [keyword for keyword in USUAL if keyword not in header]
+    if missing:
+        taken = "; ".join(f"{dictionary_description(keyword)}: {USUAL[keyword]}" for keyword in missing)
+        yield f"The source does not state how its values are stored; the usual was taken ({taken})"
     if view(header) is None:
         yield "The source does not state its view: it was taken for a frontal one (PA or AP)"
     if orientation(header) is None:

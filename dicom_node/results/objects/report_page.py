@@ -13,6 +13,7 @@ from PIL import Image
 from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
+from dicom_node.dicom.greys import Greys
 from dicom_node.results.context import ResultContext, StudyContext
 from dicom_node.results.encoding import compress
 from dicom_node.results.header import DISCLAIMER, plain
@@ -124,7 +125,7 @@ def render(lines: Sequence[Line]) -> NDArray[np.uint8]:
 def _explained(number: int, images: Sequence[ResultContext]) -> Iterator[Sentence]:
     """The decision about one image, and what each method says of it."""
     first = images[0].explanation
-    yield from _decided(number, images[0].header, first.prediction, first.out_of_distribution)
+    yield from _decided(number, images[0].header, first.prediction, first.out_of_distribution, images[0].image.greys)
     for image in images:
         explanation = image.explanation
         empty, named = emptiness(explanation), f"{image.method}: " if len(images) > 1 else ""
@@ -138,7 +139,11 @@ def _explained(number: int, images: Sequence[ResultContext]) -> Iterator[Sentenc
 
 
 def _decided(
-    number: int, header: Dataset, prediction: Prediction, distance: OutOfDistribution | None
+    number: int,
+    header: Dataset,
+    prediction: Prediction,
+    distance: OutOfDistribution | None,
+    greys: Greys | None = None,
 ) -> Iterator[Sentence]:
     shown = which(header)
     yield Sentence(f"Image {number}{f' ({shown})' if shown else ''}: {decision(prediction)}")
@@ -146,7 +151,7 @@ def _decided(
         yield Sentence(f"{warning}.", warning=True)
     if distance is not None and not distance.far:
         yield Sentence(f"{distance_of(distance)}: {plain(distance.measure, 200)}.")
-    for limit in limits_of(header):
+    for limit in limits_of(header, greys):
         yield Sentence(f"{limit}.")
 
 

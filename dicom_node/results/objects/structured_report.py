@@ -154,7 +154,7 @@ def _of_explained(images: Sequence[ResultContext]) -> Iterator[hd.ContentItem]:
         about_maps[NOT_AN_OUTLINE if empty is None else f"{named}{empty}"] = None
         sentences = (*attributes_of(explanation), *doubts_of(explanation))
         about_maps |= {f"{named}{sentence}": None for sentence in sentences}
-    for sentence in (*warnings_of(prediction, distance), *about_maps, *limits_of(first.header)):
+    for sentence in (*warnings_of(prediction, distance), *about_maps, *limits_of(first.header, first.image.greys)):
         yield _text(codes.COMMENT, f"{sentence}.", of)
 
 

@@ -22,6 +22,7 @@ from radiographs import ACCEPTED, PYDICOM_DATA, encode, phantom, real, reread, s
 
 from dicom_node.dicom import pixels, reading
 from dicom_node.errors import DatasetUnreadable, StudyUnsuitable
+from dicom_node.results.notes import limits_of
 
 REFUSED = {
     "nema_wg04/RG2_JPLY.dcm": "Body Part Examined is 'HIP': not the chest",
@@ -473,7 +474,7 @@ def test_no_pixel_data():
         ({"Columns": None}, "Rows or Columns is missing or zero"),
         ({"BitsStored": 17}, "17 bits stored of 16 allocated"),
         ({"BitsStored": 0}, "0 bits stored"),
-        ({"BitsAllocated": None}, "of 0 allocated"),
+        ({"BitsAllocated": 0}, "0 allocated"),
     ],
 )
 def test_contradictory_header(changes, reason):
@@ -585,3 +586,40 @@ def test_reasons_quote_nothing_of_the_patient(caplog):
 
 def test_transfer_syntax_fixture_is_what_it_says():
     assert synthetic().file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+
+
+EMPTY = Dataset()
+
+
+def _window(center, width):
+    return {"WindowCenter": center, "WindowWidth": width}
+
+
+@pytest.mark.parametrize(
+    ("changes", "passed_over", "shown_by"),
+    [
+        ({}, (), "the range of its values"),
+        (_window("2000", "1000"), (), "window 1"),
+        (_window(["-9000", "2000"], ["10", "1000"]), ("window 1",), "window 2"),
+        (_window(["2000", "2000"], ["0", "1000"]), ("window 1",), "window 2"),
+        (_window("9000", "10"), ("window 1",), "the range of its values"),
+        ({"VOILUTSequence": [EMPTY]} | _window("2000", "1000"), ("VOI LUT 1",), "window 1"),
+        ({"VOILUTSequence": [EMPTY]}, ("VOI LUT 1",), "the range of its values"),
+        (
+            {"VOILUTSequence": [EMPTY], "ModalityLUTSequence": [EMPTY]},
+            ("its Modality LUT", "VOI LUT 1"),
+            "the range of its values",
+        ),
+        ({"RescaleSlope": "0", "RescaleIntercept": "5"}, ("its Rescale Slope",), "the range of its values"),
+        ({"RescaleSlope": "NaN", "RescaleIntercept": "5"}, ("its Rescale Slope",), "the range of its values"),
+        ({"RescaleSlope": "inf", "RescaleIntercept": "5"}, ("its Rescale Slope",), "the range of its values"),
+        ({"RescaleSlope": "2", "RescaleIntercept": "5"}, (), "the range of its values"),
+    ],
+)
+def test_what_cannot_be_used_is_passed_over_and_named(changes, passed_over, shown_by):
+    ds = synthetic(**changes)
+    greys = pixels.render(ds).greys
+    assert (greys.passed_over, greys.shown_by) == (passed_over, shown_by)
+    assert shown(ds).std() > 0.1
+    told = [one for one in limits_of(ds, greys) if one.startswith("The source was shown by")]
+    assert [all(name in one for name in passed_over) for one in told] == [True] * bool(passed_over)

@@ -22,6 +22,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
 )
 from pynetdicom.sop_class import Verification
 from receiving import CR, MB, STUDY, radiograph, running, wait_until
@@ -93,7 +94,7 @@ def test_a_stored_object_is_a_file_and_a_row(node):
 def test_every_storage_class_in_every_transfer_syntax_is_accepted(node):
     every = negotiation.storage_sop_classes()
     assert len(every) > 150
-    assert len(negotiation.TRANSFER_SYNTAXES) == 13
+    assert len(negotiation.TRANSFER_SYNTAXES) == 16
     for start in range(0, len(every), 128):
         some = every[start : start + 128]
         with node.associated(contexts=[(uid, [*negotiation.TRANSFER_SYNTAXES]) for uid in some]) as association:
@@ -193,6 +194,22 @@ def test_the_same_uid_with_other_bytes_is_quarantined_and_the_first_kept(node, l
     assert [(line["sop"], line["status"], line["calling"]) for line in reported] == [
         (first.SOPInstanceUID, "0x0111", "MODALITY")
     ] * 2
+
+
+def test_the_same_object_in_another_transfer_syntax_is_a_duplicate_and_the_first_file_stays(node, logged):
+    first, again, other = radiograph(size=MB), radiograph(size=MB), radiograph(size=MB)
+    again.PixelData = first.PixelData
+    for ds in (again, other):
+        ds.compress(JPEG2000Lossless, generate_instance_uid=False)
+    assert [answer(status) for status in node.store(first)] == [(Status.SUCCESS, None)]
+    (path,) = node.files("instances")
+    content = path.read_bytes()
+    with node.associated(contexts=[(CR, [JPEG2000Lossless])]) as association:
+        assert answer(association.send_c_store(again)) == (Status.SUCCESS, None)
+        assert association.send_c_store(other).Status == Status.DUPLICATE_SOP_INSTANCE
+    assert path.read_bytes() == content
+    assert len(node.files("quarantine")) == 1
+    assert [line["sop"] for line in logged() if line["event"] == "duplicate acknowledged"] == [first.SOPInstanceUID]
 
 
 class SlowLedger(Ledger):
