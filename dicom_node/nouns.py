@@ -49,13 +49,18 @@ class DeliveryState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Association:
-    """One accepted association (PS3.8), from A-ASSOCIATE to its end."""
+    """One accepted association (PS3.8), from A-ASSOCIATE to its end.
+
+    Attributes:
+        listener: the process that holds it, `Spool.owner`.
+    """
 
     association_id: str
     calling_ae_title: AETitle
     called_ae_title: AETitle
     peer_address: str
     opened_at: datetime
+    listener: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from dataclasses import asdict, replace
@@ -423,6 +424,7 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Run one command; errors of input are one line and exit status 1."""
+    os.umask(0o077)  # labels and films of patients
     keep_memory()
     arguments = _parser().parse_args()
     try:

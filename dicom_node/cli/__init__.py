@@ -1,5 +1,7 @@
 """`dicom-node`: one program, a command per task. Exit status 0 done, 1 not done, 2 wrong use or configuration."""
 
+import os
+
 import typer
 
 from dicom_node.cli import data, drift, model, node, retrain
@@ -14,5 +16,6 @@ app.add_typer(retrain.app, name="retrain")
 
 
 def main() -> None:
-    """Entry point of `dicom-node`."""
+    """Entry point of `dicom-node`; what any command or role writes is its own user's to read, and nobody else's."""
+    os.umask(0o077)
     app()

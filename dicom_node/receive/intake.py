@@ -113,10 +113,9 @@ class Intake:
             if known is not None and known.sha256 != instance.sha256 and not same_object(known.path, received.path):
                 raise Conflict("SOP Instance UID is already stored with other content")
             if known is None or not known.path.exists():
-                self._spool.adopt(received.path, instance.study_instance_uid, uid)
+                self._spool.adopt(received.path, instance.study_instance_uid, uid, instance.sha256)
             if known is None and self._ledger.add_instance(instance) == "conflict":
-                # Another process took the UID meanwhile. Its row stays; whose file lies there is not certain.
-                raise NodeError("ledger and spool disagree about an instance")
+                self._yield(instance, received)
         log.info(
             "duplicate acknowledged" if known else "stored",
             association=instance.association_id,
@@ -126,6 +125,17 @@ class Intake:
             size=instance.size,
         )
         return Outcome(status=Status.SUCCESS)
+
+    def _yield(self, instance: Instance, received: Received) -> None:
+        """Take a file back whose UID another listener has recorded meanwhile.
+
+        Raises:
+            Conflict: with other content.
+        """
+        instance.path.replace(received.path)
+        known = self._ledger.find_instance(instance.sop_instance_uid)
+        if known is None or not same_object(known.path, received.path):
+            raise Conflict("SOP Instance UID is already stored with other content")
 
     def _quarantine(self, request: Request, received: Received, error: PeerError, now: datetime) -> str | None:
         """Keep a refused object for a person to look at; the answer to the peer does not depend on it."""
@@ -181,7 +191,7 @@ def _identify(request: Request, received: Received, spool: Spool, now: datetime)
         transfer_syntax_uid=request.transfer_syntax,
         association_id=request.association.association_id,
         calling_ae_title=AETitle(request.association.calling_ae_title),
-        path=spool.instance_path(study, sop),
+        path=spool.instance_path(study, sop, received.sha256),
         sha256=received.sha256,
         size=received.size,
         received_at=now,

@@ -94,7 +94,8 @@ class Listener:
             raise ConfigError(f"node.port: cannot listen on {where}: {error.strerror}") from error
         self._server = server
         self._entity._servers.append(server)  # noqa: SLF001 - as AE.start_server does; shutdown relies on it
-        stale, swept = self._ledger.close_stale_associations(self._clock()), self._spool.sweep()
+        stale = self._ledger.close_stale_associations(self._clock(), self._spool.alive)
+        swept = self._spool.sweep()
         if stale or swept:
             log.warning("cleaned up after an earlier process", associations=stale, parts=swept)
         if not self._node.calling_ae_titles and not self._node.accept_any_calling_ae:
@@ -246,6 +247,7 @@ class Listener:
             called_ae_title=AETitle(titles["called"]),
             peer_address=titles["peer"],
             opened_at=reception.opened_at or self._clock(),
+            listener=self._spool.owner,
         )
         if not reception.recorded:
             self._ledger.open_association(association)

@@ -36,7 +36,7 @@ from dicom_node.errors import DatasetUnreadable, NodeError, OutOfResources, Peer
 from dicom_node.receive.association_request import ASSOCIATE_RQ, tidied
 from dicom_node.receive.file_meta import FileMetaFilter
 from dicom_node.status import Status
-from dicom_node.storage.spool import PART_SUFFIX, Spool
+from dicom_node.storage.spool import Spool
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -88,7 +88,7 @@ class PartFile(BytesIO):
 
     def __init__(self, spool: Spool, sop_class: str, sop_instance: str, transfer_syntax: str) -> None:
         super().__init__()
-        self.path = spool.incoming / f"{uuid.uuid4().hex}{PART_SUFFIX}"
+        self.path = spool.incoming
         self.size = 0
         self._spool = spool
         self._digest = hashlib.sha256()
@@ -99,6 +99,7 @@ class PartFile(BytesIO):
         try:
             _check_uids(sop_class, sop_instance)
             spool.check_space()
+            self.path = spool.new_part()
             self._file = self.path.open("xb", buffering=_BUFFER)
             self._file.write(PREAMBLE)
             meta = create_file_meta(
@@ -153,7 +154,8 @@ class PartFile(BytesIO):
                 self._file.close()
         except OSError:
             log.debug("part could not be flushed", part=self.path.name)
-        self.path.unlink(missing_ok=True)
+        if self._file is not None:
+            self.path.unlink(missing_ok=True)
 
     def _fail(self, error: NodeError | OSError) -> None:
         if isinstance(error, NodeError):

@@ -1,21 +1,26 @@
 """Instances on disk. A file under its final name is complete and survives a power cut.
 
-    <root>/incoming/                     what is being received; nothing here was ever acknowledged
-    <root>/instances/<study>/<sop>.dcm   acknowledged instances
-    <root>/outbox/<task>/<sop>.dcm       results waiting for delivery
-    <root>/quarantine/                   refused, or in conflict with an instance; kept for a person
+    <root>/incoming/<owner>/                     what is being written; nothing here was ever acknowledged
+    <root>/instances/<study>/<sop>-<digest>.dcm  acknowledged instances
+    <root>/outbox/<task>/<sop>.dcm               results waiting for delivery
+    <root>/quarantine/                           refused, or in conflict with an instance; kept for a person
+    <root>/owners/<owner>                        locked (flock) by the process that writes there, as long as it lives
 
 Order of every write: bytes, fsync of the file, rename, fsync of the folder (and of the parents of a new
-folder). Names are built from checked UIDs only, never from what a peer wrote elsewhere.
+folder). Names are built from checked UIDs and digests only, never from what a peer wrote elsewhere: an instance with
+other content has another name, so that of two listeners none writes over what the other has acknowledged.
 """
 
 import errno
+import fcntl
+import os
 import re
 import shutil
-import time
+import threading
 import uuid
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -28,9 +33,9 @@ PART_SUFFIX = ".part"
 """Ending of a file that is still being written by the spool itself."""
 
 _TASK_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _MOST_REMEMBERED = 10_000  # folders
-_SWEEP_MARGIN = 2.0  # seconds: coarse file times must not make a new file look old
 
 
 class Spool:
@@ -45,13 +50,42 @@ class Spool:
         self.root = root.absolute()
         self.low_water_bytes = low_water_bytes
         self.incoming = self.root / "incoming"
+        self.owners = self.root / "owners"
         self.instances = self.root / "instances"
         self.outbox = self.root / "outbox"
         self.quarantined = self.root / "quarantine"
-        self._opened_at = time.time()
         self._durable: set[Path] = set()
-        for folder in (self.incoming, self.instances, self.outbox, self.quarantined):
+        self._owner = ""
+        self._claiming = threading.Lock()
+        for folder in (self.incoming, self.owners, self.instances, self.outbox, self.quarantined):
             self._make_folder(folder)
+
+    @property
+    def owner(self) -> str:
+        """Who this process is to others that share the spool."""
+        with self._claiming:
+            while not self._owner:
+                name = uuid.uuid4().hex
+                held = os.open(self.owners / name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+                if _locked(held) and (self.owners / name).exists():  # one that sweeps may have been quicker
+                    weakref.finalize(self, os.close, held)
+                    self._make_folder(self.incoming / name)
+                    self._owner = name
+                else:
+                    os.close(held)
+        return self._owner
+
+    def alive(self, owner: str) -> bool:
+        """Whether the process of that name lives; on a shared file system that of another machine, too."""
+        try:
+            with (self.owners / owner).open("rb") as probe:
+                return not _locked(probe.fileno())
+        except (FileNotFoundError, IsADirectoryError):
+            return False
+
+    def new_part(self) -> Path:
+        """Where to write a file that is not complete; nobody else writes or removes it while this process lives."""
+        return self.incoming / self.owner / f"{uuid.uuid4().hex}{PART_SUFFIX}"
 
     def check_space(self) -> None:
         """Do nothing while there is room.
@@ -63,22 +97,29 @@ class Spool:
         if free < self.low_water_bytes:
             raise OutOfResources(f"Low disk space: {free >> 20} MB free, {self.low_water_bytes >> 20} MB needed")
 
-    def instance_path(self, study: str, sop: str) -> Path:
+    def instance_path(self, study: str, sop: str, sha256: str) -> Path:
         """Where the instance lies once it is adopted.
+
+        Args:
+            study: its Study Instance UID.
+            sop: its SOP Instance UID.
+            sha256: of its data set as received, hexadecimal.
 
         Raises:
             DatasetUnreadable: one of the UIDs is not valid.
         """
-        return self.instances / checked_uid(study) / f"{checked_uid(sop)}.dcm"
+        if not _DIGEST.fullmatch(sha256):
+            raise NodeError("not a digest")
+        return self.instances / checked_uid(study) / f"{checked_uid(sop)}-{sha256[:16]}.dcm"
 
-    def adopt(self, part: Path, study: str, sop: str) -> Path:
-        """Make a received file durable under its final name, in place of any file of that name.
+    def adopt(self, part: Path, study: str, sop: str, sha256: str) -> Path:
+        """Make a received file durable under its final name, in place of one with the same content.
 
         Raises:
             DatasetUnreadable: one of the UIDs is not valid.
             OutOfResources: the disk is full.
         """
-        target = self.instance_path(study, sop)
+        target = self.instance_path(study, sop, sha256)
         with _full_disk():
             self._move(part, target)
         return target
@@ -97,7 +138,8 @@ class Spool:
         if not _TASK_ID.fullmatch(task_id):
             raise NodeError("not a valid task id")
         target = self.outbox / task_id / f"{checked_uid(str(dataset.SOPInstanceUID))}.dcm"
-        part = self.incoming / f"{uuid.uuid4().hex}{PART_SUFFIX}"
+        with _full_disk():
+            part = self.new_part()
         try:
             with _full_disk():
                 with part.open("xb") as file:
@@ -128,17 +170,17 @@ class Spool:
         return target
 
     def sweep(self) -> int:
-        """Remove what an earlier process left in `incoming`; files of this process stay.
+        """Remove what processes that have died left in `incoming`.
 
         Returns:
             How many files were removed.
         """
         removed = 0
-        for part in self.incoming.iterdir():
-            with suppress(FileNotFoundError):
-                if part.is_file() and part.stat().st_mtime < self._opened_at - _SWEEP_MARGIN:
-                    part.unlink()
-                    removed += 1
+        for owner in {path.name for path in (*self.incoming.iterdir(), *self.owners.iterdir())}:
+            if not self.alive(owner):
+                removed += sum(1 for _ in (self.incoming / owner).glob("*"))
+                shutil.rmtree(self.incoming / owner, ignore_errors=True)
+                (self.owners / owner).unlink(missing_ok=True)
         return removed
 
     def _move(self, part: Path, target: Path) -> None:
@@ -159,6 +201,15 @@ class Spool:
         if len(self._durable) >= _MOST_REMEMBERED:
             self._durable.clear()
         self._durable.add(folder)
+
+
+def _locked(descriptor: int) -> bool:
+    """Take the lock of an open file, until it is closed; False where another process has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def no_room(error: OSError) -> bool:

@@ -1,5 +1,6 @@
 """Shared by the tests of the export: a node that has received images, and what is to be found in a folder."""
 
+import hashlib
 import json
 from datetime import UTC, datetime
 
@@ -43,9 +44,10 @@ class Node:
 
     def receive(self, *datasets, at=NOW):
         for ds in datasets:
-            part = self.spool.incoming / "one.part"
+            part = self.spool.new_part()
             ds.save_as(part, enforce_file_format=True)
-            path = self.spool.adopt(part, str(ds.StudyInstanceUID), str(ds.SOPInstanceUID))
+            digest = hashlib.sha256(part.read_bytes()).hexdigest()
+            path = self.spool.adopt(part, str(ds.StudyInstanceUID), str(ds.SOPInstanceUID), digest)
             self.ledger.open_association(
                 Association(
                     association_id="a",

@@ -117,7 +117,11 @@ class Node:
             return [association.send_c_store(ds) for ds in datasets]
 
     def files(self, folder):
-        return sorted(path for path in (self.spool.root / folder).rglob("*") if path.is_file())
+        return sorted(
+            path
+            for path in (self.spool.root / folder).rglob("*")
+            if path.is_file() and path.parent != self.spool.owners
+        )
 
 
 def settings(folder, **node):

@@ -189,7 +189,7 @@ def test_a_listener_killed_while_it_receives_loses_nothing_that_it_acknowledged(
     sending = threading.Thread(target=association.send_c_store, args=(big,))
     sending.start()
     incoming = node.folder / "spool" / "incoming"
-    wait_for(lambda: any(part.stat().st_size for part in incoming.iterdir()), what="a part")
+    wait_for(lambda: any(part.stat().st_size for part in incoming.glob("*/*.part")), what="a part")
     node.kill("listener")
     sending.join(20)
     assert node.ledger.find_instance(instance(1).sop_instance_uid)

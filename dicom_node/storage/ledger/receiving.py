@@ -1,11 +1,11 @@
 """Ledger, receiving side: associations, instances, quarantine, and what assembly needs to know."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, func, insert, or_, select, update
 
 from dicom_node.nouns import (
     AETitle,
@@ -37,6 +37,7 @@ class Receiving(Store):
                     "called_ae_title": association.called_ae_title,
                     "peer_address": association.peer_address,
                     "opened_at": association.opened_at,
+                    "listener": association.listener,
                 },
             )
 
@@ -49,16 +50,22 @@ class Receiving(Store):
                 .values(closed_at=now)
             )
 
-    def close_stale_associations(self, now: datetime) -> int:
-        """End every association that is still open: its listener has died. Call it before listening.
+    def close_stale_associations(self, now: datetime, alive: Callable[[str], bool]) -> int:
+        """End the open associations of listeners that have died. Call it before listening.
+
+        Args:
+            now: the time, aware.
+            alive: whether a listener of that name lives.
 
         Returns:
             how many there were.
         """
+        still_open, listener = associations.c.closed_at.is_(None), associations.c.listener
         with self._write() as connection:
-            return connection.execute(
-                update(associations).where(associations.c.closed_at.is_(None)).values(closed_at=now)
-            ).rowcount
+            names = connection.execute(select(listener).where(still_open).distinct()).scalars().all()
+            dead = [name for name in names if name and not alive(name)]
+            of_nobody = or_(listener.is_(None), listener == "", listener.in_(dead))
+            return connection.execute(update(associations).where(still_open, of_nobody).values(closed_at=now)).rowcount
 
     def add_instance(self, instance: Instance) -> Added:
         """Record a stored instance whose file is already durable.

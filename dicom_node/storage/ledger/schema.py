@@ -49,7 +49,7 @@ STATE = String(16)
 
 metadata = MetaData()
 
-SCHEMA = "0003"
+SCHEMA = "0004"
 """Of these tables: the last of migrations/versions."""
 FIRST = "0001"
 """Of a ledger made before there were migrations, which does not say so itself."""
@@ -65,6 +65,7 @@ associations = Table(
     Column("peer_address", String(64), nullable=False),
     Column("opened_at", UTCDateTime, nullable=False),
     Column("closed_at", UTCDateTime, index=True),
+    Column("listener", String(32)),
 )
 
 touches = Table(

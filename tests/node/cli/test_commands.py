@@ -56,6 +56,7 @@ def test_explain_writes_objects_and_previews_of_the_real_radiograph(tmp_path):
     assert len(study["objects"]) == 3
     assert all(Path(path).stat().st_size > 10_000 for path in study["previews"])
     assert len(study["previews"]) == 3
+    assert {path.stat().st_mode & 0o077 for path in tmp_path.rglob("*")} == {0}, "nobody else's to read"
 
 
 @pytest.mark.slow

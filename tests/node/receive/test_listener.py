@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-import os
 import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 
@@ -58,6 +56,12 @@ def answer(status):
     return Status(status.Status), status.get("ErrorComment")
 
 
+def instance_path(node, ds):
+    """Where an object of that content lies."""
+    body = receiving.data_set_bytes(ds, ds.file_meta.TransferSyntaxUID)
+    return node.spool.instance_path(STUDY, ds.SOPInstanceUID, hashlib.sha256(body).hexdigest())
+
+
 def stored_bytes(path, transfer_syntax):
     """The data set in a file, behind the file meta information."""
     content = path.read_bytes()
@@ -80,7 +84,7 @@ def test_a_stored_object_is_a_file_and_a_row(node):
     ds = radiograph()
     assert [answer(status) for status in node.store(ds)] == [(Status.SUCCESS, None)]
     (path,) = node.files("instances")
-    assert path == node.spool.instance_path(STUDY, ds.SOPInstanceUID)
+    assert path == instance_path(node, ds)
     body = receiving.data_set_bytes(ds, ExplicitVRLittleEndian)
     assert stored_bytes(path, ExplicitVRLittleEndian) == body
     row = node.ledger.find_instance(ds.SOPInstanceUID)
@@ -221,6 +225,48 @@ class SlowLedger(Ledger):
         return found
 
 
+def test_two_listeners_of_one_ledger_store_a_uid_once(tmp_path):
+    """The file that was acknowledged is that of the sender who was told so, whichever of them that is."""
+    for number in range(8):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        ledgers = [SlowLedger(f"sqlite:///{folder}/ledger.sqlite") for _ in range(2)]
+        variants = [radiograph(PatientID=f"CANARY-{letter}") for letter in "AB"]
+        with running(folder, ledger=ledgers[0]) as one, running(folder, ledger=ledgers[1]) as other:
+            told = in_threads(
+                [
+                    lambda node=node, ds=ds: node.store(ds)[0].Status
+                    for node, ds in zip((one, other), variants, strict=True)
+                ]
+            )
+            assert sorted(told) == [0x0000, 0x0111]
+            (path,) = one.files("instances")
+            winner = variants[told.index(0x0000)]
+            assert dcmread(path).PatientID == winner.PatientID
+            row = one.ledger.find_instance(winner.SOPInstanceUID)
+            assert (row.path, hashlib.sha256(stored_bytes(path, ExplicitVRLittleEndian)).hexdigest()) == (
+                path,
+                row.sha256,
+            )
+            (kept,) = one.files("quarantine")
+            assert dcmread(kept).PatientID != winner.PatientID
+
+
+def test_a_second_listener_leaves_the_first_one_s_associations_and_parts_alone(tmp_path):
+    with running(tmp_path) as first, first.associated() as peer:
+        assert peer.send_c_store(radiograph(1)).Status == 0x0000
+        send_command_only(peer)
+        wait_until(lambda: first.files("incoming"))
+        with running(tmp_path) as second:
+            (activity,) = second.ledger.assembly_snapshot()
+            assert activity.open_associations == 1
+            assert len(first.files("incoming")) == 1
+        peer.abort()
+    with running(tmp_path) as third:
+        (activity,) = third.ledger.assembly_snapshot()
+        assert activity.open_associations == 0
+
+
 def test_the_same_uid_sent_at_the_same_time_is_stored_once(tmp_path):
     variants = [radiograph(PatientID=f"CANARY-{number}") for number in range(4)]
     with running(tmp_path, ledger=SlowLedger(f"sqlite:///{tmp_path}/ledger.sqlite")) as node:
@@ -302,7 +348,7 @@ def test_an_invalid_instance_uid_is_refused_and_the_association_goes_on(node, ui
             "UID in the request is not valid",
         )
         assert answer(association.send_c_store(radiograph(2))) == (Status.SUCCESS, None)
-    assert [path.name for path in node.files("")] == [f"{STUDY}.1.2.dcm"]
+    assert node.files("") == [instance_path(node, radiograph(2))]
 
 
 def test_low_disk_space_is_refused_with_a_comment(tmp_path):
@@ -319,7 +365,7 @@ def test_nothing_is_written_while_disk_space_is_low(tmp_path):
     spool = receiving.Spool(tmp_path, 1 << 60)
     part = PartFile(spool, CR, "1.2.3", ExplicitVRLittleEndian)
     part.write(bytes(MB))
-    assert list(spool.incoming.iterdir()) == []
+    assert [path for path in spool.incoming.rglob("*") if path.is_file()] == []
     with pytest.raises(OutOfResources, match="Low disk space"):
         part.finish()
 
@@ -332,7 +378,7 @@ def test_one_endless_object_stops_at_the_low_water_mark(tmp_path):
             part.write(bytes(MB))
         with pytest.raises(OutOfResources, match="Low disk space"):
             part.finish()
-        assert list(spool.incoming.iterdir()) == []
+        assert [path for path in spool.incoming.rglob("*") if path.is_file()] == []
 
 
 def test_a_full_disk_is_refused_with_a_comment_and_loses_nothing(tmp_path):
@@ -346,7 +392,7 @@ def test_a_full_disk_is_refused_with_a_comment_and_loses_nothing(tmp_path):
                 (Status.OUT_OF_RESOURCES, "Spool cannot be written: No space left on device"),
                 (Status.SUCCESS, None),
             ]
-            first = node.spool.instance_path(STUDY, kept.SOPInstanceUID)
+            first = instance_path(node, kept)
             body = receiving.data_set_bytes(kept, ExplicitVRLittleEndian)
             assert stored_bytes(first, ExplicitVRLittleEndian) == body
             assert len(node.files("instances")) == 2
@@ -480,16 +526,13 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path):
             process.send_signal(signal.SIGKILL)
             process.wait()
             peer.abort()
-    parts = list((tmp_path / "spool" / "incoming").iterdir())
-    assert len(parts) == 1
-    long_ago = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
-    os.utime(parts[0], (long_ago, long_ago))
+    assert len(list((tmp_path / "spool" / "incoming").glob("*/*.part"))) == 1
     with running(tmp_path) as node:
         (activity,) = node.ledger.assembly_snapshot()
         assert (activity.new_instances, activity.open_associations) == (3, 0)
         assert node.files("incoming") == []
         for ds in acknowledged:
-            path = node.spool.instance_path(STUDY, ds.SOPInstanceUID)
+            path = instance_path(node, ds)
             body = receiving.data_set_bytes(ds, ExplicitVRLittleEndian)
             assert stored_bytes(path, ExplicitVRLittleEndian) == body
 
@@ -514,7 +557,7 @@ def test_success_leaves_after_file_folder_and_ledger_are_synced(tmp_path):
 
     # The C-STORE-RSP is the last P-DATA-TF: its command set has Command Field (0000,0100) = 0x8001.
     answered = last(r"sendto\(.*\\x04\\x00.*\\x00\\x00\\x00\\x01\\x02\\x00\\x00\\x00\\x01\\x80")
-    synced_file = last(r"fsync\(\d+<[^>]*/incoming/[0-9a-f]+\.part>")
+    synced_file = last(r"fsync\(\d+<[^>]*/incoming/[0-9a-f]+/[0-9a-f]+\.part>")
     renamed = last(r"rename\(")
     synced_folder = last(rf"fsync\(\d+<[^>]*/instances/{re.escape(STUDY)}>")
     commits = all_of(r"(fsync|fdatasync)\(\d+<[^>]*ledger\.sqlite-wal>")

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -149,10 +150,15 @@ def test_an_association_that_only_repeats_an_instance_still_touches_the_study(le
 
 def test_a_crashed_listeners_associations_are_closed(ledger):
     ledger.open_association(association("a1"))
-    ledger.add_instance(instance(1))
-    assert ledger.close_stale_associations(at(50)) == 1
-    assert ledger.assembly_snapshot()[0].open_associations == 0
-    assert ledger.close_stale_associations(at(51)) == 0
+    for name, listener in (("a2", "dead"), ("a3", "living")):
+        ledger.open_association(replace(association(name), listener=listener))
+    for number, name in enumerate(("a1", "a2", "a3"), 1):
+        ledger.add_instance(replace(instance(number), association_id=name))
+    assert ledger.assembly_snapshot()[0].open_associations == 3
+    assert ledger.close_stale_associations(at(50), lambda listener: listener == "living") == 2
+    assert ledger.assembly_snapshot()[0].open_associations == 1
+    assert ledger.close_stale_associations(at(51), lambda _: False) == 1
+    assert ledger.close_stale_associations(at(52), lambda _: False) == 0
 
 
 # ---- revisions

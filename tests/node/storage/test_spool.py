@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -24,22 +24,24 @@ from dicom_node.errors import DatasetUnreadable, NodeError, OutOfResources
 from dicom_node.storage.spool import Spool
 from dicom_node.watch.logs import without_warnings
 
+DIGEST = hashlib.sha256(b"bytes").hexdigest()
+
 
 @pytest.fixture
 def spool(tmp_path):
     return Spool(tmp_path / "spool", 0)
 
 
-def part(spool, content=b"bytes", name="a.part"):
-    path = spool.incoming / name
+def part(spool, content=b"bytes"):
+    path = spool.new_part()
     path.write_bytes(content)
     return path
 
 
 def test_adopt_moves_the_file_to_its_final_name(spool):
     source = part(spool)
-    target = spool.adopt(source, "1.2.3", "1.2.3.4")
-    assert target == spool.instances / "1.2.3" / "1.2.3.4.dcm"
+    target = spool.adopt(source, "1.2.3", "1.2.3.4", DIGEST)
+    assert target == spool.instances / "1.2.3" / f"1.2.3.4-{DIGEST[:16]}.dcm"
     assert target.read_bytes() == b"bytes"
     assert not source.exists()
 
@@ -49,8 +51,8 @@ def test_paths_of_valid_uids_stay_inside(study, sop):
     root = Path("/does/not/matter")
     made = Spool.__new__(Spool)
     made.instances = root / "instances"
-    assert made.instance_path(study, sop).resolve().is_relative_to(root / "instances")
-    assert made.instance_path(study, sop).parent.name == study
+    assert made.instance_path(study, sop, DIGEST).resolve().is_relative_to(root / "instances")
+    assert made.instance_path(study, sop, DIGEST).parent.name == study
 
 
 @given(strategies.not_uids)
@@ -65,7 +67,7 @@ def test_refused_names(spool):
     with pytest.raises(NodeError, match="task id"):
         spool.write_outbox("../up", ds)
     with pytest.raises(DatasetUnreadable):
-        spool.adopt(part(spool), "..", "1.2")
+        spool.adopt(part(spool), "..", "1.2", DIGEST)
     assert spool.quarantine(part(spool), "../../etc/passwd\n").parent == spool.quarantined
 
 
@@ -76,7 +78,7 @@ def test_outbox_files_are_complete_and_repeatable(spool):
     assert dcmread(first).PatientName == receiving.CANARY
     assert spool.write_outbox("task-1", ds) == first
     assert first.read_bytes() == content
-    assert not list(spool.incoming.iterdir())
+    assert not [path for path in spool.incoming.rglob("*") if path.is_file()]
 
 
 def test_a_failed_outbox_write_leaves_nothing(spool):
@@ -84,7 +86,7 @@ def test_a_failed_outbox_write_leaves_nothing(spool):
     del broken.file_meta.TransferSyntaxUID
     with pytest.raises((AttributeError, ValueError)):
         spool.write_outbox("task-1", broken)
-    assert not list(spool.incoming.iterdir())
+    assert not [path for path in spool.incoming.rglob("*") if path.is_file()]
 
 
 def test_quarantine_of_the_same_keeps_one_file(spool):
@@ -92,18 +94,75 @@ def test_quarantine_of_the_same_keeps_one_file(spool):
     assert [path.name for path in names] == ["Conflict-1.2.3-abcd.dcm"]
 
 
-def test_sweep_removes_what_an_earlier_process_left_and_nothing_else(tmp_path):
-    before = Spool(tmp_path / "spool", 0)
-    old, kept = part(before, name="old.part"), before.adopt(part(before), "1.2", "1.2.3")
-    ago = time.time() - 60
-    os.utime(old, (ago, ago))
-    os.utime(kept, (ago, ago))
-    now = Spool(tmp_path / "spool", 0)
-    fresh = part(now, name="fresh.part")
-    assert now.sweep() == 1
-    assert not old.exists()
+OTHER = """
+import sys
+from pathlib import Path
+from dicom_node.storage.spool import Spool
+spool = Spool(Path(sys.argv[1]), 0)
+spool.new_part().write_bytes(b"bytes")
+print(spool.owner, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_sweep_removes_what_the_dead_left_and_nothing_of_the_living(tmp_path):
+    command = [sys.executable, "-c", OTHER, str(tmp_path / "spool")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        owner = other.stdout.readline().strip()
+        now = Spool(tmp_path / "spool", 0)
+        kept, fresh = now.adopt(part(now), "1.2", "1.2.3", DIGEST), part(now)
+        assert now.alive(owner)
+        assert now.alive(now.owner)
+        assert now.sweep() == 0
+        assert len(list((now.incoming / owner).iterdir())) == 1
+        other.kill()
+        other.wait()
+        assert not now.alive(owner)
+        assert now.sweep() == 1
+    assert not (now.incoming / owner).exists()
+    assert not (now.owners / owner).exists()
     assert fresh.exists()
     assert kept.exists()
+    assert now.sweep() == 0
+
+
+@pytest.mark.parametrize("name", ["", "nobody", "0" * 32])
+def test_nobody_is_dead(spool, name):
+    assert not spool.alive(name)
+
+
+def test_many_owners_at_once_are_many(tmp_path):
+    """One that sweeps finds files of owners between their making and their lock."""
+    spools = [Spool(tmp_path / "spool", 0) for _ in range(8)]
+    stop = threading.Event()
+
+    def sweeps():
+        while not stop.is_set():
+            spools[0].sweep()
+
+    sweeper = threading.Thread(target=sweeps)
+    sweeper.start()
+    try:
+        for _ in range(40):
+            fresh = [Spool(tmp_path / "spool", 0) for _ in range(4)]
+            parts = [part(one) for one in fresh]
+            assert all(one.alive(other.owner) for one in spools for other in fresh)
+            assert all(path.exists() for path in parts)
+    finally:
+        stop.set()
+        sweeper.join()
+
+
+def test_other_content_of_the_same_uid_has_another_name(spool):
+    one = spool.adopt(part(spool, b"one"), "1.2.3", "1.2.3.4", hashlib.sha256(b"one").hexdigest())
+    other = spool.adopt(part(spool, b"other"), "1.2.3", "1.2.3.4", hashlib.sha256(b"other").hexdigest())
+    assert (one.read_bytes(), other.read_bytes()) == (b"one", b"other")
+
+
+@pytest.mark.parametrize("digest", ["", "..", "/" * 64, "G" * 64, "0" * 63])
+def test_what_is_no_digest_never_becomes_a_path(spool, digest):
+    with pytest.raises(NodeError, match="not a digest"):
+        spool.instance_path("1.2", "1.2.3", digest)
 
 
 def test_low_water_mark(tmp_path):
@@ -120,7 +179,7 @@ def test_a_full_disk_is_out_of_resources_and_loses_nothing(tmp_path):
         with pytest.raises(OutOfResources, match="Disk full"):
             spool.write_outbox("too-big", receiving.radiograph(2, size=4 * receiving.MB))
         assert hashlib.sha256(kept.read_bytes()).digest() == digest
-        assert not list(spool.incoming.iterdir())
+        assert not [path for path in spool.incoming.rglob("*") if path.is_file()]
         assert not list(spool.outbox.rglob("*2.dcm"))
         spool.write_outbox("fits", receiving.radiograph(3))
 
@@ -158,20 +217,20 @@ def test_a_crash_at_any_point_leaves_nothing_or_everything(step, size, known_fol
     with tempfile.TemporaryDirectory() as folder:
         spool = Spool(Path(folder) / "spool", 0)
         old, new = b"old" * 100, os.urandom(size)
-        target = spool.instance_path("1.2.3", "1.2.3.4")
+        target = spool.instance_path("1.2.3", "1.2.3.4", DIGEST)
         if known_folder:
-            spool.adopt(part(spool, b"sibling"), "1.2.3", "1.2.3.5")
+            spool.adopt(part(spool, b"sibling"), "1.2.3", "1.2.3.5", DIGEST)
         if replaces:
-            spool.adopt(part(spool, old), "1.2.3", "1.2.3.4")
+            spool.adopt(part(spool, old), "1.2.3", "1.2.3.4", DIGEST)
         source = part(spool, new)
-        crashed = crash_at(step, lambda: spool.adopt(source, "1.2.3", "1.2.3.4"))
+        crashed = crash_at(step, lambda: spool.adopt(source, "1.2.3", "1.2.3.4", DIGEST))
         found = target.read_bytes() if target.exists() else None
         if crashed:
             assert found in ((old if replaces else None), new)
         else:
             assert found == new
         again = Spool(Path(folder) / "spool", 0)
-        retried = again.adopt(part(again, new, "retry.part"), "1.2.3", "1.2.3.4")
+        retried = again.adopt(part(again, new), "1.2.3", "1.2.3.4", DIGEST)
         assert retried.read_bytes() == new
 
 
@@ -179,7 +238,7 @@ def test_the_crash_test_does_crash(tmp_path):
     """Otherwise the law above would hold for the wrong reason."""
     spool = Spool(tmp_path / "spool", 0)
     source = part(spool)
-    outcomes = [crash_at(step, lambda: spool.adopt(source, "1.2.3", "1.2.3.4")) for step in (1, 5, 10, 1000)]
+    outcomes = [crash_at(step, lambda: spool.adopt(source, "1.2.3", "1.2.3.4", DIGEST)) for step in (1, 5, 10, 1000)]
     assert outcomes == [True, True, True, False]
 
 
@@ -188,9 +247,9 @@ import sys
 from pathlib import Path
 from dicom_node.storage.spool import Spool
 spool = Spool(Path(sys.argv[1]), 0)
-part = spool.incoming / "x.part"
+part = spool.new_part()
 part.write_bytes(b"bytes")
-spool.adopt(part, "1.2.3", "1.2.3.4")
+spool.adopt(part, "1.2.3", "1.2.3.4", "0" * 64)
 """
 
 
@@ -207,8 +266,8 @@ def test_bytes_are_synced_before_the_rename_and_names_after_it(tmp_path):
     def first(pattern, start=0):
         return next(number for number, line in enumerate(lines) if number >= start and re.search(pattern, line))
 
-    renamed = first(r"rename.*x\.part.*1\.2\.3\.4\.dcm")
-    assert first(rf"fsync\(\d+<{root}/incoming/x\.part>") < renamed
+    renamed = first(r"rename.*\.part.*1\.2\.3\.4-0+\.dcm")
+    assert first(rf"fsync\(\d+<{root}/incoming/[0-9a-f]+/[0-9a-f]+\.part>") < renamed
     assert first(rf"fsync\(\d+<{root}/instances/1\.2\.3>", renamed) > renamed
     made = first(rf'mkdir\("{root}/instances/1\.2\.3"')
     assert first(rf"fsync\(\d+<{root}/instances>", made) < renamed
