@@ -128,6 +128,7 @@ def _limits(node: NodeSettings) -> list[tuple[str, str]]:
         ("Port", str(node.port)),
         ("Maximum PDU length received", f"{node.max_pdu} bytes"),
         ("Associations at a time", str(node.max_associations)),
+        ("Of these, from one host and AE", str(node.max_associations_per_peer)),
         ("Asynchronous operations", "not supported"),
         ("ACSE time-out", f"{node.acse_timeout:g} s"),
         ("Network time-out", f"{node.network_timeout:g} s"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pydicom import Dataset
 
 from dicom_node.dicom.codestream import Codestream
-from dicom_node.dicom.elements import code, integer
+from dicom_node.dicom.elements import code, integer, numbers
 from dicom_node.errors import DatasetUnreadable, Reason
 
 USUAL = {
@@ -62,7 +62,7 @@ def image_pixel(ds: Dataset, codestream: Codestream | None = None, *, native: bo
     Raises:
         DatasetUnreadable: an element contradicts another, or is missing and nothing else tells its value.
     """
-    rows, columns = integer(ds, "Rows", 0), integer(ds, "Columns", 0)
+    rows, columns = _side(ds, "Rows"), _side(ds, "Columns")
     length = len(ds.PixelData or b"") if native else 0
     if codestream is not None:
         _check_same(rows, columns, codestream)
@@ -82,6 +82,12 @@ def image_pixel(ds: Dataset, codestream: Codestream | None = None, *, native: bo
         high=high if stored - 1 <= high < allocated else stored - 1,
         signed=integer(ds, "PixelRepresentation", 0) == 1,
     )
+
+
+def _side(ds: Dataset, keyword: str) -> int:
+    if len(set(numbers(ds, keyword))) > 1:
+        raise DatasetUnreadable(f"{keyword} has several values", Reason.PIXELS)
+    return integer(ds, keyword, 0)
 
 
 def _check_same(rows: int, columns: int, codestream: Codestream) -> None:

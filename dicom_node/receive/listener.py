@@ -36,8 +36,10 @@ HOUSEKEEPING_SECONDS = 0.25
 STOP_SECONDS = 5.0
 MOST_PENDING_PER_HOST = 8
 """Connections of one host without an association: a host that connects and stays silent takes no more slots."""
-SPARE_CONNECTIONS = 32
-"""Connections beyond the associations allowed, so that a peer is told "local limit exceeded" and not cut off."""
+MOST_PENDING = 64
+"""Connections of all hosts without an association; each costs two threads, for `acse_timeout` at most."""
+LOCAL_LIMIT_EXCEEDED = (0x02, 0x03, 0x02)
+"""Result (transient), source and reason of an A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
 
 
 class Listener:
@@ -138,7 +140,8 @@ class Listener:
         entity = AE(ae_title=node.ae_title)
         entity.supported_contexts = presentation_contexts()
         entity.maximum_pdu_size = node.max_pdu
-        entity.maximum_associations = node.max_associations
+        # pynetdicom counts connections by it; associations are counted in _on_requested.
+        entity.maximum_associations = node.max_associations + MOST_PENDING + 1
         entity.acse_timeout = node.acse_timeout
         entity.dimse_timeout = node.dimse_timeout
         entity.network_timeout = node.network_timeout
@@ -151,6 +154,7 @@ class Listener:
     def _handlers(self) -> list[tuple[evt.EventType, Callable[[evt.Event], Any]]]:
         return [
             (evt.EVT_CONN_OPEN, self._on_connection),
+            (evt.EVT_REQUESTED, self._on_requested),
             (evt.EVT_ACCEPTED, self._on_accepted),
             (evt.EVT_REJECTED, self._on_rejected),
             (evt.EVT_C_ECHO, lambda _event: Status.SUCCESS),
@@ -168,13 +172,10 @@ class Listener:
         with self._lock:
             receptions = list(self._receptions.values())
             hosts = [acceptor.requestor.address for acceptor in self._receptions]
-        pending = sum(
-            reception.opened_at is None and known == host for reception, known in zip(receptions, hosts, strict=True)
-        )
-        most = self._node.max_associations + SPARE_CONNECTIONS
-        admitted = len(receptions) < most and pending < MOST_PENDING_PER_HOST
+        pending = [known for reception, known in zip(receptions, hosts, strict=True) if not reception.counted]
+        admitted = len(pending) < MOST_PENDING and pending.count(host) < MOST_PENDING_PER_HOST
         if not admitted:
-            log.warning("connection refused", peer=host, connections=len(receptions), pending=pending)
+            log.warning("connection refused", peer=host, connections=len(receptions), pending=len(pending))
         return admitted
 
     def _on_connection(self, event: evt.Event) -> None:
@@ -190,6 +191,28 @@ class Listener:
         if reception is not None:
             reception.close()
         self._end(event.assoc)
+
+    def _on_requested(self, event: evt.Event) -> None:
+        """Count the association, or reject it; pynetdicom would count connections that never ask for one, too."""
+        acceptor, titles = event.assoc, _titles(event.assoc)
+        peer = (titles["peer"], titles["calling"])
+        with self._lock:
+            counted = [one for one in self._receptions.values() if one.counted and not one.lost]
+            of_peer = sum(one.counted == peer for one in counted)
+            full = len(counted) >= self._node.max_associations or of_peer >= self._node.max_associations_per_peer
+            reception = self._receptions.get(acceptor)
+            if reception is not None and not full:
+                reception.counted = peer
+        if full:
+            log.warning(
+                "association rejected",
+                reason=rejection(*LOCAL_LIMIT_EXCEEDED),
+                open=len(counted),
+                of_peer=of_peer,
+                **titles,
+            )
+            acceptor.acse.send_reject(*LOCAL_LIMIT_EXCEEDED)
+            acceptor.kill()
 
     def _on_accepted(self, event: evt.Event) -> None:
         reception = self._receptions.get(event.assoc)

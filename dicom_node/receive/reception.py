@@ -186,18 +186,21 @@ class Reception:
         association_id: ours, for the ledger and the log.
         opened_at: when the association was accepted; None before.
         recorded: whether the ledger knows the association.
+        counted: host and calling AE title of an association that takes one of the slots; None before it is asked for.
     """
 
     def __init__(self, acceptor: Acceptor, spool: Spool, *, max_pdu: int, deadline: float) -> None:
         self.association_id = uuid.uuid4().hex
         self.opened_at: datetime | None = None
         self.recorded = False
+        self.counted: tuple[str, str] | None = None
         self._acceptor = acceptor
         self._spool = spool
         self._longest_p_data = max_pdu + PDU_SLACK
         self._seconds = deadline
         self._deadline = 0.0
         self._body: int | None = None
+        self._asked = False
         self._connection: socket.socket | None = None
         self._parts: set[PartFile] = set()
         self._ended = False
@@ -278,6 +281,7 @@ class Reception:
             connection.settimeout(remaining)
             count = connection.recv_into(view[position:])
             if count == 0:
+                self._nobody_there()
                 break
             position += count
             acknowledge_now(connection)
@@ -286,7 +290,17 @@ class Reception:
         del received[position:]
         if nr_bytes == PDU_HEADER.size and position == nr_bytes:
             self._expect(received)
+        elif position == nr_bytes:
+            self._asked = True
         return received
+
+    def _nobody_there(self) -> None:
+        """Wake the thread that waits for an A-ASSOCIATE-RQ when the peer has gone before one was there to be read.
+
+        pynetdicom would keep both threads of the connection until `acse_timeout`.
+        """
+        if not self._asked:
+            self._acceptor.dul.to_user_queue.put(None)  # as if the time had run out
 
     def _expect(self, header: bytearray) -> None:
         kind, length = PDU_HEADER.unpack(header)

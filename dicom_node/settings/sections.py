@@ -43,6 +43,7 @@ class NodeSettings(Section):
     port: Port = 11112
     max_pdu: Annotated[int, Field(ge=4096, le=1 << 24)] = 131072
     max_associations: PositiveInt = 25
+    max_associations_per_peer: PositiveInt = 10
     acse_timeout: PositiveFloat = 5
     dimse_timeout: PositiveFloat = 30
     network_timeout: PositiveFloat = 30

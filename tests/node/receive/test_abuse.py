@@ -18,6 +18,8 @@ from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from receiving import CR, MB, radiograph, running, wait_until
 
+from dicom_node.receive.listener import MOST_PENDING
+
 FAST = {"acse_timeout": 0.6, "network_timeout": 0.6, "association_deadline": 0.6, "dimse_timeout": 0.6}
 
 
@@ -241,8 +243,58 @@ def test_many_connections_do_not_make_many_threads(tmp_path):
         for number in range(100):
             stack.enter_context(raw(node, source=f"127.0.0.{2 + number % 20}"))
         time.sleep(0.5)
-        assert len(node.listener._receptions) <= 2 + 32
-        assert threading.active_count() < 100
+        assert len(node.listener._receptions) <= 2 + MOST_PENDING
+        assert threading.active_count() < 2 * MOST_PENDING + 40
+
+
+SLOW = {"acse_timeout": 20, "network_timeout": 20, "association_deadline": 20}
+"""So that nothing below is right because a time-out came."""
+
+
+def test_connections_that_come_and_go_take_no_slot(tmp_path):
+    """As the checks of a load balancer do."""
+    with running(tmp_path, max_associations=2, **SLOW) as node:
+        for _ in range(12):
+            for _ in range(3):
+                with raw(node):
+                    pass
+            still_serves(node)
+        wait_until(lambda: not node.listener._receptions, seconds=3)
+
+
+@pytest.mark.parametrize("begun", [0, 4, 40])
+def test_half_open_connections_of_several_hosts_take_no_slot(tmp_path, begun):
+    with running(tmp_path, max_associations=2, **SLOW) as node, ExitStack() as stack:
+        for host in range(2, 6):
+            for _ in range(8):
+                stack.enter_context(raw(node, f"127.0.0.{host}")).sendall(associate_request(node)[:begun])
+        for _ in range(4):
+            still_serves(node)
+        stack.close()
+        wait_until(lambda: not node.listener._receptions, seconds=3)
+
+
+def test_one_peer_takes_so_many_slots_and_no_more(tmp_path):
+    with running(tmp_path, max_associations=6, max_associations_per_peer=3, **SLOW) as node, ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(associated(node))
+        with raw(node) as one_more:
+            one_more.sendall(associate_request(node))
+            assert one_more.recv(10)[:1] == b"\x03"
+        with node.associated(title="PACS") as other:
+            assert other.send_c_store(radiograph(5)).Status == 0x0000
+        stack.close()
+        wait_until(lambda: not node.listener._receptions)
+        still_serves(node)
+
+
+def test_more_associations_than_there_may_be_are_told_so(tmp_path):
+    with running(tmp_path, max_associations=2, max_associations_per_peer=2, **SLOW) as node, ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(associated(node))
+        with raw(node) as one_more:
+            one_more.sendall(associate_request(node))
+            assert one_more.recv(10) == bytes([3, 0, 0, 0, 0, 4, 0, 2, 3, 2]), "transient, local limit exceeded"
 
 
 # --- broken transfers
