@@ -37,6 +37,9 @@ Its one argument is the name of a job's folder.
 """
 QUEUES = {EXPLAIN: "explain", DELIVER: "deliver", RETRAIN: "retrain"}
 
+MEMORY = "dicom_node.memory"
+"""The key that says that the broker has forgotten nothing."""
+
 EXIT_STALLED = 70  # EX_SOFTWARE of sysexits.h: the supervisor starts a fresh process
 CONNECT_SECONDS = 5
 STALL_SECONDS = 120.0
@@ -134,6 +137,26 @@ def depth(app: Celery, name: str) -> int:
     with _broker_failures(), app.connection_for_write() as connection:
         declared: Any = Queue(QUEUES[name])(connection.default_channel).queue_declare()
         return int(declared.message_count)
+
+
+def remembers(app: Celery) -> bool:
+    """Whether the broker still has what `remember` put there: not after a flush, or a restart that lost its memory.
+
+    Raises:
+        BrokerUnreachable: the broker does not answer.
+    """
+    with _broker_failures(), app.connection_for_write() as connection:
+        return bool(connection.default_channel.client.exists(MEMORY))
+
+
+def remember(app: Celery) -> None:
+    """Put a mark into the broker, by which it is seen whether it has forgotten everything.
+
+    Raises:
+        BrokerUnreachable: the broker does not answer.
+    """
+    with _broker_failures(), app.connection_for_write() as connection:
+        connection.default_channel.client.set(MEMORY, "1")
 
 
 class _broker_failures:  # noqa: N801 - reads as what it is: with _broker_failures()

@@ -5,10 +5,11 @@ Every step looks at the ledger alone and may be repeated, by this process or ano
     complete studies     closed as a revision with its tasks, in one transaction
     leases run out       the task is pending again; after max_attempts its study is reported as not analysed,
                          and when that fails too, the task is failed: visible, replayable
-    pending tasks        submitted; again after `resubmit` when nobody has leased them
+    pending tasks        submitted; again after `resubmit` when nobody has leased them, and all of them at once, in
+                         order of arrival, when the broker has lost its memory
     due deliveries       one message for each destination, likewise
 
-The broker is a hint, not a store: flushing or restarting Redis costs at most `resubmit` seconds, and while it
+The broker is a hint, not a store: flushing or restarting Redis costs one step of the loop, and while it
 is away the listener and this loop go on; that it is away is said once, that it is back too.
 """
 
@@ -26,6 +27,7 @@ from dicom_node.clock import utc_now
 from dicom_node.dicom import reading
 from dicom_node.errors import DatasetUnreadable, NodeError, Reason
 from dicom_node.nouns import (
+    Delivery,
     Instance,
     PassedBy,
     Route,
@@ -47,6 +49,8 @@ from dicom_node.storage.ledger import Ledger
 from dicom_node.watch.logs import place, without_warnings
 
 RESUBMIT = timedelta(seconds=30)
+MOST_AT_ONCE = 100_000
+"""Tasks that are submitted again after a flush."""
 PATIENCE = 20
 """While other messages wait in the queue, a submission may take this many times longer to be leased."""
 
@@ -223,7 +227,21 @@ class Dispatcher:
                 self._ledger.fail(task.task_id, f"{task.reason}; no report could be made", now)
                 entry.error("task failed, not even a report could be made")
 
+    def _submit_what_is_forgotten(self, now: datetime) -> None:
+        """Submit everything again, in order of arrival, where the broker has lost its memory; the mark comes last."""
+        if broker.remembers(self._app):
+            return
+        again = self._ledger.pending_tasks(now, timedelta(0), limit=MOST_AT_ONCE)
+        for task in again:
+            self._submit_task(task, now)
+        for delivery in self._ledger.deliveries_to_submit(now, timedelta(0)):
+            self._submit_delivery(delivery, now)
+        broker.remember(self._app)
+        if again:
+            log.warning("the broker had forgotten everything", tasks=len(again))
+
     def _submit_tasks(self, now: datetime) -> None:
+        self._submit_what_is_forgotten(now)
         for task in self._ledger.pending_tasks(now, None):
             self._submit_task(task, now)
         if self._ledger.pending_tasks(now, self._resubmit, limit=1):
@@ -239,8 +257,11 @@ class Dispatcher:
         if not self._ledger.deliveries_to_submit(now, self._resubmit):
             return
         for delivery in self._ledger.deliveries_to_submit(now, self._wait(DELIVER)):
-            broker.submit(self._app, DELIVER, delivery.delivery_id)
-            self._ledger.delivery_submitted(delivery.delivery_id, now)
+            self._submit_delivery(delivery, now)
+
+    def _submit_delivery(self, delivery: Delivery, now: datetime) -> None:
+        broker.submit(self._app, DELIVER, delivery.delivery_id)
+        self._ledger.delivery_submitted(delivery.delivery_id, now)
 
     def _wait(self, name: str) -> timedelta:
         """An empty queue has lost what was submitted; in a full one the message is waiting its turn."""

@@ -341,15 +341,45 @@ def test_making_the_app_changes_nothing_global(node):
 # ---- the reconciler
 
 
-def test_a_flushed_redis_loses_nothing(node, redis):
+def names(redis, queue="explain"):
+    """The identifiers in a queue, first in, first out."""
+    return [json.loads(_decoded(one))[0][0] for one in reversed(queued(redis, queue))]
+
+
+def test_a_lost_message_is_sent_again(node, redis):
     here = node()
     here.receive()
     here.dispatcher.step(at(15))
-    redis.flushall()
+    redis.delete("explain")
     here.dispatcher.step(at(44))
     assert queued(redis) == []
     here.dispatcher.step(at(45))
-    assert _decoded(queued(redis)[0]).startswith(f'[["{here.only_task.task_id}"]')
+    assert names(redis) == [here.only_task.task_id]
+
+
+def test_a_flushed_redis_has_everything_back_at_the_next_step_in_order_of_arrival(node, redis):
+    """Also what was submitted long ago, and before a patient who came after the flush."""
+    here = node()
+    for number in range(7):
+        here.receive(1, 40 * number, uid=f"{STUDY}.{9 - number}")
+        here.dispatcher.step(at(40 * number + 15))
+    before = names(redis)
+    assert len(before) == 7
+    here.receive(1, 260, uid=f"{STUDY}.1")
+    redis.flushall()
+    here.dispatcher.step(at(276))
+    assert names(redis)[:7] == before
+    assert len(names(redis)) == 8
+    here.dispatcher.step(at(277))
+    assert len(names(redis)) == 8, "the mark is there: nothing is doubled"
+
+
+def test_another_dispatcher_finds_that_nothing_was_forgotten(node, redis):
+    one, other = node(), node()
+    one.receive()
+    one.dispatcher.step(at(15))
+    other.dispatcher.step(at(16))
+    assert len(queued(redis)) == 1
 
 
 def test_a_message_that_waits_its_turn_is_not_doubled(node, redis):
