@@ -6,13 +6,17 @@ status 0x0122 it says that the destination does not take the SOP Class. The peer
 anywhere: it may quote patient data.
 """
 
+import contextlib
 import socket
+import struct
+import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 import pydicom
 from pydicom.errors import InvalidDicomError
@@ -29,6 +33,8 @@ from dicom_node.errors import DeliveryError, DeliveryRefused, DeliveryUnreachabl
 from dicom_node.nouns import Destination, SOPInstanceUID
 
 CONNECT_SECONDS = 10.0
+SLOWEST_READER = 20_000
+"""Bytes a second at which a destination takes out of its buffers what it has been sent."""
 SUCCESS = 0x0000
 SOP_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.6
 MAX_CONTEXTS = 128  # PS3.8 section 9.3.2.2: odd identifiers from 1 to 255
@@ -85,7 +91,7 @@ def store(
         destination: the Storage SCP.
         requests: the files, of any SOP class and transfer syntax.
         calling_ae_title: our own AE title.
-        timeout: seconds for each answer (ACSE, DIMSE, network).
+        timeout: seconds without any progress: of the negotiation, of bytes on their way, of an answer after them.
 
     Yields:
         one outcome for each request. Nothing is raised for a peer's fault.
@@ -94,12 +100,14 @@ def store(
     while waiting:
         batch, contexts = _negotiable(waiting)
         offered = [build_context(sop_class, syntax) for sop_class, syntax in contexts]
-        with _associated(destination, offered, calling_ae_title, timeout) as association:
+        with _associated(destination, offered, calling_ae_title, timeout) as (association, connection):
             if not association.is_established:
                 yield from _not_established(association, waiting, batch)
                 continue
             for _ in range(batch):
-                outcome = _store_one(association, waiting.popleft())
+                request = waiting.popleft()
+                with Silence(connection, timeout, request.path):
+                    outcome = _store_one(association, request)
                 yield outcome
                 if isinstance(outcome.error, DeliveryUnreachable):
                     break
@@ -115,13 +123,68 @@ def echo(destination: Destination, *, calling_ae_title: str, timeout: float) -> 
         DeliveryUnreachable: no association, or no answer.
     """
     offered = [build_context(Verification)]
-    with _associated(destination, offered, calling_ae_title, timeout) as association:
+    with _associated(destination, offered, calling_ae_title, timeout) as (association, _):
         if not association.is_established:
             raise DeliveryUnreachable(_why_not(association))
         status = association.send_c_echo()
         if "Status" not in status:
             raise DeliveryUnreachable("no answer to C-ECHO")
         return int(status.Status)
+
+
+class Silence(threading.Thread):
+    """Ends a connection over which nothing moves any more while one object is sent; a slow one may take its time.
+
+    Progress is what the peer's TCP has acknowledged or sent. When the whole object is acknowledged it may still lie in
+    the peer's buffers: to be read from there it has, beside `seconds`, the time of SLOWEST_READER.
+
+    Args:
+        connection: of the association; None watches nothing.
+        seconds: without progress.
+        path: the object.
+    """
+
+    def __init__(self, connection: socket.socket | None, seconds: float, path: Path) -> None:
+        super().__init__(name="silence", daemon=True)
+        self._connection = connection
+        self._seconds = seconds
+        self._size = path.stat().st_size if path.exists() else 0
+        self._over = threading.Event()
+
+    def __enter__(self) -> Self:
+        if self._connection is not None:
+            self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._connection is not None:
+            self.join()
+
+    def run(self) -> None:
+        """Look ten times in the allowed time."""
+        begun = seen = self._moved()
+        since = time.monotonic()
+        while not self._over.wait(min(1.0, self._seconds / 10)):
+            now = self._moved()
+            if now is None or begun is None:
+                return  # closed already
+            if now != seen:
+                seen, since = now, time.monotonic()
+            whole = now[0] - begun[0] >= self._size
+            allowed = self._seconds + (self._size / SLOWEST_READER if whole else 0)
+            if time.monotonic() - since > allowed:
+                with contextlib.suppress(OSError):
+                    cast("socket.socket", self._connection).shutdown(socket.SHUT_RDWR)
+                return
+
+    def _moved(self) -> tuple[int, int] | None:
+        """Bytes that the peer has acknowledged, and bytes that came from it (tcp_info of Linux 4.1)."""
+        try:
+            info = cast("socket.socket", self._connection).getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
+            return struct.unpack_from("=QQ", info, 120)
+        except (OSError, struct.error):
+            return None
 
 
 class _Entity(AE):
@@ -138,17 +201,20 @@ class _Entity(AE):
 @contextmanager
 def _associated(
     destination: Destination, contexts: list[PresentationContext], calling_ae_title: str, timeout: float
-) -> Iterator[Association]:
-    """An association, established or not; at the end it is released and its connection closed."""
+) -> Iterator[tuple[Association, socket.socket | None]]:
+    """An association, established or not, and its connection; at the end it is released and closed."""
     entity = _Entity(ae_title=calling_ae_title)
     entity.acse_timeout = timeout
     entity.dimse_timeout = timeout
     entity.network_timeout = timeout
     entity.connection_timeout = min(timeout, CONNECT_SECONDS)
     association = entity.associate(destination.host, destination.port, contexts=contexts, ae_title=destination.ae_title)
+    # An object may take longer than any answer: how long nothing may happen is watched by Silence.
+    association.dimse_timeout = association.network_timeout = None if association.is_established else timeout
     try:
-        yield association
+        yield association, entity.connection
     finally:
+        association.dimse_timeout = timeout
         if association.is_established:
             association.release()
         if association.is_alive():

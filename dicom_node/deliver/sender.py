@@ -14,8 +14,10 @@ most the object under way; the destination sees the same SOP Instance UID again 
 
 import logging
 import os
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -26,14 +28,15 @@ from celery import Celery
 from dicom_node.clock import utc_now
 from dicom_node.deliver import scu
 from dicom_node.deliver.scu import StoreOutcome, StoreRequest
-from dicom_node.errors import ConfigError, DeliveryError, DeliveryUnreachable
+from dicom_node.errors import ConfigError, DeliveryError, DeliveryUnreachable, OutOfResources
 from dicom_node.nouns import Delivery, DeliveryState, Destination
 from dicom_node.queue import broker
 from dicom_node.settings.sections import DeliverySettings, Settings
 from dicom_node.status import Status
 from dicom_node.storage.ledger import Ledger
 
-MARGIN_SECONDS = 30
+LEASE_SECONDS = 20.0
+"""Of a batch, renewed while its sender lives: how long what a killed sender held has to wait."""
 
 log = structlog.get_logger(__name__)
 
@@ -119,9 +122,7 @@ class Sender:
             how many objects were attempted; 0 when there is nothing to do, which is no fault.
         """
         owner = f"sender-{os.getpid()}-{uuid.uuid4().hex}"
-        # Long enough for the association and one object: it is renewed after each outcome.
-        seconds = 2 * self.settings.delivery.timeout + MARGIN_SECONDS
-        batch = self.ledger.lease_deliveries(delivery_id, owner, self.clock(), seconds)
+        batch = self.ledger.lease_deliveries(delivery_id, owner, self.clock(), LEASE_SECONDS)
         if not batch:
             return 0
         name = batch[0].destination
@@ -131,10 +132,31 @@ class Sender:
             except ConfigError:
                 self._bury(batch, owner, "the destination is not in the settings")
             else:
-                self._send(batch, owner, destination, seconds)
+                with self._held(owner):
+                    self._send(batch, owner, destination)
         return len(batch)
 
-    def _send(self, batch: Sequence[Delivery], owner: str, destination: Destination, seconds: float) -> None:
+    @contextmanager
+    def _held(self, owner: str) -> Iterator[None]:
+        """Renew the lease of what this owner still holds, as long as its process lives."""
+        over = threading.Event()
+
+        def renew() -> None:
+            while not over.wait(LEASE_SECONDS / 3):
+                try:
+                    self.ledger.renew_deliveries(owner, self.clock(), LEASE_SECONDS)
+                except OutOfResources as error:
+                    log.warning("lease not renewed", reason=str(error))
+
+        renewer = threading.Thread(target=renew, name="lease", daemon=True)
+        renewer.start()
+        try:
+            yield
+        finally:
+            over.set()
+            renewer.join()
+
+    def _send(self, batch: Sequence[Delivery], owner: str, destination: Destination) -> None:
         waiting = {one.delivery_id: one for one in batch}
         try:
             for outcome in self.store(
@@ -144,7 +166,6 @@ class Sender:
                 timeout=self.settings.delivery.timeout,
             ):
                 self._settle(waiting.pop(outcome.key), owner, outcome)
-                self.ledger.renew_deliveries(owner, self.clock(), seconds)
         except DeliveryError as error:
             self._fail_rest(waiting.values(), owner, str(error))
         except Exception as error:

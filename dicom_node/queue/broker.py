@@ -42,7 +42,7 @@ MEMORY = "dicom_node.memory"
 
 EXIT_STALLED = 70  # EX_SOFTWARE of sysexits.h: the supervisor starts a fresh process
 CONNECT_SECONDS = 5
-STALL_SECONDS = 120.0
+STALL_SECONDS = 30.0
 
 log = structlog.get_logger(__name__)
 

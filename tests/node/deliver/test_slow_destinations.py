@@ -1,0 +1,144 @@
+"""Destinations that are slow but honest get their objects; those over which nothing moves are given up in time."""
+
+import contextlib
+import socket
+import threading
+import time
+
+import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+from working import SC_STORAGE, STUDY, T0, Peer, delivery, free_port, instance, settings, study, task
+
+from dicom_node.clock import utc_now
+from dicom_node.deliver import scu, sender
+from dicom_node.deliver.sender import Sender
+from dicom_node.errors import DeliveryUnreachable
+from dicom_node.nouns import AETitle, DeliveryState, Destination, SOPInstanceUID, StudyState
+from dicom_node.storage.ledger import Ledger
+
+SIZE = 200_000
+
+
+class SlowLine(threading.Thread):
+    """Passes a connection on to a port, so many bytes a second and at most so many; the answers as they come."""
+
+    def __init__(self, port: int, rate: float, most: float = float("inf")) -> None:
+        super().__init__(daemon=True)
+        self._there, self._rate, self._most = port, rate, most
+        self._listening = socket.socket()
+        self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._listening.bind(("127.0.0.1", 0))
+        self._listening.listen()
+        self.port = self._listening.getsockname()[1]
+        self.over = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            near = held.enter_context(held.enter_context(self._listening).accept()[0])
+            far = held.enter_context(socket.create_connection(("127.0.0.1", self._there)))
+            near.settimeout(5)
+            far.settimeout(5)
+            back = threading.Thread(target=self._back, args=(far, near), daemon=True)
+            back.start()
+            passed = 0
+            while not self.over.is_set():
+                if passed >= self._most:
+                    self.over.wait(30)
+                    return
+                part = near.recv(2048)
+                if not part:
+                    return
+                far.sendall(part)
+                passed += len(part)
+                if passed > 2048:  # the negotiation goes through at once
+                    time.sleep(len(part) / self._rate)
+
+    @staticmethod
+    def _back(far: socket.socket, near: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while part := far.recv(4096):
+                near.sendall(part)
+
+
+@pytest.fixture
+def request_(tmp_path):
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.SOPClassUID, ds.SOPInstanceUID, ds.StudyInstanceUID = SC_STORAGE, "2.25.1", STUDY
+    ds.add_new(0x00420011, "OB", b"\1" * SIZE)
+    path = tmp_path / "1.dcm"
+    ds.save_as(path, enforce_file_format=True)
+    return scu.StoreRequest(key="1", sop_instance_uid=SOPInstanceUID("2.25.1"), sop_class_uid=SC_STORAGE, path=path)
+
+
+def send(port, request, timeout):
+    there = Destination(name="pacs", ae_title=AETitle("PACS"), host="127.0.0.1", port=port)
+    begun = time.monotonic()
+    (outcome,) = scu.store(there, [request], calling_ae_title="EXPLAIN", timeout=timeout)
+    return outcome, time.monotonic() - begun
+
+
+@pytest.fixture
+def peer():
+    started = Peer().start()
+    yield started
+    started.stop()
+
+
+def test_an_object_that_takes_longer_than_any_answer_arrives(peer, request_):
+    line = SlowLine(peer.port, rate=70_000)
+    outcome, seconds = send(line.port, request_, timeout=1)
+    line.over.set()
+    assert outcome.delivered
+    assert seconds > 2, "the line was slow"
+    assert peer.uids == ["2.25.1"]
+
+
+def test_a_line_on_which_nothing_moves_any_more_is_given_up(peer, request_):
+    line = SlowLine(peer.port, rate=1e9, most=60_000)
+    outcome, seconds = send(line.port, request_, timeout=1)
+    line.over.set()
+    assert isinstance(outcome.error, DeliveryUnreachable)
+    assert outcome.retry
+    assert seconds < 8
+
+
+def test_a_destination_that_never_answers_is_given_up(request_, monkeypatch):
+    monkeypatch.setattr(scu, "SLOWEST_READER", 1_000_000)
+    released = threading.Event()
+    silent = Peer(lambda _uid, _number: released.wait(30) and 0).start()
+    try:
+        outcome, seconds = send(silent.port, request_, timeout=1)
+    finally:
+        released.set()
+        silent.stop()
+    assert isinstance(outcome.error, DeliveryUnreachable)
+    assert 1 < seconds < 8
+
+
+def test_a_batch_is_held_as_long_as_its_sender_lives_and_no_longer(tmp_path, monkeypatch):
+    monkeypatch.setattr(sender, "LEASE_SECONDS", 0.6)
+    chosen = settings(tmp_path, ("pacs", "PACS", free_port()))
+    ledger = Ledger(chosen.node.database)
+    ledger.create()
+    ledger.add_instance(instance(1, study=STUDY))
+    revision = study(instance(1, study=STUDY))
+    ledger.mark_ready(revision, [task(revision, "t1")], T0)
+    ledger.lease("t1", "w", T0, 60)
+    owed = {"deliveries": [delivery("t1", 1)], "state": StudyState.EXPLAINED, "reason": None, "now": T0}
+    assert ledger.complete("t1", "w", **owed)
+
+    def slow(_destination, requests, **_):
+        for _ in range(4):
+            time.sleep(0.5)
+            assert ledger.lease_deliveries("t1-1-pacs", "another", utc_now(), 60) == []
+        yield scu.StoreOutcome(key=requests[0].key, status=0, error=None, retry=False)
+
+    assert Sender(settings=chosen, ledger=ledger, store=slow).deliver("t1-1-pacs") == 1
+    assert ledger.deliveries()[0].state is DeliveryState.SENT
+
+    ledger.close()
