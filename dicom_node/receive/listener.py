@@ -350,7 +350,13 @@ def _titles(acceptor: Acceptor) -> dict[str, str]:
     """Who calls whom, for the log and the ledger."""
     requested = acceptor.requestor.primitive
     return {
-        "calling": str(getattr(requested, "calling_ae_title", "") or "").strip(),
-        "called": str(getattr(requested, "called_ae_title", "") or "").strip(),
+        "calling": _legible(getattr(requested, "calling_ae_title", "")),
+        "called": _legible(getattr(requested, "called_ae_title", "")),
         "peer": str(acceptor.requestor.address),
     }
+
+
+def _legible(title: str | None) -> str:
+    """An AE title as it may stand in a line of a log: whoever calls chooses its bytes."""
+    text = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in str(title or ""))
+    return text.strip()[:16]

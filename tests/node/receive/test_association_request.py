@@ -18,6 +18,7 @@ from receiving import CR, radiograph, running
 from test_abuse import associate_request, raw
 
 from dicom_node.receive.association_request import tidied
+from dicom_node.receive.listener import _legible
 
 ACCEPTED, REJECTED = 0x02, 0x03
 UNKNOWN_CALLING, UNKNOWN_CALLED = b"\x01\x01\x03", b"\x01\x01\x07"
@@ -154,3 +155,18 @@ def test_unknown_items_leave_a_request_that_pynetdicom_reads_like_the_plain_one(
         pdu.decode(tidied(struct.pack(">BxL", 1, len(items)) + items))
         decoded.append(pdu.encode())
     assert decoded[0] == decoded[1]
+
+
+TITLES = {
+    "MODALITY": "MODALITY",
+    " A B ": "A B",
+    "A\nfake line": "A?fake line",
+    "\x1b[2JM\xdc": "?[2JM?",
+    None: "",
+    "X" * 40: "X" * 16,
+}
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_a_title_in_a_log_is_one_short_legible_word(title):
+    assert _legible(title) == TITLES[title]
