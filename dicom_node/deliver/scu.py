@@ -22,7 +22,7 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, build_context
+from pynetdicom import AE, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
@@ -37,6 +37,8 @@ SLOWEST_READER = 20_000
 """Bytes a second at which a destination takes out of its buffers what it has been sent."""
 SUCCESS = 0x0000
 SOP_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.6
+_BESIDE = 4096
+"""Bytes of a file that are not sent: preamble and file meta information."""
 MAX_CONTEXTS = 128  # PS3.8 section 9.3.2.2: odd identifiers from 1 to 255
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
@@ -106,7 +108,7 @@ def store(
                 continue
             for _ in range(batch):
                 request = waiting.popleft()
-                with Silence(connection, timeout, request.path):
+                with Silence(association, connection, timeout, request.path):
                     outcome = _store_one(association, request)
                 yield outcome
                 if isinstance(outcome.error, DeliveryUnreachable):
@@ -139,19 +141,22 @@ class Silence(threading.Thread):
     the peer's buffers: to be read from there it has, beside `seconds`, the time of SLOWEST_READER.
 
     Args:
+        association: over which it is sent.
         connection: of the association; None watches nothing.
         seconds: without progress.
         path: the object.
     """
 
-    def __init__(self, connection: socket.socket | None, seconds: float, path: Path) -> None:
+    def __init__(self, association: Association, connection: socket.socket | None, seconds: float, path: Path) -> None:
         super().__init__(name="silence", daemon=True)
+        self._association = association
         self._connection = connection
         self._seconds = seconds
         self._size = path.stat().st_size if path.exists() else 0
         self._over = threading.Event()
 
     def __enter__(self) -> Self:
+        self._begun = self._moved() if self._connection is not None else None
         if self._connection is not None:
             self.start()
         return self
@@ -163,20 +168,20 @@ class Silence(threading.Thread):
 
     def run(self) -> None:
         """Look ten times in the allowed time."""
-        begun = seen = self._moved()
-        since = time.monotonic()
+        seen, since = self._begun, time.monotonic()
         while not self._over.wait(min(1.0, self._seconds / 10)):
             now = self._moved()
-            if now is None or begun is None:
-                return  # closed already
+            if now is None or self._begun is None or not self._association.dul.is_alive():
+                break
             if now != seen:
                 seen, since = now, time.monotonic()
-            whole = now[0] - begun[0] >= self._size
-            allowed = self._seconds + (self._size / SLOWEST_READER if whole else 0)
-            if time.monotonic() - since > allowed:
+            whole = now[0] - self._begun[0] >= self._size - _BESIDE
+            if time.monotonic() - since > self._seconds + (self._size / SLOWEST_READER if whole else 0):
                 with contextlib.suppress(OSError):
                     cast("socket.socket", self._connection).shutdown(socket.SHUT_RDWR)
-                return
+                break
+        if not self._over.is_set():  # whoever waits for the answer: there will be none, and pynetdicom may not say so
+            self._association.dimse.msg_queue.put((None, None))
 
     def _moved(self) -> tuple[int, int] | None:
         """Bytes that the peer has acknowledged, and bytes that came from it (tcp_info of Linux 4.1)."""
@@ -208,7 +213,19 @@ def _associated(
     entity.dimse_timeout = timeout
     entity.network_timeout = timeout
     entity.connection_timeout = min(timeout, CONNECT_SECONDS)
-    association = entity.associate(destination.host, destination.port, contexts=contexts, ae_title=destination.ae_title)
+
+    def limited(event: evt.Event) -> None:
+        """No read or write may take for ever: pynetdicom waits so for the rest of a PDU."""
+        connection: Any = event.assoc.dul.socket
+        connection.socket.settimeout(timeout)
+
+    association = entity.associate(
+        destination.host,
+        destination.port,
+        contexts=contexts,
+        ae_title=destination.ae_title,
+        evt_handlers=[(evt.EVT_CONN_OPEN, limited)],
+    )
     # An object may take longer than any answer: how long nothing may happen is watched by Silence.
     association.dimse_timeout = association.network_timeout = None if association.is_established else timeout
     try:

@@ -35,7 +35,7 @@ from dicom_node.settings.sections import DeliverySettings, Settings
 from dicom_node.status import Status
 from dicom_node.storage.ledger import Ledger
 
-LEASE_SECONDS = 20.0
+LEASE_SECONDS = 30.0
 """Of a batch, renewed while its sender lives: how long what a killed sender held has to wait."""
 
 log = structlog.get_logger(__name__)
@@ -147,6 +147,8 @@ class Sender:
                     self.ledger.renew_deliveries(owner, self.clock(), LEASE_SECONDS)
                 except OutOfResources as error:
                     log.warning("lease not renewed", reason=str(error))
+                except Exception as error:  # noqa: BLE001 - the next renewal may succeed
+                    log.error("lease not renewed", error=type(error).__name__)  # noqa: TRY400
 
         renewer = threading.Thread(target=renew, name="lease", daemon=True)
         renewer.start()

@@ -20,6 +20,8 @@ _SOS, _EOI = 0xDA, 0xD9
 _FRAME = struct.Struct(">BHHB")
 _SOC_SIZ = b"\xff\x4f\xff\x51"
 _SIZ = struct.Struct(">HHLLLL16xHBBB")
+_MOST_LOOKED_AT = 1 << 20
+"""Bytes of a JPEG in which its frame begins, after profiles and comments."""
 _MOST_BEFORE = 1 << 16
 """Bytes before the codestream of a file in the JP2 format, which some senders put in whole."""
 
@@ -63,7 +65,7 @@ def described(frame: bytes, syntax: UID) -> Codestream | None:
 
 
 def _jpeg(frame: bytes) -> Codestream:
-    place = 2
+    frame, place = frame[:_MOST_LOOKED_AT], 2
     if frame[:place] != b"\xff\xd8":
         raise ValueError("no start of image")
     while place + 4 <= len(frame):

@@ -5,19 +5,21 @@ out, lengths and padding, Group Length, the character set of the same text, offs
 (a lossy one makes another instance, PS3.3 C.7.6.1.1.5).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.dataelem import RawDataElement
-from pydicom.encaps import generate_fragments
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.encaps import generate_fragments, generate_frames
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
+from pydicom.values import convert_SQ
 
 from dicom_node.dicom import decoding, reading
+from dicom_node.dicom.codestream import described
 from dicom_node.dicom.elements import code, integer, numbers
 from dicom_node.errors import DatasetUnreadable
 from dicom_node.watch.logs import without_warnings
@@ -25,12 +27,14 @@ from dicom_node.watch.logs import without_warnings
 MOST_BYTES = 256 << 20
 """Of a file that is compared; of larger ones only the same bytes are the same object."""
 
+MOST_PIXELS = 40_000_000
+"""Of an image that is decoded to be compared; the largest radiographs have half as many."""
+
 _PIXELS = 0x7FE0
 _TRAILING_PADDING = 0xFFFC
 _CHARACTER_SET = Tag("SpecificCharacterSet")
 _OF_COLOURS = frozenset({Tag("PhotometricInterpretation"), Tag("PlanarConfiguration")})
 """What a lossless compression of colours may change; the colours themselves are compared."""
-_PADDING = b"\0 "
 
 
 def same_object(one: Path, other: Path) -> bool:
@@ -70,14 +74,21 @@ def _tags(ds: Dataset) -> Iterator[BaseTag]:
 def _same_element(one: Dataset, other: Dataset, tag: BaseTag, *, text: bool) -> bool:
     raw = [ds.get_item(tag) for ds in (one, other)]
     if all(isinstance(element, RawDataElement) and element.is_little_endian for element in raw):
-        first, second = ((element.value or b"").rstrip(_PADDING) for element in raw)
+        first, second = (element.value or b"" for element in raw)
         if first == second and (text or first.isascii()):
             return True
-    first, second = one[tag], other[tag]
-    if first.VR == "SQ" or second.VR == "SQ":
-        items = first.value, second.value
+    decoded = one[tag], other[tag]
+    if "SQ" in {element.VR for element in decoded}:
+        items = [_items(element) for element in decoded]
         return len(items[0]) == len(items[1]) and all(map(_same, *items))
-    return bool(first.value == second.value) or (first.is_empty and second.is_empty)
+    return bool(decoded[0].value == decoded[1].value) or all(element.is_empty for element in decoded)
+
+
+def _items(element: DataElement) -> Sequence[Dataset]:
+    """The items of a sequence; of a private one, which Implicit VR leaves unknown, out of its bytes."""
+    if element.VR == "SQ":
+        return list(element.value or ())
+    return list(convert_SQ(element.value or b"", is_implicit_VR=True, is_little_endian=True))
 
 
 def _same_pixels(one: Dataset, other: Dataset) -> bool:
@@ -90,9 +101,16 @@ def _same_pixels(one: Dataset, other: Dataset) -> bool:
         return np.array_equal(_words(one, first), _words(other, second))
     if first == second and _frames(one) == _frames(other):
         return True
-    if integer(one, "NumberOfFrames", 1) > 1:
+    if integer(one, "NumberOfFrames", 1) > 1 or not _small(one, first) or not _small(other, second):
         return False
     return np.array_equal(_decoded(one, first), _decoded(other, second))
+
+
+def _small(ds: Dataset, syntax: UID) -> bool:
+    """Whether an image may be decoded here, beside other associations, and is of the size that its header says."""
+    rows, columns = integer(ds, "Rows", 0), integer(ds, "Columns", 0)
+    said = described(next(generate_frames(ds.PixelData, number_of_frames=1)), syntax) if syntax.is_compressed else None
+    return rows * columns <= MOST_PIXELS and (said is None or (said.rows, said.columns) == (rows, columns))
 
 
 def _frames(ds: Dataset) -> bytes:

@@ -3,10 +3,8 @@
 Files may be cut off in transfer, or be small and unpack to any size.
 """
 
-import contextlib
-import mmap
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -15,17 +13,15 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset, read_file_meta_info
 from pydicom.tag import Tag
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from dicom_node.dicom.structure import MOST_LOOKED_AT, check_structure, inflated, start_of
 from dicom_node.errors import DatasetUnreadable
 from dicom_node.watch.logs import without_warnings
 
 MOST_INFLATED = 256 << 20
 """Bytes that a deflated data set may unpack to."""
 
-_META_GROUP_LENGTH_END = 144  # preamble, "DICM", and the element (0002,0000) itself (PS3.10 7.1)
-MOST_LOOKED_AT = 8 << 20
-"""Bytes of a deflated data set that are inflated to look at its header."""
 _KEPT_IN_MEMORY = 1 << 20
 """Bytes of an element's value; larger ones are read where they are asked for."""
 _FIRST_PIXEL_TAG = Tag(0x7FE0, 0x0001)
@@ -40,12 +36,23 @@ def read(path: Path) -> Dataset:
     with without_warnings():
         if not inflates_within(path, MOST_INFLATED):
             raise DatasetUnreadable("its deflated data set unpacks to more than any radiograph holds")
+        if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            check_structure(path, MOST_INFLATED)
         try:
             ds = dcmread(path)
             if not ds:  # pydicom drops every element when encapsulated pixel data lack their end
                 ds = dcmread(path, stop_before_pixels=True)
                 ds.add_new("PixelData", "OB", b"")
-        except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError, zlib.error) as error:
+        except (
+            InvalidDicomError,
+            OSError,
+            EOFError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            RecursionError,
+            zlib.error,
+        ) as error:
             raise DatasetUnreadable("the file cannot be read as DICOM") from error
     if "SOPInstanceUID" not in ds:
         raise DatasetUnreadable("the file holds no data set")
@@ -86,7 +93,7 @@ def inflates_within(path: Path, limit: int) -> bool:
             return True
         inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
         with path.open("rb") as file:
-            file.seek(_start_of(meta))
+            file.seek(start_of(meta))
             waiting = file.read(MOST_LOOKED_AT)
             while waiting and total <= limit:
                 total += len(inflater.decompress(waiting, MOST_LOOKED_AT))
@@ -96,45 +103,9 @@ def inflates_within(path: Path, limit: int) -> bool:
     return total <= limit
 
 
-@contextlib.contextmanager
-def data_set_of(path: Path, most: int) -> Iterator[tuple[bytes | memoryview, UID]]:
-    """The bytes of a file's data set as it is encoded, and its transfer syntax; nothing of it is read at once.
-
-    Args:
-        path: a file in the DICOM File Format.
-        most: bytes to which a deflated data set is inflated.
-
-    Raises:
-        DatasetUnreadable: there is no file meta information, or no data set.
-    """
-    with contextlib.ExitStack() as held:
-        try:
-            meta = read_file_meta_info(path)
-            syntax = UID(str(meta.get("TransferSyntaxUID", "")))
-            if syntax == DeflatedExplicitVRLittleEndian:
-                data: bytes | memoryview = _inflated(path, meta, most)
-            else:
-                file = held.enter_context(path.open("rb"))
-                whole = held.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-                data = held.enter_context(memoryview(whole)[_start_of(meta) :])
-        except Exception as error:
-            raise DatasetUnreadable("Data set cannot be read") from error
-        yield data, syntax
-
-
-def _start_of(meta: FileMetaDataset) -> int:
-    return _META_GROUP_LENGTH_END + int(meta.FileMetaInformationGroupLength)
-
-
-def _inflated(path: Path, meta: FileMetaDataset, most: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(_start_of(meta))
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(most), most)
-
-
 def _read_deflated_header(path: Path, meta: FileMetaDataset, keywords: Sequence[str] | None) -> Dataset:
     header = read_dataset(
-        BytesIO(_inflated(path, meta, MOST_LOOKED_AT)),
+        BytesIO(inflated(path, meta, MOST_LOOKED_AT)),
         is_implicit_VR=False,
         is_little_endian=True,
         stop_when=lambda tag, _vr, _length: tag >= _FIRST_PIXEL_TAG,

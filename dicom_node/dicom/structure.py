@@ -5,42 +5,90 @@ them needs stack and memory for each. Only the heads of elements are looked at h
 what makes no sense ends the look: whether the data set can be read is for the reader to say.
 """
 
+import contextlib
+import mmap
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydicom.datadict import dictionary_VR
+from pydicom.dataset import FileMetaDataset
+from pydicom.filereader import read_file_meta_info
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import UID
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from dicom_node.dicom.reading import MOST_LOOKED_AT, data_set_of
 from dicom_node.errors import DatasetUnreadable
 
 MOST_NESTED = 64
 """Sequences inside each other; reports of measurements have about ten."""
 MOST_ELEMENTS = 1_000_000
-"""Elements and items, of all levels, before the pixels; of a radiograph some hundreds."""
+"""Elements and items, of all levels; of a radiograph some hundreds."""
 MOST_BYTES = 64 << 20
 """Of one private element, or of one that holds no bulk data."""
 
+MOST_LOOKED_AT = 8 << 20
+"""Bytes of a deflated data set that are inflated to look at its header."""
+
+_META_GROUP_LENGTH_END = 144  # preamble, "DICM", and the element (0002,0000) itself (PS3.10 7.1)
 _ITEM, _SEQUENCE_END = 0xE000, 0xE0DD
-_DELIMITERS, _PIXELS = 0xFFFE, 0x7FE0
+_DELIMITERS = 0xFFFE
+_PIXEL_DATA = Tag("PixelData")
 _UNDEFINED = 0xFFFFFFFF
 _LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 _BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "OB or OW", "UN"})
 
 
-def check_structure(path: Path) -> None:
+def check_structure(path: Path, most: int = MOST_LOOKED_AT) -> None:
     """Refuse a data set that is nested too deep, or has too many or too large elements.
 
     Args:
-        path: a file in the DICOM File Format; of a deflated data set the first megabytes are looked at.
+        path: a file in the DICOM File Format.
+        most: bytes of a deflated data set that are looked at; of others all.
 
     Raises:
         DatasetUnreadable: it is so, or there is no data set.
     """
-    with data_set_of(path, MOST_LOOKED_AT) as (data, syntax):
+    with data_set_of(path, most) as (data, syntax):
         _Look(data, syntax).through()
+
+
+@contextlib.contextmanager
+def data_set_of(path: Path, most: int) -> Iterator[tuple[bytes | memoryview, UID]]:
+    """The bytes of a file's data set as it is encoded, and its transfer syntax; nothing of it is read at once.
+
+    Args:
+        path: a file in the DICOM File Format.
+        most: bytes to which a deflated data set is inflated.
+
+    Raises:
+        DatasetUnreadable: there is no file meta information, or no data set.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            meta = read_file_meta_info(path)
+            syntax = UID(str(meta.get("TransferSyntaxUID", "")))
+            if syntax == DeflatedExplicitVRLittleEndian:
+                data: bytes | memoryview = inflated(path, meta, most)
+            else:
+                file = held.enter_context(path.open("rb"))
+                whole = held.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                data = held.enter_context(memoryview(whole)[start_of(meta) :])
+        except Exception as error:
+            raise DatasetUnreadable("Data set cannot be read") from error
+        yield data, syntax
+
+
+def start_of(meta: FileMetaDataset) -> int:
+    """Where in a file its data set begins."""
+    return _META_GROUP_LENGTH_END + int(meta.FileMetaInformationGroupLength)
+
+
+def inflated(path: Path, meta: FileMetaDataset, most: int) -> bytes:
+    """The first bytes of a deflated data set, at most `most`."""
+    with path.open("rb") as file:
+        file.seek(start_of(meta))
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(most), most)
 
 
 class _Look:
@@ -50,7 +98,9 @@ class _Look:
         known = not syntax.is_private and syntax.is_transfer_syntax
         self._data = data
         self._order = "<" if not known or syntax.is_little_endian else ">"
-        self._implicit = bool(known and syntax.is_implicit_VR)
+        stated = bytes(data[4:6])  # some senders write the other encoding than they name: read as pydicom reads it
+        self._implicit = not (len(stated) == 2 and stated.isalpha() and stated.isupper())  # noqa: PLR2004
+        self._fragments = 0
         self._open: list[tuple[int | None, bool]] = []
         """Of each open sequence: where it ends, None until its delimiter, and whether it is in Implicit VR."""
 
@@ -71,8 +121,6 @@ class _Look:
                 if element == _SEQUENCE_END and self._open:
                     self._open.pop()
                 place += 8
-            elif group >= _PIXELS and not self._open:
-                return
             else:
                 place = self._after(place, Tag(group, element), length)
 
@@ -91,7 +139,7 @@ class _Look:
             else:
                 (length,) = struct.unpack_from(f"{self._order}H", self._data, place + 6)
         begin = place + head
-        if length == _UNDEFINED and vr in {"OB", "OW"}:
+        if length == _UNDEFINED and (vr in {"OB", "OW"} or tag == _PIXEL_DATA):
             return self._after_fragments(begin)
         if vr == "SQ" or length == _UNDEFINED or (vr in {"", "UN"} and length and self._begins_item(begin, tag)):
             self._open.append((None if length == _UNDEFINED else begin + length, implicit or vr == "UN"))
@@ -120,6 +168,9 @@ class _Look:
             if (group, element) != (_DELIMITERS, _ITEM):
                 break
             place += length
+            self._fragments += 1
+            if self._fragments > MOST_ELEMENTS:
+                raise DatasetUnreadable(f"Data set has more than {MOST_ELEMENTS} fragments")
         return place
 
 

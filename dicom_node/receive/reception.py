@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_ABORTS_THAT_ARE_LATE = frozenset({("Evt15", "Sta1"), ("Evt15", "Sta13")})
-"""A-ABORT request where the connection is closed or closing: no entry of PS3.8 table 9-10."""
+_REQUESTS_THAT_ARE_LATE = frozenset((event, state) for event in ("Evt9", "Evt15") for state in ("Sta1", "Sta13"))
+"""P-DATA and A-ABORT requests of ours where the connection is closed or closing: no entry of PS3.8 table 9-10."""
 
 PREAMBLE = b"\0" * 128 + b"DICM"  # PS3.10 7.1
 PDU_HEADER = struct.Struct(">BxL")  # PS3.8 9.3.1
@@ -55,6 +55,8 @@ PDU_SLACK = 1024
 LONGEST_OTHER_PDU = 262_144
 """Bytes of an A-ASSOCIATE: 128 presentation contexts with all transfer syntaxes take about half of it."""
 LONGEST_COMMAND = 65_536
+MOST_UNANSWERED = 16
+"""Objects that a peer sends before it has any answer; no asynchronous operations are negotiated."""
 SPACE_CHECK_EVERY = 16 << 20
 _BUFFER = 1 << 18
 
@@ -231,8 +233,8 @@ class Reception:
         act = machine.do_action
 
         def act_unless_closing(event: str) -> None:
-            """Both sides of pynetdicom may abort at once: the second finds the connection closing, and dies of it."""
-            if (event, machine.current_state) not in _ABORTS_THAT_ARE_LATE:
+            """An answer or a second abort may find the connection closing; pynetdicom's thread would die of it."""
+            if (event, machine.current_state) not in _REQUESTS_THAT_ARE_LATE:
                 act(event)
 
         machine.do_action = act_unless_closing  # type: ignore[method-assign]
@@ -326,6 +328,8 @@ class Reception:
 
     def _redirect(self, message: DIMSEMessage | None) -> None:
         """Choose where the data set of a message goes whose command is complete."""
+        if message is not None and message.encoded_command_set.tell() > LONGEST_COMMAND:
+            raise DatasetUnreadable("command set too long")
         if message is None or isinstance(message.data_set, PartFile | _Nowhere):
             return
         if type(message) is DIMSEMessage:
@@ -341,6 +345,8 @@ class Reception:
         with self._lock:
             if self._ended:
                 return
+            if len(self._parts) >= MOST_UNANSWERED:
+                raise DatasetUnreadable("too many requests without waiting for an answer")
             part = PartFile(
                 self._spool,
                 str(command.AffectedSOPClassUID),

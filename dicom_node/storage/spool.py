@@ -11,6 +11,7 @@ folder). Names are built from checked UIDs and digests only, never from what a p
 other content has another name, so that of two listeners none writes over what the other has acknowledged.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -67,7 +68,7 @@ class Spool:
             while not self._owner:
                 name = uuid.uuid4().hex
                 held = os.open(self.owners / name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-                if _locked(held) and (self.owners / name).exists():  # one that sweeps may have been quicker
+                if _locked(held) and _is(held, self.owners / name):  # one that sweeps may have been quicker
                     weakref.finalize(self, os.close, held)
                     self._make_folder(self.incoming / name)
                     self._owner = name
@@ -78,10 +79,25 @@ class Spool:
     def alive(self, owner: str) -> bool:
         """Whether the process of that name lives; on a shared file system that of another machine, too."""
         try:
-            with (self.owners / owner).open("rb") as probe:
+            with (self.owners / owner).open("r+b") as probe:
                 return not _locked(probe.fileno())
         except (FileNotFoundError, IsADirectoryError):
             return False
+
+    def _bury(self, owner: str) -> int | None:
+        """Remove what a dead process left, while nobody else can take it for their own; None where it lives."""
+        with contextlib.ExitStack() as held:
+            try:
+                lock = held.enter_context((self.owners / owner).open("r+b"))
+                if not _locked(lock.fileno()):
+                    return None
+            except FileNotFoundError:
+                lock = None
+            removed = sum(1 for _ in (self.incoming / owner).glob("*"))
+            shutil.rmtree(self.incoming / owner, ignore_errors=True)
+            if lock is not None:
+                (self.owners / owner).unlink(missing_ok=True)
+        return removed
 
     def new_part(self) -> Path:
         """Where to write a file that is not complete; nobody else writes or removes it while this process lives."""
@@ -177,10 +193,7 @@ class Spool:
         """
         removed = 0
         for owner in {path.name for path in (*self.incoming.iterdir(), *self.owners.iterdir())}:
-            if not self.alive(owner):
-                removed += sum(1 for _ in (self.incoming / owner).glob("*"))
-                shutil.rmtree(self.incoming / owner, ignore_errors=True)
-                (self.owners / owner).unlink(missing_ok=True)
+            removed += self._bury(owner) or 0
         return removed
 
     def _move(self, part: Path, target: Path) -> None:
@@ -201,6 +214,14 @@ class Spool:
         if len(self._durable) >= _MOST_REMEMBERED:
             self._durable.clear()
         self._durable.add(folder)
+
+
+def _is(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _locked(descriptor: int) -> bool:

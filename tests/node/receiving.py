@@ -109,7 +109,8 @@ class Node:
                 association.release()
             else:
                 association.kill()
-            connection.close()  # pynetdicom forgets to when the peer is gone
+            if connection is not None:  # it may be gone already
+                connection.close()  # pynetdicom forgets to when the peer is gone
 
     def store(self, *datasets, title="MODALITY"):
         """The answers to C-STORE requests over one association."""

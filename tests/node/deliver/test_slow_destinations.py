@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import struct
 import threading
 import time
 
@@ -9,6 +10,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 from working import SC_STORAGE, STUDY, T0, Peer, delivery, free_port, instance, settings, study, task
 
 from dicom_node.clock import utc_now
@@ -118,6 +120,70 @@ def test_a_destination_that_never_answers_is_given_up(request_, monkeypatch):
         silent.stop()
     assert isinstance(outcome.error, DeliveryUnreachable)
     assert 1 < seconds < 8
+
+
+def _read_pdu(connection):
+    head = connection.recv(6, socket.MSG_WAITALL)
+    return head + connection.recv(struct.unpack(">L", head[2:])[0], socket.MSG_WAITALL)
+
+
+def _command(context, field):
+    """A C-STORE-RSP, or something with another Command Field."""
+    body = b"".join(
+        struct.pack("<HHLH", 0, element, 2, value)
+        for element, value in ((0x0100, field), (0x0120, 1), (0x0800, 0x0101), (0x0900, 0))
+    )
+    body = struct.pack("<HHLL", 0, 0, 4, len(body)) + body
+    pdv = struct.pack(">LBB", len(body) + 2, context, 3) + body
+    return struct.pack(">BBL", 4, 0, len(pdv)) + pdv
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of pynetdicom's own threads
+@pytest.mark.parametrize(
+    "how", ["half an acceptance", "an unknown command", "half a PDU after the answer", "an unknown PDU"]
+)
+def test_a_destination_that_breaks_the_protocol_holds_nobody_up(how, request_):
+    """pynetdicom waits without end for what these leave out."""
+    over = threading.Event()
+
+    def serve():
+        with listening, listening.accept()[0] as connection:
+            asked = A_ASSOCIATE_RQ()
+            asked.decode(_read_pdu(connection))
+            if how == "half an acceptance":
+                connection.sendall(b"\x02\x00\x00")
+                over.wait(30)
+                return
+            primitive = asked.to_primitive()
+            primitive.result, primitive.result_source = 0, 1
+            for context in primitive.presentation_context_definition_list:
+                context.transfer_syntax, context.result = [context.transfer_syntax[0]], 0
+            primitive.presentation_context_definition_results_list = primitive.presentation_context_definition_list
+            answer = A_ASSOCIATE_AC()
+            answer.from_primitive(primitive)
+            connection.sendall(answer.encode())
+            _read_pdu(connection)
+            context = primitive.presentation_context_definition_list[0].context_id
+            said = {
+                "an unknown command": _command(context, 0x7777),
+                "half a PDU after the answer": _command(context, 0x8001) + b"\x04\x00\x00",
+                "an unknown PDU": b"\x99\0\0\0\0\0",
+            }
+            connection.sendall(said[how])
+            over.wait(30)
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    outcomes = []
+    sending = threading.Thread(target=lambda: outcomes.append(send(port, request_, timeout=1)), daemon=True)
+    sending.start()
+    sending.join(20)
+    over.set()
+    thread.join(5)
+    assert outcomes, "it hangs"
+    assert outcomes[0][0].delivered == (how == "half a PDU after the answer")
 
 
 def test_a_batch_is_held_as_long_as_its_sender_lives_and_no_longer(tmp_path, monkeypatch):

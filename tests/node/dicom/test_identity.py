@@ -38,6 +38,10 @@ def film(**changes):
     block.add_new(0x01, "LO", "private")
     block.add_new(0x02, "DS", "1.50")
     ds.add_new(0x00080000, "UL", 1000)
+    ds.add_new(0x00280120, "US", 8192)
+    inner = Dataset()
+    inner.PatientComments = "of a private sequence"
+    ds.add_new(0x00191003, "SQ", [inner])
     return ds
 
 
@@ -125,8 +129,15 @@ def _other_character_set(ds):
     ds["PatientName"].value = raw.decode("iso8859-2")
 
 
+def _padding_value(ds):
+    """Numbers whose bytes end in what pads text: 0, 32 and 8192 are not the same."""
+    ds.add_new(0x00280120, "US", 32)
+
+
 OTHERS = {
+    "another padding value": _padding_value,
     "another patient": lambda ds: setattr(ds, "PatientID", "ELSE"),
+    "another value in a private sequence": lambda ds: setattr(ds[0x00191003][0], "PatientComments", "else"),
     "another private value": lambda ds: setattr(ds[0x00191001], "value", "other"),
     "one element less": lambda ds: ds.__delitem__("AccessionNumber"),
     "one element more": lambda ds: setattr(ds, "StationName", "S"),
@@ -190,3 +201,12 @@ def test_what_is_too_large_or_cannot_be_read_is_not_compared(first, tmp_path, mo
     assert dcmread(other).PatientID
     monkeypatch.setattr(identity, "MOST_BYTES", 1000)
     assert not same_object(first, other)
+
+
+def test_what_is_too_many_pixels_to_decode_beside_others_is_not_compared(tmp_path, monkeypatch):
+    one, other = film(), film()
+    other.compress(JPEG2000Lossless, generate_instance_uid=False)
+    paths = written(one, tmp_path / "1.dcm"), written(other, tmp_path / "2.dcm")
+    assert same_object(*paths)
+    monkeypatch.setattr(identity, "MOST_PIXELS", 1000)
+    assert not same_object(*paths)

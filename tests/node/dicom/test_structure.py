@@ -4,6 +4,7 @@ import io
 import struct
 import time
 import tracemalloc
+import zlib
 
 import pytest
 from hypothesis import given, settings
@@ -131,7 +132,7 @@ def test_an_icon_in_fragments_is_passed_over(tmp_path):
 
 
 def _data_set(path):
-    with reading.data_set_of(path, 1 << 20) as (data, syntax):
+    with structure.data_set_of(path, 1 << 20) as (data, syntax):
         return bytes(data), syntax
 
 
@@ -176,6 +177,71 @@ def test_no_data_set(content, tmp_path):
     path.write_bytes(content)
     with pytest.raises(DatasetUnreadable):
         check_structure(path)
+
+
+def _many(count):
+    """A sequence of so many empty items, in bytes of Explicit VR Little Endian."""
+    items = struct.pack("<HHL", 0xFFFE, 0xE000, 0) * count
+    return struct.pack("<HH2sHL", 0x7FE1, 0x1010, b"SQ", 0, len(items)) + items
+
+
+def _file(path, body, syntax):
+    ds = film(ExplicitVRLittleEndian)
+    ds.file_meta.TransferSyntaxUID = syntax
+    buffer = io.BytesIO()
+    buffer.write(b"\0" * 128 + b"DICM")
+    write_file_meta_info(buffer, ds.file_meta)
+    path.write_bytes(buffer.getvalue() + body)
+    return path
+
+
+@pytest.mark.parametrize("before", ["", "pixels"])
+def test_what_comes_after_the_pixels_counts_too(before, tmp_path, monkeypatch):
+    monkeypatch.setattr(structure, "MOST_ELEMENTS", 1000)
+    head = struct.pack("<HH2sH4s", 0x0008, 0x0060, b"CS", 2, b"CR")[:10]
+    pixels = struct.pack("<HH2sHL", 0x7FE0, 0x0010, b"OW", 0, 8) + bytes(8) if before else b""
+    with pytest.raises(DatasetUnreadable, match="more than 1000 elements"):
+        check_structure(_file(tmp_path / "x.dcm", head + pixels + _many(1001), ExplicitVRLittleEndian))
+
+
+@pytest.mark.parametrize("named", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_an_encoding_that_is_not_the_one_named_is_looked_at_as_it_is(named, tmp_path, monkeypatch):
+    monkeypatch.setattr(structure, "MOST_ELEMENTS", 1000)
+    items = struct.pack("<HHL", 0xFFFE, 0xE000, 0) * 1001
+    implicit = struct.pack("<HHL2s", 0x0008, 0x0060, 2, b"CR") + struct.pack("<HHL", 0x0008, 0x1115, len(items)) + items
+    explicit = struct.pack("<HH2sH2s", 0x0008, 0x0060, b"CS", 2, b"CR") + _many(1001)
+    body = implicit if named == ExplicitVRLittleEndian else explicit
+    with pytest.raises(DatasetUnreadable, match="more than 1000 elements"):
+        check_structure(_file(tmp_path / "x.dcm", body, named))
+
+
+def test_a_deflated_data_set_is_looked_at_as_far_as_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(structure, "MOST_ELEMENTS", 1000)
+    head = struct.pack("<HH2sH2s", 0x0008, 0x0060, b"CS", 2, b"CR")
+    bulk = struct.pack("<HH2sHL", 0x0042, 0x0011, b"OB", 0, 9 << 20) + bytes(9 << 20)
+    packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+    body = packer.compress(head + bulk + _many(1001)) + packer.flush()
+    path = _file(tmp_path / "x.dcm", body, DeflatedExplicitVRLittleEndian)
+    check_structure(path)
+    with pytest.raises(DatasetUnreadable, match="more than 1000 elements"):
+        reading.read(path)
+
+
+def test_nested_sequences_after_the_pixels_are_a_reason_and_no_traceback(tmp_path):
+    ds = film(ExplicitVRLittleEndian)
+    ds.add_new(0x7FE10010, "LO", "MAKER")
+    path = written(ds, tmp_path / "x.dcm")
+    body, depth = b"", 3000
+    for _ in range(depth):
+        body += struct.pack("<HH2sHL", 0x7FE1, 0x1010, b"SQ", 0, 0xFFFFFFFF) + struct.pack(
+            "<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF
+        )
+    body += (struct.pack("<HHL", 0xFFFE, 0xE00D, 0) + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)) * depth
+    path.write_bytes(path.read_bytes() + body)
+    with pytest.raises(DatasetUnreadable, match="more than 64 sequences"):
+        check_structure(path)
+    with pytest.raises(DatasetUnreadable, match="the file cannot be read as DICOM"):
+        reading.read(path)
 
 
 def test_the_header_of_a_large_element_is_read_without_it(tmp_path):

@@ -1,5 +1,6 @@
 """Peers that lie, stall, trickle, flood or vanish: none of them costs another peer its slot, or the node its memory."""
 
+import contextlib
 import re
 import socket
 import struct
@@ -19,8 +20,9 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from receiving import CR, MB, radiograph, running, wait_until
 
 from dicom_node.receive.listener import MOST_PENDING
+from dicom_node.receive.reception import MOST_UNANSWERED
 
-FAST = {"acse_timeout": 0.6, "network_timeout": 0.6, "association_deadline": 0.6, "dimse_timeout": 0.6}
+FAST = {"acse_timeout": 1.2, "network_timeout": 1.2, "association_deadline": 1.2, "dimse_timeout": 1.2}
 
 
 @pytest.fixture
@@ -328,6 +330,30 @@ def store_command():
     command.AffectedSOPInstanceUID = f"{receiving.STUDY}.1.50"
     command.CommandGroupLength = len(encode(command, True, True))
     return encode(command, True, True)
+
+
+def test_a_command_that_never_ends_after_its_last_fragment_is_no_command(node):
+    """The data set is on its way already; more of the command would be kept in memory."""
+    with associated(node) as connection:
+        connection.sendall(p_data(store_command(), header=0x03))
+        with contextlib.suppress(OSError):
+            for _ in range(20):
+                connection.sendall(p_data(bytes(16_000), header=0x01))
+                time.sleep(0.02)
+        assert closed_after(connection, 5) < 1, "at once, and not by a time-out"
+    still_serves(node)
+
+
+def test_a_peer_that_waits_for_no_answer_is_stopped(tmp_path):
+    """Each object on its way holds a file open."""
+    with running(tmp_path, ledger=None, **FAST) as node, associated(node) as connection:
+        body = receiving.data_set_bytes(radiograph(50), ExplicitVRLittleEndian)
+        with contextlib.suppress(OSError):
+            for _ in range(400):
+                connection.sendall(p_data(store_command(), header=0x03) + p_data(body, header=0x02))
+        assert len(node.files("incoming")) <= MOST_UNANSWERED
+        closed_after(connection, 10)
+        still_serves(node)
 
 
 @pytest.mark.parametrize("how", ["close", "reset", "abort", "release", "junk", "wrong context"])
