@@ -47,26 +47,27 @@ def same_object(one: Path, other: Path) -> bool:
             return False
         with without_warnings():
             first, second = reading.read(one), reading.read(other)
-            return _same(first, second) and _same_pixels(first, second)
+            return _same(first, second, pixels=False) and _same_pixels(first, second)
     except (DatasetUnreadable, OSError):
         return False
     except Exception:  # noqa: BLE001 - elements that cannot be decoded: pydicom raises many kinds
         return False
 
 
-def _same(one: Dataset, other: Dataset) -> bool:
-    """Whether all elements but the pixels are the same."""
-    tags = set(_tags(one))
-    if tags != set(_tags(other)):
+def _same(one: Dataset, other: Dataset, *, pixels: bool = True) -> bool:
+    """Whether all elements are the same; those of an item with its pixels, as of an icon, byte for byte."""
+    tags = set(_tags(one, pixels=pixels))
+    if tags != set(_tags(other, pixels=pixels)):
         return False
     text = one._character_set == other._character_set  # noqa: SLF001 - what pydicom decodes text by; not public
     return all(_same_element(one, other, tag, text=text) for tag in tags)
 
 
-def _tags(ds: Dataset) -> Iterator[BaseTag]:
+def _tags(ds: Dataset, *, pixels: bool) -> Iterator[BaseTag]:
     colours = integer(ds, "SamplesPerPixel", 1) > 1
     for tag in ds.keys():  # noqa: SIM118 - a data set iterates over its elements and decodes them
-        passed = tag.element == 0 or tag.group in {_PIXELS, _TRAILING_PADDING} or tag == _CHARACTER_SET
+        passed = tag.element == 0 or tag.group == _TRAILING_PADDING or tag == _CHARACTER_SET
+        passed = passed or (tag.group == _PIXELS and not pixels)
         if not passed and not (colours and tag in _OF_COLOURS):
             yield tag
 

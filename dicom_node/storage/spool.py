@@ -84,13 +84,13 @@ class Spool:
         except (FileNotFoundError, IsADirectoryError):
             return False
 
-    def _bury(self, owner: str) -> int | None:
-        """Remove what a dead process left, while nobody else can take it for their own; None where it lives."""
+    def _bury(self, owner: str) -> int:
+        """Remove what a dead process left, while nobody else can take it for their own; nothing of a living one."""
         with contextlib.ExitStack() as held:
             try:
                 lock = held.enter_context((self.owners / owner).open("r+b"))
                 if not _locked(lock.fileno()):
-                    return None
+                    return 0
             except FileNotFoundError:
                 lock = None
             removed = sum(1 for _ in (self.incoming / owner).glob("*"))
@@ -191,10 +191,8 @@ class Spool:
         Returns:
             How many files were removed.
         """
-        removed = 0
-        for owner in {path.name for path in (*self.incoming.iterdir(), *self.owners.iterdir())}:
-            removed += self._bury(owner) or 0
-        return removed
+        owners = {path.name for path in (*self.incoming.iterdir(), *self.owners.iterdir())}
+        return sum(map(self._bury, owners))
 
     def _move(self, part: Path, target: Path) -> None:
         sync(part)

@@ -42,6 +42,10 @@ def film(**changes):
     inner = Dataset()
     inner.PatientComments = "of a private sequence"
     ds.add_new(0x00191003, "SQ", [inner])
+    icon = Dataset()
+    icon.Rows = icon.Columns = 2
+    icon.add_new(0x7FE00010, "OB", b"\1\2\3\4")
+    ds.IconImageSequence = [icon]
     return ds
 
 
@@ -137,6 +141,7 @@ def _padding_value(ds):
 OTHERS = {
     "another padding value": _padding_value,
     "another patient": lambda ds: setattr(ds, "PatientID", "ELSE"),
+    "another icon": lambda ds: setattr(ds.IconImageSequence[0], "PixelData", b"\4\3\2\1"),
     "another value in a private sequence": lambda ds: setattr(ds[0x00191003][0], "PatientComments", "else"),
     "another private value": lambda ds: setattr(ds[0x00191001], "value", "other"),
     "one element less": lambda ds: ds.__delitem__("AccessionNumber"),
