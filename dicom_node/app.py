@@ -1,8 +1,8 @@
 """Composition root: Settings -> running processes. The only place that wires parts together.
 
-A node is four roles, each a process of its own so that none can take another down: the listener receives, the
-dispatcher decides, workers explain, the sender delivers. `supervise` runs several of them as children and starts again
-whichever ends by itself.
+A node is five roles, each a process of its own so that none can take another down: the listener receives, the
+dispatcher decides, workers explain, the sender delivers, retention removes what is over. `supervise` runs several of
+them as children and starts again whichever ends by itself.
 """
 
 import signal
@@ -21,19 +21,21 @@ import structlog
 from dicom_node.deliver.sender import Sender, register_deliver
 from dicom_node.errors import ConfigError
 from dicom_node.explain.running_model import RunningModel, open_explainer
+from dicom_node.learn.jobs import EndedJobs
 from dicom_node.queue import broker
 from dicom_node.receive.listener import Listener
 from dicom_node.route.dispatcher import Dispatcher
 from dicom_node.settings.sections import Settings
 from dicom_node.storage.bundles import bundle_path
 from dicom_node.storage.ledger import Ledger
+from dicom_node.storage.retention import Retention
 from dicom_node.storage.spool import Spool
 from dicom_node.watch import logs
 from explain_core.bundles.files import need_scales, scaled_methods
 from explain_core.errors import BundleError
 from explain_core.explanation import Explainer
 
-SERVE: Final = ("listener", "dispatcher", "sender")
+SERVE: Final = ("listener", "dispatcher", "sender", "retention")
 MEGABYTE: Final = 1 << 20
 STOP_SECONDS: Final = 20.0
 MAX_RESTART_SECONDS: Final = 30.0
@@ -121,6 +123,17 @@ def run_sender(settings: Settings, _stop: threading.Event) -> None:
     broker.run_worker(app, broker.DELIVER, concurrency=max(1, len(settings.destinations)))
 
 
+def retention(settings: Settings) -> Retention:
+    """What removes what is over, from the spool and from the folders of retraining jobs."""
+    others = [(EndedJobs(settings.retraining.jobs), settings.retention.jobs_days)]
+    return Retention(settings=settings, ledger=open_ledger(settings), spool=open_spool(settings), others=others)
+
+
+def run_retention(settings: Settings, stop: threading.Event) -> None:
+    """Remove what is over until `stop`."""
+    retention(settings).run(stop)
+
+
 def run_worker(settings: Settings, _stop: threading.Event) -> None:
     """Explain until SIGTERM, which Celery handles; the model is loaded before the first task is taken.
 
@@ -149,6 +162,7 @@ ROLES: Final[Mapping[str, Callable[[Settings, threading.Event], None]]] = {
     "listener": run_listener,
     "dispatcher": run_dispatcher,
     "sender": run_sender,
+    "retention": run_retention,
     "worker": run_worker,
     "shadow": run_shadow,
 }

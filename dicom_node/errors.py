@@ -14,6 +14,7 @@ NodeError                    retry   status    meaning
 ├─ StudyUnsuitable           no      -         no usable image: recorded, not an alarm
 ├─ ConfigError               no      -         only at start-up: names file, line and key
 ├─ NotDeployed               no      -         a version may not be deployed, or none is left (models.promotion)
+├─ NotKept                   no      -         retention has removed what is asked for
 ├─ NoSuchJob                 no      -         no retraining job of that name (learn.jobs)
 ├─ LabelsWrong               no      -         a table of labels cannot be used: names the line (learn.labels)
 ├─ NotJudged                 no      -         no verdict may be given on that result (learn.export.judged)
@@ -106,6 +107,10 @@ class StudyUnsuitable(NodeError):
     def __init__(self, message: str, reason: Reason = Reason.RULES) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class NotKept(NodeError):
+    """What is asked for was there, and retention has removed it."""
 
 
 class ConfigError(NodeError):

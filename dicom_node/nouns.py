@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import NewType
+from typing import Final, NewType
 
 from dicom_node.errors import Reason
+
+REPORT: Final = "structured_report"
+"""The kind of result that says in words what became of a study; its builder's name."""
 
 SOPInstanceUID = NewType("SOPInstanceUID", str)
 SeriesInstanceUID = NewType("SeriesInstanceUID", str)
@@ -65,7 +68,11 @@ class Association:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
-    """One stored SOP Instance: a file in the spool and a row in the ledger."""
+    """One stored SOP Instance: a file in the spool and a row in the ledger.
+
+    Attributes:
+        removed: whether retention has removed the file; the instance may be received anew.
+    """
 
     sop_instance_uid: SOPInstanceUID
     sop_class_uid: str
@@ -78,6 +85,7 @@ class Instance:
     sha256: str
     size: int
     received_at: datetime
+    removed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,3 +212,19 @@ class StudyActivity:
     last_received: datetime
     open_associations: int
     new_instances: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSize:
+    """What one of the node's stores holds.
+
+    Attributes:
+        name: images, results, quarantine, ...
+        oldest: when the oldest of its files was written, or None.
+    """
+
+    name: str
+    files: int
+    bytes: int
+    oldest: datetime | None
+    measured_at: datetime

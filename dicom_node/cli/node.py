@@ -54,10 +54,11 @@ def serve(
     *,
     config: ConfigOption = None,
     only: Annotated[
-        str | None, typer.Option(help="Run one role in this process: listener, dispatcher, sender, worker or shadow.")
+        str | None,
+        typer.Option(help="Run one role in this process: listener, dispatcher, sender, retention, worker or shadow."),
     ] = None,
 ) -> None:
-    """Run listener, dispatcher and sender until stopped; workers are started with `dicom-node worker`."""
+    """Run listener, dispatcher, sender and retention until stopped; workers are started with `dicom-node worker`."""
     from dicom_node import app as node  # noqa: PLC0415
 
     settings = load_settings(config)
@@ -129,13 +130,21 @@ def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption 
     """What the node has received, explained, delivered and failed."""
     ledger = ledger_of(load_settings(config))
     counts, studies, downgrades = ledger.counts(), ledger.studies(limit), ledger.downgrades()
+    stores = ledger.sizes()
     if as_json:
         rows = [
             {"study_instance_uid": one.study_instance_uid, "revision": one.revision, "state": one.state.value,
              "reason": one.reason, "done": one.done, "instances": one.instances, "received_at": one.received_at}
             for one in studies
         ]  # fmt: skip
-        print_json({"counts": counts, "studies": rows, "downgrades": [asdict(one) for one in downgrades]})
+        print_json(
+            {
+                "counts": counts,
+                "studies": rows,
+                "downgrades": [asdict(one) for one in downgrades],
+                "stores": [asdict(one) for one in stores],
+            }
+        )
         return
     table = Table("study", "revision", "state", "instances", "received", "reason")
     for one in studies:
@@ -148,8 +157,34 @@ def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption 
         for lost in downgrades:
             table.add_row(lost.destination, lost.kind, lost.stand_in, str(lost.count), lost.reason)
         Console().print(table)
+    if stores:
+        table = Table("store", "files", "MB", "oldest", title=f"Stores, as of {stores[0].measured_at:%Y-%m-%d %H:%M}")
+        for store in stores:
+            oldest = "" if store.oldest is None else store.oldest.strftime("%Y-%m-%d %H:%M:%S")
+            table.add_row(store.name, str(store.files), f"{store.bytes / 1e6:,.1f}", oldest)
+        Console().print(table)
     for kind, states in counts.items():
         Console().print(f"{kind}: " + (", ".join(f"{state} {count}" for state, count in states.items()) or "none"))
+
+
+@app.command()
+def clean(
+    *,
+    config: ConfigOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove what [retention] no longer keeps, as the node does by itself every minute."""
+    from dicom_node import app as node  # noqa: PLC0415
+
+    gone = node.retention(load_settings(config)).clean(dry_run=dry_run)
+    if as_json:
+        print_json({"dry_run": dry_run, "removed": [asdict(one) for one in gone]})
+        return
+    table = Table("store", "because of", "items", "MB", title="Would go" if dry_run else "Removed")
+    for one in gone:
+        table.add_row(one.store, one.why, str(one.items), f"{one.bytes / 1e6:,.1f}")
+    Console().print(table if gone else "nothing to remove")
 
 
 @app.command()

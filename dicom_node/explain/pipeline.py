@@ -16,7 +16,7 @@ from pydicom import Dataset
 
 from dicom_node.dicom import pixels
 from dicom_node.errors import DatasetUnreadable, NodeError, Reason, StudyUnsuitable
-from dicom_node.nouns import Instance, PassedBy, SOPInstanceUID, Study, StudyState, Task
+from dicom_node.nouns import REPORT, Instance, PassedBy, SOPInstanceUID, Study, StudyState, Task
 from dicom_node.results import (
     AssessedImage,
     Builder,
@@ -34,7 +34,6 @@ from explain_core.errors import ExplainError
 from explain_core.explanation import Explainer, Explanation, ModelIdentity
 
 RESULTS = "dicom_node.results.objects"
-REPORT = "structured_report"
 DOCUMENTS = (REPORT, "report_page", "key_object")
 _NUMBERS_PER_REVISION = 1000
 _FAULTS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)

@@ -25,7 +25,7 @@ from dicom_node.errors import ConfigError, OutOfResources, Reason, StudyUnsuitab
 from dicom_node.explain import pipeline, record
 from dicom_node.explain.leases import Limits, SoftLimitExceeded, soft_limit
 from dicom_node.explain.pipeline import Analysis, Result
-from dicom_node.nouns import Delivery, DeliveryState, Instance, SOPInstanceUID, Study, StudyState, Task
+from dicom_node.nouns import REPORT, Delivery, DeliveryState, Instance, SOPInstanceUID, Study, StudyState, Task
 from dicom_node.queue import broker
 from dicom_node.results import ResultOptions, result_options
 from dicom_node.settings.sections import Settings
@@ -235,7 +235,7 @@ class Worker:
         is the one that is kept: one UID is one file.
         """
         every = self._ledger.deliveries(study=task.study_instance_uid)
-        rows = [row for row in every if row.kind == pipeline.REPORT and row.state in _OFFERED]
+        rows = [row for row in every if row.kind == REPORT and row.state in _OFFERED]
         found: dict[tuple[ResultOptions, tuple[Path, ...]], list[str]] = {}
         for name in task.destinations:
             options = result_options(self._settings, name, task.results)

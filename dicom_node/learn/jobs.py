@@ -6,9 +6,10 @@ The state of a job is changed from here only while no process works on it.
 import contextlib
 import json
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,8 @@ from explain_core.files import write
 from explain_core.jobs import STAGES, JobBusy, JobFolder, JobState, now
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_GONE = "."
+"""Begins the name of a folder that is being removed."""
 _GLANCE = 0.25
 """Seconds for which somebody who only looks may hold a job's lock."""
 
@@ -88,7 +91,8 @@ class Jobs:
         """All jobs, the oldest first."""
         if not self.folder.is_dir():
             return []
-        found = [JobFolder(path) for path in self.folder.iterdir() if (path / "job.toml").is_file()]
+        inside = [path for path in self.folder.iterdir() if not path.name.startswith(_GONE)]
+        found = [JobFolder(path) for path in inside if (path / "job.toml").is_file()]
         return sorted(found, key=lambda job: (str(job.told().get("created_at", "")), job.name))
 
     def names(self) -> list[str]:
@@ -134,6 +138,28 @@ class Jobs:
                 path.mkdir(mode=0o700)
                 return path
         raise ConfigError(f"{self.folder}: too many jobs called {stem}")
+
+    def ended_before(self, moment: datetime) -> list[JobFolder]:
+        """Jobs in which nothing is left to do and that nobody has changed since, the oldest first."""
+        told = [(job, _updated(job)) for job in self.all() if not job.state.open]
+        return [job for job, updated in told if updated is not None and updated < moment]
+
+    def remove(self, name: str) -> bool:
+        """Remove a job's folder; False where a process works on it, or where it goes on.
+
+        Raises:
+            NoSuchJob: there is none of that name.
+        """
+        job = self.job(name)
+        try:
+            with job.lock(_GLANCE):
+                if job.state.open:
+                    return False
+                gone = job.path.rename(self.folder / f"{_GONE}{name}")  # half of a folder would be another job
+        except JobBusy:
+            return False
+        shutil.rmtree(gone)
+        return True
 
     def queue(self, path: Path, job: str) -> None:
         """Make a reserved folder a job that waits for a worker; job.toml comes last: without it there is no job."""
@@ -186,6 +212,41 @@ class Jobs:
         except JobBusy:
             return False
         return True
+
+
+def _updated(job: JobFolder) -> datetime | None:
+    with contextlib.suppress(ValueError):
+        moment = datetime.fromisoformat(str(job.told().get("updated_at", "")))
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return None
+
+
+class EndedJobs:
+    """The folders of jobs as a store of which retention removes what has ended.
+
+    Args:
+        folder: `[retraining] jobs`.
+    """
+
+    name = "jobs"
+
+    def __init__(self, folder: Path) -> None:
+        self._jobs = Jobs(folder)
+
+    def expire(self, before: datetime | None, *, dry_run: bool) -> tuple[int, int]:
+        """Remove the jobs that ended before a time (None: none); returns how many and their bytes."""
+        ended = [] if before is None else self._jobs.ended_before(before)
+        sizes = {job.name: sum(path.stat().st_size for path in _files(job.path)) for job in ended}
+        gone = [name for name in sizes if dry_run or self._jobs.remove(name)]
+        return len(gone), sum(sizes[name] for name in gone)
+
+    def files(self) -> Iterator[Path]:
+        """Every file of every job."""
+        return _files(self._jobs.folder)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
 
 
 def checked(

@@ -6,13 +6,16 @@ new                                        instances/     instance     Success
 stored already, same bytes                 removed        -            Success
 stored already, in another encoding        removed        -            Success
 stored already, with other content         quarantine/    quarantine   Duplicate SOP Instance
+stored once, removed by retention since    instances/     instance     Success
 other SOP Class or Instance than asked     quarantine/    quarantine   Data Set Does Not Match
 unreadable, too much to read, bad UIDs     quarantine/    quarantine   Cannot Understand
 no room, ledger does not answer            removed        -            Refused: Out of Resources
 a fault of ours                            removed        -            Processing Failure
 """
 
+import dataclasses
 import threading
+import uuid
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -107,20 +110,27 @@ class Intake:
     def _take(self, request: Request, received: Received, now: datetime) -> Outcome:
         self._spool.check_space()
         instance = _identify(request, received, self._spool, now)
-        uid = instance.sop_instance_uid
+        uid, study, again = instance.sop_instance_uid, instance.study_instance_uid, ""
         with self._locks[hash(uid) % _LOCKS]:
             known = self._ledger.find_instance(uid)
+            if known is not None and known.removed:
+                known, again = None, f"-{uuid.uuid4().hex[:8]}"
+                path = self._spool.instance_path(study, uid, instance.sha256, again)
+                instance = dataclasses.replace(instance, path=path)
             if known is not None and known.sha256 != instance.sha256 and not same_object(known.path, received.path):
                 raise Conflict("SOP Instance UID is already stored with other content")
             if known is None or not known.path.exists():
-                self._spool.adopt(received.path, instance.study_instance_uid, uid, instance.sha256)
-            if known is None and self._ledger.add_instance(instance) == "conflict":
+                self._spool.adopt(received.path, study, uid, instance.sha256, again)
+            added = self._ledger.add_instance(instance) if known is None else "duplicate"
+            if added == "conflict":
                 self._yield(instance, received)
+            elif added == "duplicate" and again:  # another listener was quicker
+                instance.path.unlink()
         log.info(
             "duplicate acknowledged" if known else "stored",
             association=instance.association_id,
             calling=instance.calling_ae_title,
-            study=instance.study_instance_uid,
+            study=study,
             sop=uid,
             size=instance.size,
         )

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from dicom_node.errors import ConfigError
 from dicom_node.settings.methods import Key
 from dicom_node.settings.methods import problems as method_problems
-from dicom_node.settings.sections import Settings
+from dicom_node.settings.sections import RetentionSettings, Settings
 from explain_core import toml_files
 
 ENV_PREFIX = "DICOM_NODE_"
@@ -90,11 +90,17 @@ def _located(
     return ConfigError(toml_files.located(path or "defaults", text, loc, advice))
 
 
+def _ages(kept: RetentionSettings) -> Iterator[_Problem]:
+    if kept.images_days and (not kept.results_days or kept.results_days > kept.images_days):
+        yield ("retention", "results_days"), "must not be more than images_days: results go with their images at last"
+
+
 def _contradictions(settings: Settings) -> Iterator[_Problem]:
     methods: dict[Key, tuple[str, ...]] = {("results", "methods"): settings.results.methods}
     for index, one in enumerate(settings.destinations):
         methods["destinations", index, "methods"] = one.methods or ()
     yield from method_problems(settings.model.method_folders, methods)
+    yield from _ages(settings.retention)
     broker = settings.broker
     if broker.soft_time_limit >= broker.hard_time_limit:
         yield ("broker", "soft_time_limit"), "must be less than hard_time_limit"

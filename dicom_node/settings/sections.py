@@ -200,6 +200,22 @@ class DeliverySettings(Section):
     timeout: PositiveFloat = 30
 
 
+Days = Annotated[float, Field(ge=0, le=36_500)]
+
+
+class RetentionSettings(Section):
+    """[retention]: how long what is over is kept, in days; 0 keeps it for ever."""
+
+    results_days: Days = 7
+    images_days: Days = 30
+    failed_days: Days = 0
+    quarantine_days: Days = 30
+    quarantine_mb: Annotated[int, Field(ge=0)] = 2000
+    jobs_days: Days = 180
+    ledger_days: Days = 730
+    clean_below_mb: Annotated[int, Field(ge=0)] | None = None
+
+
 class LoggingSettings(Section):
     """[logging]."""
 
@@ -220,6 +236,7 @@ class Settings(Section):
     results: ResultSettings = ResultSettings()
     destinations: tuple[DestinationSettings, ...] = ()
     delivery: DeliverySettings = DeliverySettings()
+    retention: RetentionSettings = RetentionSettings()
     rules: Annotated[tuple[Rule, ...], Field(validate_default=True)] = DEFAULT_RULES  # type: ignore[assignment]
     logging: LoggingSettings = LoggingSettings()
 
@@ -240,6 +257,12 @@ class Settings(Section):
             if one.name == name:
                 return Destination(name=name, ae_title=AETitle(one.ae_title), host=one.host, port=one.port)
         raise ConfigError(f"destinations: there is no destination {name!r}; add it or change the rule")
+
+    @property
+    def clean_below_mb(self) -> int:
+        """Free megabytes below which what is over goes before its time; never less than the low-water mark."""
+        asked = self.retention.clean_below_mb
+        return max(self.node.low_water_mb, 2 * self.node.low_water_mb if asked is None else asked)
 
     def methods(self) -> tuple[str, ...]:
         """Every explanation method that is named, [results] first: the order of their series."""

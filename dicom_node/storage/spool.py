@@ -37,6 +37,7 @@ _TASK_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _MOST_REMEMBERED = 10_000  # folders
+_ATTEMPTS = 3
 
 
 class Spool:
@@ -113,29 +114,30 @@ class Spool:
         if free < self.low_water_bytes:
             raise OutOfResources(f"Low disk space: {free >> 20} MB free, {self.low_water_bytes >> 20} MB needed")
 
-    def instance_path(self, study: str, sop: str, sha256: str) -> Path:
+    def instance_path(self, study: str, sop: str, sha256: str, again: str = "") -> Path:
         """Where the instance lies once it is adopted.
 
         Args:
             study: its Study Instance UID.
             sop: its SOP Instance UID.
             sha256: of its data set as received, hexadecimal.
+            again: letters and digits that make the name another one than any that retention may be removing.
 
         Raises:
             DatasetUnreadable: one of the UIDs is not valid.
         """
         if not _DIGEST.fullmatch(sha256):
             raise NodeError("not a digest")
-        return self.instances / checked_uid(study) / f"{checked_uid(sop)}-{sha256[:16]}.dcm"
+        return self.instances / checked_uid(study) / f"{checked_uid(sop)}-{sha256[:16]}{again}.dcm"
 
-    def adopt(self, part: Path, study: str, sop: str, sha256: str) -> Path:
+    def adopt(self, part: Path, study: str, sop: str, sha256: str, again: str = "") -> Path:
         """Make a received file durable under its final name, in place of one with the same content.
 
         Raises:
             DatasetUnreadable: one of the UIDs is not valid.
             OutOfResources: the disk is full.
         """
-        target = self.instance_path(study, sop, sha256)
+        target = self.instance_path(study, sop, sha256, again)
         with _full_disk():
             self._move(part, target)
         return target
@@ -196,8 +198,15 @@ class Spool:
 
     def _move(self, part: Path, target: Path) -> None:
         sync(part)
-        self._make_folder(target.parent)
-        part.replace(target)
+        for attempt in range(_ATTEMPTS):
+            self._make_folder(target.parent)
+            try:
+                part.replace(target)
+                break
+            except FileNotFoundError:  # retention removes folders that are empty
+                self._durable.discard(target.parent)
+                if attempt + 1 == _ATTEMPTS or not part.exists():
+                    raise
         sync(target.parent)
 
     def _make_folder(self, folder: Path) -> None:

@@ -5,16 +5,17 @@ The ledger is the truth about all work; the broker's messages are hints that may
 
 from dicom_node.storage.ledger.deliveries import Deliveries
 from dicom_node.storage.ledger.deployments import Deployments
+from dicom_node.storage.ledger.keeping import Cutoff, Keeping
 from dicom_node.storage.ledger.observations import Observations
 from dicom_node.storage.ledger.receiving import Added, Receiving
 from dicom_node.storage.ledger.reports import Downgrade, Replayed, Reports, StudySummary, Timeline
 from dicom_node.storage.ledger.tasks import Tasks
 from dicom_node.storage.ledger.verdicts import Verdicts
 
-__all__ = ["Added", "Downgrade", "Ledger", "Replayed", "StudySummary", "Timeline"]
+__all__ = ["Added", "Cutoff", "Downgrade", "Ledger", "Replayed", "StudySummary", "Timeline"]
 
 
-class Ledger(Receiving, Tasks, Deliveries, Reports, Deployments, Observations, Verdicts):
+class Ledger(Receiving, Tasks, Deliveries, Reports, Deployments, Observations, Verdicts, Keeping):
     """One database with all that the node knows.
 
     Several processes may use the same one; every method is one transaction.

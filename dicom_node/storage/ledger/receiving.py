@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import Connection, RowMapping, func, insert, or_, select, update
+from sqlalchemy import Connection, RowMapping, and_, func, insert, or_, select, update
 
 from dicom_node.nouns import (
     AETitle,
@@ -70,6 +70,8 @@ class Receiving(Store):
     def add_instance(self, instance: Instance) -> Added:
         """Record a stored instance whose file is already durable.
 
+        One that retention has removed is received anew: it belongs to no revision yet.
+
         Returns:
             "added"; "duplicate" when the same SOP Instance UID with the same sha256 is there already;
             "conflict" when it is there with other bytes (nothing changes: the first is kept).
@@ -86,7 +88,8 @@ class Receiving(Store):
                     "study_instance_uid": instance.study_instance_uid,
                 },
             )
-            if insert_missing(connection, instances, _row(instance)):
+            row = _row(instance)
+            if insert_missing(connection, instances, row) or _take_the_place(connection, row):
                 return "added"
             known = connection.execute(
                 select(instances.c.sha256).where(instances.c.sop_instance_uid == instance.sop_instance_uid)
@@ -168,6 +171,13 @@ def _latest_revisions(connection: Connection, uids: Any) -> Mapping[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
+def _take_the_place(connection: Connection, row: Mapping[str, Any]) -> bool:
+    """Begin the row of an instance anew that retention has removed; False where it has not."""
+    removed = and_(instances.c.sop_instance_uid == row["sop_instance_uid"], instances.c.removed_at.is_not(None))
+    anew = update(instances).where(removed).values({**row, "revision": None, "removed_at": None})
+    return connection.execute(anew).rowcount == 1
+
+
 def _row(instance: Instance) -> dict[str, Any]:
     return {
         "sop_instance_uid": instance.sop_instance_uid,
@@ -198,4 +208,5 @@ def as_instance(row: RowMapping) -> Instance:
         sha256=row["sha256"],
         size=row["size"],
         received_at=row["received_at"],
+        removed=row["removed_at"] is not None,
     )

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, func, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, func, select, update
 
+from dicom_node.errors import NotKept
 from dicom_node.nouns import DeliveryState, StudyInstanceUID, StudyState, TaskState
 from dicom_node.storage.ledger.schema import associations, deliveries, instances, quarantine, studies, tasks
 from dicom_node.storage.ledger.store import Store
@@ -240,7 +241,10 @@ class Reports(Store):
         """Everything of a study that is finished is done again, and its results are sent again.
 
         That holds for downgraded ones too, for the destination may have learnt the SOP Class; what stood in for
-        them is on standby again.
+        them is on standby again. Results that retention has removed are made anew.
+
+        Raises:
+            NotKept: retention has removed the images.
         """
         return self._replay(
             study_instance_uid,
@@ -259,38 +263,56 @@ class Reports(Store):
         *,
         anew: bool = False,
     ) -> Replayed:
-        chosen_tasks: list[ColumnElement[bool]] = [tasks.c.state.in_(task_states)]
+        chosen: list[ColumnElement[bool]] = [
+            tasks.c.state.in_(task_states),
+            ~_images_removed(tasks.c.study_instance_uid),
+        ]
         of_study: list[ColumnElement[bool]] = []
+        locked: list[ColumnElement[bool]] = [
+            exists().where(tasks.c.study_instance_uid == studies.c.study_instance_uid, chosen[0])
+        ]
         if study_instance_uid is not None:
-            chosen_tasks.append(tasks.c.study_instance_uid == study_instance_uid)
+            chosen.append(tasks.c.study_instance_uid == study_instance_uid)
             task_ids = select(tasks.c.task_id).where(tasks.c.study_instance_uid == study_instance_uid)
             of_study.append(deliveries.c.task_id.in_(task_ids))
+            locked = [studies.c.study_instance_uid == study_instance_uid]
         with self._write() as connection:
-            for uid, revision in connection.execute(
-                select(tasks.c.study_instance_uid, tasks.c.revision).where(*chosen_tasks).distinct()
-            ).all():
+            # Retention locks the same rows: one of the two sees what the other has done.
+            connection.execute(select(studies.c.state).where(*locked).with_for_update()).all()
+            if anew and connection.execute(select(_images_removed(study_instance_uid))).scalar_one():
+                raise NotKept("retention has removed the images of this study: send them again")
+            rows = connection.execute(select(tasks).where(*chosen).with_for_update()).mappings().all()
+            for uid, revision in {(row["study_instance_uid"], row["revision"]) for row in rows}:
                 connection.execute(
                     update(studies)
                     .where(studies.c.study_instance_uid == uid, studies.c.revision == revision)
                     .values(state=StudyState.READY, reason=None, finished_at=None)
                 )
-            replayed_tasks = connection.execute(update(tasks).where(*chosen_tasks).values(_fresh_task())).rowcount
+            emptied = [row["task_id"] for row in rows if row["emptied_at"] is not None]
+            connection.execute(delete(deliveries).where(deliveries.c.task_id.in_(emptied)))
+            connection.execute(update(tasks).where(*chosen).values(_fresh_task()))
             if anew:
                 connection.execute(
                     update(deliveries)
                     .where(*of_study, deliveries.c.reserve)
                     .values(_fresh_delivery(DeliveryState.STANDBY, now))
                 )
+            gone = select(tasks.c.task_id).where(tasks.c.emptied_at.is_not(None))
             replayed_deliveries = connection.execute(
                 update(deliveries)
-                .where(*of_study, deliveries.c.state.in_(delivery_states))
+                .where(*of_study, deliveries.c.state.in_(delivery_states), deliveries.c.task_id.not_in(gone))
                 .values(_fresh_delivery(DeliveryState.PENDING, now))
             ).rowcount
-        return Replayed(tasks=replayed_tasks, deliveries=replayed_deliveries)
+        return Replayed(tasks=len(rows), deliveries=replayed_deliveries)
+
+
+def _images_removed(study: Any) -> ColumnElement[bool]:
+    """Whether retention has removed an image of a study."""
+    return exists().where(instances.c.study_instance_uid == study, instances.c.removed_at.is_not(None))
 
 
 def _fresh_task() -> dict[str, Any]:
-    cleared = ("given_up", "submitted_at", "leased_at", "finished_at", "outcome", "outcome_reason")
+    cleared = ("given_up", "submitted_at", "leased_at", "finished_at", "outcome", "outcome_reason", "emptied_at")
     return dict.fromkeys(cleared) | {"state": TaskState.PENDING, "attempts": 0}
 
 

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     DateTime,
@@ -49,7 +50,7 @@ STATE = String(16)
 
 metadata = MetaData()
 
-SCHEMA = "0004"
+SCHEMA = "0005"
 """Of these tables: the last of migrations/versions."""
 FIRST = "0001"
 """Of a ledger made before there were migrations, which does not say so itself."""
@@ -90,8 +91,10 @@ instances = Table(
     Column("size", Integer, nullable=False),
     Column("received_at", UTCDateTime, nullable=False),
     Column("revision", Integer),  # NULL until mark_ready puts the instance into a revision
+    Column("removed_at", UTCDateTime),  # by retention; received again, the row begins anew
     Index("instances_by_study", "study_instance_uid", "revision"),
     Index("instances_by_revision", "revision"),
+    Index("instances_by_age", "removed_at", "received_at"),
 )
 
 quarantine = Table(
@@ -140,8 +143,10 @@ tasks = Table(
     Column("finished_at", UTCDateTime),
     Column("outcome", STATE),  # StudyState of this task alone
     Column("outcome_reason", Text),
+    Column("emptied_at", UTCDateTime),  # by retention: its results are gone, but for its reports
     ForeignKeyConstraint(["study_instance_uid", "revision"], ["studies.study_instance_uid", "studies.revision"]),
     Index("tasks_by_study", "study_instance_uid", "revision"),
+    Index("tasks_by_age", "emptied_at", "finished_at"),
 )
 
 deliveries = Table(
@@ -169,4 +174,14 @@ deliveries = Table(
     Column("finished_at", UTCDateTime),
     ForeignKeyConstraint(["task_id"], ["tasks.task_id"]),
     Index("deliveries_due", "state", "next_attempt_at"),
+)
+
+stores = Table(
+    "stores",
+    metadata,
+    Column("name", KEY, primary_key=True),
+    Column("files", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("oldest", UTCDateTime),
+    Column("measured_at", UTCDateTime, nullable=False),
 )

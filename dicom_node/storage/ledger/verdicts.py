@@ -90,16 +90,18 @@ class Verdicts(Store):
             return [_verdict(row) for row in connection.execute(query).mappings()]
 
     def received_studies(self, since: datetime | None = None) -> list[StudyInstanceUID]:
-        """Every study that an instance was received of, by UID; with `since`, not earlier than that."""
+        """Every study that an instance is kept of, by UID; with `since`, received not earlier than that."""
         query = select(instances.c.study_instance_uid).distinct().order_by(instances.c.study_instance_uid)
+        query = query.where(instances.c.removed_at.is_(None))
         if since is not None:
             query = query.where(instances.c.received_at >= since)
         with self._read() as connection:
             return [StudyInstanceUID(uid) for uid in connection.execute(query).scalars()]
 
     def received_instances(self, study_instance_uid: str) -> list[Instance]:
-        """The instances of a study, of every revision and of none yet, by UID."""
-        query = select(instances).where(instances.c.study_instance_uid == study_instance_uid)
+        """The instances of a study that are kept, of every revision and of none yet, by UID."""
+        of_study = instances.c.study_instance_uid == study_instance_uid
+        query = select(instances).where(of_study, instances.c.removed_at.is_(None))
         with self._read() as connection:
             rows = connection.execute(query.order_by(instances.c.sop_instance_uid)).mappings()
             return [as_instance(row) for row in rows]

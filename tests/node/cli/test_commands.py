@@ -1,5 +1,6 @@
 import contextlib
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -15,7 +16,7 @@ from working import STUDY, at, delivery, instance, study, task
 
 from dicom_node.cli import app
 from dicom_node.demo.run import sample
-from dicom_node.nouns import DeliveryState, StudyState
+from dicom_node.nouns import DeliveryState, StoreSize, StudyState
 from dicom_node.settings.rule_tables import result_names
 from dicom_node.settings.sections import DEFAULT_BUNDLE
 from dicom_node.storage.ledger import Ledger
@@ -44,6 +45,29 @@ def test_the_listener_side_never_loads_torch():
     )
     done = subprocess.run([sys.executable, "-c", code, *LIGHT], capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+def test_clean_says_what_would_go_and_removes_it_and_status_what_is_there(tmp_path):
+    config = tmp_path / "node.toml"
+    config.write_text(
+        '[node]\nspool = "spool"\ndatabase = "sqlite:///ledger.sqlite"\n[retention]\nquarantine_days = 1\n'
+    )
+    refused = tmp_path / "spool" / "quarantine" / "Refused-1.2.3.dcm"
+    refused.parent.mkdir(parents=True)
+    refused.write_bytes(bytes(2_500_000))
+    os.utime(refused, (0, 0))
+    told = json.loads(run("clean", "--config", config, "--dry-run", "--json", cwd=tmp_path).stdout)
+    gone = {"store": "quarantine", "why": "age", "items": 1, "bytes": 2_500_000}
+    assert told == {"dry_run": True, "removed": [gone]}
+    assert refused.exists()
+    assert re.search(r"quarantine.*age.*1.*2\.5", run("clean", "--config", config, cwd=tmp_path).stdout)
+    assert not refused.exists()
+    assert "nothing to remove" in run("clean", "--config", config, cwd=tmp_path).stdout
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
+    ledger.keep_sizes([StoreSize(name="results", files=3, bytes=4_000_000, oldest=at(0), measured_at=at(9))])
+    assert re.search(r"results.*3.*4\.0.*2026-03-01", run("status", "--config", config, cwd=tmp_path).stdout)
+    (store,) = json.loads(run("status", "--config", config, "--json", cwd=tmp_path).stdout)["stores"]
+    assert (store["name"], store["bytes"]) == ("results", 4_000_000)
 
 
 def test_explain_writes_objects_and_previews_of_the_real_radiograph(tmp_path):

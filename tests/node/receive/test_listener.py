@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 
@@ -29,10 +30,11 @@ from dicom_node import errors, status
 from dicom_node.cli import _conformance
 from dicom_node.dicom import negotiation
 from dicom_node.errors import ConfigError, OutOfResources
+from dicom_node.nouns import StudyState
 from dicom_node.receive.intake import Conflict
 from dicom_node.receive.reception import InvalidInstanceUID, PartFile
 from dicom_node.status import Status
-from dicom_node.storage.ledger import Ledger
+from dicom_node.storage.ledger import Cutoff, Ledger
 from dicom_node.watch import logs
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -178,6 +180,25 @@ def test_a_duplicate_whose_file_is_gone_is_stored_again(node):
     path.unlink()
     assert [answer(status) for status in node.store(ds)] == [(Status.SUCCESS, None)]
     assert path.exists()
+
+
+@pytest.mark.parametrize("changes", [{}, {"PatientComments": "second"}])
+def test_what_retention_has_removed_is_received_anew_as_whatever_it_is_now(node, changes):
+    node.store(radiograph())
+    (old,) = node.files("instances")
+    now, every = datetime.now(UTC), timedelta(days=1)
+    study = node.ledger.study(STUDY, 1)
+    node.ledger.mark_ready(study, [], now, state=StudyState.IGNORED, reason="x")
+    with node.ledger.removing(STUDY, Cutoff(settled=now + every, failed=None), now) as found:
+        assert found is not None
+    ds = radiograph(**changes)
+    assert [answer(status) for status in node.store(ds)] == [(Status.SUCCESS, None)]
+    row = node.ledger.find_instance(ds.SOPInstanceUID)
+    assert {*node.files("instances")} == {old, row.path}
+    assert not row.removed
+    old.unlink()  # a removal that comes late takes the old one
+    assert dcmread(row.path).get("PatientComments", "") == changes.get("PatientComments", "")
+    assert node.ledger.assembly_snapshot()[0].revision == 2
 
 
 def test_the_same_uid_with_other_bytes_is_quarantined_and_the_first_kept(node, logged):

@@ -1,0 +1,376 @@
+"""Retention: what is over leaves the disk, by age, and before its time when room runs short.
+
+store        over when                                                     goes after
+-----------  ------------------------------------------------------------  ------------------------------
+results      every delivery of the task is settled; reports stay           results_days
+images       the same of every task of the study; its reports go, too      images_days
+quarantine   a person had the time to look                                 quarantine_days, quarantine_mb
+jobs         the job has ended                                             jobs_days
+rows         the study's files are gone                                    ledger_days
+
+Nothing goes before it is delivered: a delivery that waits holds its study, and one that is dead does until it is
+replayed or `failed_days` have passed. When less than `clean_below_mb` is free, whatever is over goes at once, results
+first, the oldest first: so the node goes on before it must refuse. What lies in the spool and in no row was never
+acknowledged, or the ledger is older than the spool: an image is set aside for a person, a result goes.
+"""
+
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+import structlog
+
+from dicom_node.clock import utc_now
+from dicom_node.errors import NodeError
+from dicom_node.nouns import REPORT, StoreSize
+from dicom_node.settings.sections import Settings
+from dicom_node.storage.ledger import Cutoff, Ledger
+from dicom_node.storage.spool import Spool
+
+EVERY_SECONDS: Final = 60.0
+MEASURE_EVERY: Final = 15
+"""Passes between two measurements of the stores, which look at every file."""
+SETTLED: Final = timedelta(hours=1)
+"""How long what is over stays even when room runs short: somebody may want it again just now."""
+ORPHANED: Final = timedelta(days=1)
+"""Age from which a file that no row names is one that no row will name."""
+_MEGABYTE: Final = 1 << 20
+_BATCH: Final = 100
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freed:
+    """What went, or would go.
+
+    Attributes:
+        store: where it lay.
+        why: "age", "size" (quarantine_mb), "room" (clean_below_mb) or "orphan".
+        items: tasks, studies, objects, jobs or studies' rows.
+        bytes: of its files.
+    """
+
+    store: str
+    why: str
+    items: int
+    bytes: int
+
+
+class Store(Protocol):
+    """A store beside the spool, such as the folders of retraining jobs."""
+
+    name: str
+
+    def expire(self, before: datetime | None, *, dry_run: bool) -> tuple[int, int]:
+        """Remove what ended before a time (None: nothing); returns how many items and bytes that is."""
+
+    def files(self) -> Iterable[Path]:
+        """Every file."""
+
+
+_Candidates = Callable[[Cutoff, int, datetime | None], list[tuple[str, datetime]]]
+_Remove = Callable[[str, Cutoff], int | None]
+"""Returns the bytes; None where it may no longer be removed."""
+
+
+class _Kind(NamedTuple):
+    """How results, or images, are found and removed."""
+
+    store: str
+    candidates: _Candidates
+    remove: _Remove
+
+
+@dataclass(slots=True, kw_only=True)
+class Retention:
+    """Removes what is over.
+
+    Attributes:
+        settings: how long things are kept.
+        ledger: knows what is over.
+        spool: where files lie.
+        others: stores beside the spool, and the days for which each keeps what has ended.
+        clock: the time.
+        free: bytes free on the spool's disk.
+    """
+
+    settings: Settings
+    ledger: Ledger
+    spool: Spool
+    others: Sequence[tuple[Store, float]] = ()
+    clock: Callable[[], datetime] = utc_now
+    free: Callable[[], int] | None = None
+    _short: bool = field(default=False, init=False)
+
+    def run(self, stop: threading.Event) -> None:
+        """Clean and measure until `stop`; trouble is logged, and the next pass tries again."""
+        passes = 0
+        while True:
+            try:
+                for one in self.clean(orphans=passes % MEASURE_EVERY == 0):
+                    log.info("removed", store=one.store, why=one.why, items=one.items, bytes=one.bytes)
+                if passes % MEASURE_EVERY == 0:
+                    self.ledger.keep_sizes(self.measure())
+                passes += 1
+            except (NodeError, OSError) as error:
+                log.error("retention failed, will try again", error=type(error).__name__, reason=str(error))  # noqa: TRY400
+            if stop.wait(EVERY_SECONDS):
+                return
+
+    def clean(self, *, dry_run: bool = False, orphans: bool = True) -> list[Freed]:
+        """Remove what is over.
+
+        Args:
+            dry_run: only say what would go.
+            orphans: also look for files that no row names, which reads every folder.
+
+        Returns:
+            what went, by store and reason; nothing that is empty.
+
+        Raises:
+            OutOfResources: the ledger does not answer.
+        """
+        now, kept = self.clock(), self.settings.retention
+        aged = [self._cutoff(now, days) for days in (kept.results_days, kept.images_days)]
+        kinds = self._kinds(dry_run=dry_run)
+        found = [
+            *(self._take(kind, cutoff, None) for kind, cutoff in zip(kinds, aged, strict=True)),
+            *self._quarantine(now, dry_run=dry_run),
+            *(self._other(store, _before(now, days), dry_run=dry_run) for store, days in self.others),
+            self._rows(_before(now, kept.ledger_days), dry_run=dry_run),
+        ]
+        if orphans:
+            found += self._orphans(now, dry_run=dry_run)
+        passed = [None if cutoff is None else cutoff.settled for cutoff in aged]
+        found += self._make_room(now, passed, sum(one.bytes for one in found) if dry_run else 0, dry_run=dry_run)
+        return [one for one in found if one.items]
+
+    def measure(self) -> list[StoreSize]:
+        """What every store holds now; looks at every file."""
+        now = self.clock()
+        spool = {
+            "images": _files(self.spool.instances),
+            "results": _files(self.spool.outbox),
+            "quarantine": _files(self.spool.quarantined),
+            "incoming": _files(self.spool.incoming),
+            "ledger": self._database(),
+        }
+        every = {**spool, **{store.name: store.files() for store, _ in self.others}}
+        return [_measured(name, files, now) for name, files in every.items()]
+
+    def _cutoff(self, now: datetime, days: float) -> Cutoff | None:
+        before, failed = _before(now, days), _before(now, self.settings.retention.failed_days)
+        return None if before is None else Cutoff(settled=before, failed=failed)
+
+    def _take(self, what: "_Kind", cutoff: Cutoff | None, after: datetime | None, enough: int | None = None) -> Freed:
+        """The oldest of what is over, until `enough` bytes are free."""
+        items = freed = 0
+        if cutoff is not None:
+            for one in _oldest(what.candidates, cutoff, after):
+                if enough is not None and freed >= enough:
+                    break
+                size = what.remove(one, cutoff)
+                items, freed = items + (size is not None), freed + (size or 0)
+        return Freed(store=what.store, why="age" if enough is None else "room", items=items, bytes=freed)
+
+    def _kinds(self, *, dry_run: bool) -> tuple["_Kind", "_Kind"]:
+        """Results, which can be made again, and images."""
+        empty: _Remove = self._empty_task
+        remove: _Remove = self._remove_study
+        if dry_run:
+            empty, remove = _looking_into(self.spool.outbox), _looking_into(self.spool.instances)
+        return (
+            _Kind("results", self.ledger.tasks_to_empty, empty),
+            _Kind("images", self.ledger.studies_to_remove, remove),
+        )
+
+    def _empty_task(self, task: str, cutoff: Cutoff) -> int | None:
+        """Remove the results of a task, but for its reports."""
+        with self.ledger.emptying(task, cutoff, self.clock(), (REPORT,)) as found:
+            return None if found is None else _remove(found)
+
+    def _remove_study(self, study: str, cutoff: Cutoff) -> int | None:
+        """Remove the images of a study, and all that is left of its results."""
+        with self.ledger.removing(study, cutoff, self.clock()) as found:
+            if found is None:
+                return None
+            images, tasks = found
+            size = _remove(images)
+            for task in tasks:
+                size += _remove(_files(self.spool.outbox / task))
+                _drop(self.spool.outbox / task)
+        _drop(self.spool.instances / study)
+        return size
+
+    def _quarantine(self, now: datetime, *, dry_run: bool) -> Iterator[Freed]:
+        before = _before(now, self.settings.retention.quarantine_days)
+        files = sorted(_seen(self.spool.quarantined))
+        old = [one for one in files if before is not None and one[0] < before.timestamp()]
+        yield self._unquarantine(old, "age", dry_run=dry_run)
+        left, most = files[len(old) :], self.settings.retention.quarantine_mb * _MEGABYTE
+        excess = sum(size for _, size, _ in left) - most
+        yield self._unquarantine(_until(left, excess), "size", dry_run=dry_run)
+
+    def _unquarantine(self, files: Sequence[tuple[float, int, Path]], why: str, *, dry_run: bool) -> Freed:
+        for _, _, path in () if dry_run else files:
+            path.unlink(missing_ok=True)
+            self.ledger.unquarantine(path)
+        return Freed(store="quarantine", why=why, items=len(files), bytes=sum(size for _, size, _ in files))
+
+    def _other(self, store: Store, before: datetime | None, *, dry_run: bool) -> Freed:
+        items, size = store.expire(before, dry_run=dry_run)
+        return Freed(store=store.name, why="age", items=items, bytes=size)
+
+    def _rows(self, before: datetime | None, *, dry_run: bool) -> Freed:
+        items = 0 if before is None else self.ledger.forget(before, dry_run=dry_run)
+        return Freed(store="ledger", why="age", items=items, bytes=0)
+
+    def _make_room(
+        self, now: datetime, passed: Sequence[datetime | None], foreseen: int, *, dry_run: bool
+    ) -> Iterator[Freed]:
+        """Let go what is over before its time while too little is free; say once when that does not help."""
+        wanted = self.settings.clean_below_mb * _MEGABYTE
+        cutoff = Cutoff(settled=now - SETTLED, failed=_before(now, self.settings.retention.failed_days))
+        missing = wanted - self._free() - foreseen
+        for kind, after in zip(self._kinds(dry_run=dry_run), passed, strict=True):
+            if missing > 0:
+                yield (freed := self._take(kind, cutoff, after, enough=missing))
+                missing -= freed.bytes
+        if missing > 0:
+            aside = [one for one in sorted(_seen(self.spool.quarantined)) if one[0] < cutoff.settled.timestamp()]
+            yield (freed := self._unquarantine(_until(aside, missing), "room", dry_run=dry_run))
+            missing -= freed.bytes
+        if (missing > 0) is not self._short and not dry_run:
+            self._short = missing > 0
+            if self._short:
+                log.error("too little disk space, and nothing more may go", missing_mb=-(-missing // _MEGABYTE))
+            else:
+                log.info("enough disk space again")
+
+    def _orphans(self, now: datetime, *, dry_run: bool) -> Iterator[Freed]:
+        """Files that no row names: what the dead left, images that were never acknowledged, results of nobody."""
+        if not dry_run and (swept := self.spool.sweep()):
+            yield Freed(store="incoming", why="orphan", items=swept, bytes=0)
+        before = (now - ORPHANED).timestamp()
+        items = size = 0
+        for folder in self.spool.instances.iterdir():
+            old = [(path, length) for written, length, path in _seen(folder) if written < before]
+            rows = self.ledger.removed_of([path for path, _ in old]) if old else {}
+            for path, length in old:
+                if rows.get(path) is False:
+                    continue
+                items, size = items + 1, size + length
+                if not dry_run:
+                    self._set_aside(path, folder.name, removed=path in rows)
+            _drop(folder)
+        yield Freed(store="images", why="orphan", items=items, bytes=size)
+        yield self._lost_results(before, dry_run=dry_run)
+
+    def _set_aside(self, path: Path, study: str, *, removed: bool) -> None:
+        if removed:  # by a retention that ended before the file was gone
+            path.unlink(missing_ok=True)
+            return
+        sop = path.stem.partition("-")[0]
+        target = self.spool.quarantine(path, f"NotInLedger-{path.stem}")
+        self.ledger.add_quarantine(sop, study, target, "in the spool, but not in the ledger", self.clock())
+        log.warning("set aside: in the spool, but not in the ledger", sop=sop, quarantine=target.name)
+
+    def _lost_results(self, before: float, *, dry_run: bool) -> Freed:
+        items = size = 0
+        folders = [path for path in self.spool.outbox.iterdir() if path.is_dir() and path.stat().st_mtime < before]
+        for begin in range(0, len(folders), _BATCH):
+            batch = folders[begin : begin + _BATCH]
+            known = self.ledger.known_tasks([path.name for path in batch])
+            for folder in batch:
+                if folder.name not in known:
+                    old = [(path, length) for written, length, path in _seen(folder) if written < before]
+                    items, size = items + len(old), size + sum(length for _, length in old)
+                    _remove(() if dry_run else [path for path, _ in old])
+                    _drop(folder)
+        return Freed(store="results", why="orphan", items=items, bytes=size)
+
+    def _free(self) -> int:
+        return shutil.disk_usage(self.spool.root).free if self.free is None else self.free()
+
+    def _database(self) -> Iterator[Path]:
+        """The files of a ledger on SQLite; what a PostgreSQL holds is its administrator's."""
+        url = self.settings.node.database
+        if url.startswith("sqlite:///"):
+            path = Path(url.removeprefix("sqlite:///"))
+            yield from (one for one in path.parent.glob(f"{path.name}*") if one.is_file())
+
+
+def _oldest(candidates: _Candidates, cutoff: Cutoff, after: datetime | None) -> Iterator[str]:
+    """All candidates, looked up in batches; what has the last one's time to the microsecond waits for the next pass."""
+    while batch := candidates(cutoff, _BATCH, after):
+        yield from (name for name, _ in batch)
+        after = batch[-1][1]
+
+
+def _before(now: datetime, days: float) -> datetime | None:
+    return now - timedelta(days=days) if days else None
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below a folder; empty where there is none."""
+    return (Path(where) / name for where, _, names in os.walk(folder) for name in names)
+
+
+def _seen(folder: Path) -> list[tuple[float, int, Path]]:
+    """When each file of a folder was written, its size and itself; those that vanish meanwhile are left out."""
+    found = []
+    for path in _files(folder):
+        with contextlib.suppress(FileNotFoundError):
+            told = path.stat()
+            found.append((told.st_mtime, told.st_size, path))
+    return found
+
+
+def _measured(name: str, files: Iterable[Path], now: datetime) -> StoreSize:
+    count, size, oldest = 0, 0, None
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):
+            told = path.stat()
+            count, size = count + 1, size + told.st_size
+            oldest = told.st_mtime if oldest is None else min(oldest, told.st_mtime)
+    written = None if oldest is None else datetime.fromtimestamp(oldest, UTC)
+    return StoreSize(name=name, files=count, bytes=size, oldest=written, measured_at=now)
+
+
+def _until(files: Sequence[tuple[float, int, Path]], enough: int) -> list[tuple[float, int, Path]]:
+    """The first files that make up so many bytes together."""
+    taken: list[tuple[float, int, Path]] = []
+    for one in files:
+        if enough <= 0:
+            break
+        taken.append(one)
+        enough -= one[1]
+    return taken
+
+
+def _looking_into(root: Path) -> _Remove:
+    """In place of removing what a folder of `root` holds: its bytes."""
+    return lambda name, _: sum(size for _, size, _ in _seen(root / name))
+
+
+def _remove(files: Iterable[Path]) -> int:
+    """Remove files; returns their bytes."""
+    freed = 0
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):
+            freed += path.stat().st_size
+            path.unlink()
+    return freed
+
+
+def _drop(folder: Path) -> None:
+    """Remove a folder that is empty."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
