@@ -4,12 +4,12 @@ A sender leases all due deliveries of one destination together: one association 
 and a destination that does not answer holds up nobody but itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, func, or_, select, update
 
 from dicom_node.nouns import Delivery, DeliveryState, SOPInstanceUID
 from dicom_node.storage.ledger.schema import deliveries, tasks
@@ -27,20 +27,10 @@ class Deliveries(Store):
         `older_than` ago is still on its way and left out.
         """
         with self._read() as connection:
-            busy = set(
-                connection.execute(
-                    select(deliveries.c.destination).where(_pending(), deliveries.c.lease_until > now)
-                ).scalars()
-            )
-            first: dict[str, RowMapping] = {}
-            for destination in connection.execute(
-                select(deliveries.c.destination).where(_due(now)).distinct()
-            ).scalars():
-                first[destination] = _due_rows(connection, now, 1, destination)[0]
+            free = [one for one in _waited_for(connection) if not _is_busy(connection, one, now)]
+            first = [row for destination in free for row in _due_rows(connection, now, 1, destination)]
         return [
-            _delivery(row)
-            for destination, row in first.items()
-            if destination not in busy and (row["submitted_at"] is None or row["submitted_at"] <= now - older_than)
+            _delivery(row) for row in first if row["submitted_at"] is None or row["submitted_at"] <= now - older_than
         ]
 
     def delivery_submitted(self, delivery_id: str, now: datetime) -> None:
@@ -74,7 +64,7 @@ class Deliveries(Store):
             due = [row["delivery_id"] for row in _due_rows(connection, now, limit, destination)]
             connection.execute(
                 update(deliveries)
-                .where(deliveries.c.delivery_id.in_(due), _due(now))
+                .where(deliveries.c.delivery_id.in_(due), _found(), _free(now))
                 .values(
                     owner=owner,
                     lease_until=now + timedelta(seconds=seconds),
@@ -83,7 +73,7 @@ class Deliveries(Store):
             )
             rows = connection.execute(
                 select(deliveries)
-                .where(_pending(), deliveries.c.owner == owner)
+                .where(deliveries.c.delivery_id.in_(due), _found(), deliveries.c.owner == owner)
                 .order_by(deliveries.c.next_attempt_at, deliveries.c.delivery_id)
             ).mappings()
             return [_delivery(row) for row in rows]
@@ -228,22 +218,36 @@ def _pending() -> ColumnElement[bool]:
 
 
 def _due(now: datetime) -> ColumnElement[bool]:
-    return and_(
-        _pending(),
-        deliveries.c.next_attempt_at <= now,
-        or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until <= now),
-    )
+    return and_(_pending(), deliveries.c.next_attempt_at <= now, _free(now))
+
+
+def _free(now: datetime) -> ColumnElement[bool]:
+    return or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until <= now)
+
+
+def _found() -> ColumnElement[bool]:
+    """Pending, of rows that are named by their keys: by the bare column SQLite would look through all that wait."""
+    return func.coalesce(deliveries.c.state, "") == DeliveryState.PENDING
 
 
 def _held(delivery_id: str, owner: str) -> ColumnElement[bool]:
     return and_(_pending(), deliveries.c.delivery_id == delivery_id, deliveries.c.owner == owner)
 
 
+def _waited_for(connection: Connection) -> Iterator[str]:
+    """Destinations that a delivery waits for: one look into the index for each, however much waits."""
+    last = ""
+    while last is not None:
+        following = select(func.min(deliveries.c.destination)).where(_pending(), deliveries.c.destination > last)
+        last = connection.execute(following).scalar_one()
+        if last is not None:
+            yield last
+
+
 def _is_busy(connection: Connection, destination: str, now: datetime) -> bool:
-    held = select(deliveries.c.delivery_id).where(
-        _pending(), deliveries.c.destination == destination, deliveries.c.lease_until > now
-    )
-    return connection.execute(held.limit(1)).first() is not None
+    """Whether a sender holds deliveries of a destination; none is held that is settled."""
+    held = select(deliveries.c.destination).where(deliveries.c.lease_until > now).distinct()
+    return destination in set(connection.execute(held).scalars())
 
 
 def _due_rows(connection: Connection, now: datetime, limit: int, destination: str | None = None) -> list[RowMapping]:

@@ -98,7 +98,11 @@ class Keeping(Store):
         last = func.max(instances.c.received_at).label("last")
         query = (
             select(instances.c.study_instance_uid, last)
-            .where(instances.c.removed_at.is_(None), _study_is_over(instances.c.study_instance_uid, cutoff))
+            .where(
+                instances.c.removed_at.is_(None),
+                instances.c.received_at <= cutoff.settled,  # the index; _study_is_over asks for all of them
+                _study_is_over(instances.c.study_instance_uid, cutoff),
+            )
             .group_by(instances.c.study_instance_uid)
             .order_by(last)
             .limit(limit)
@@ -141,16 +145,16 @@ class Keeping(Store):
         newer = studies.alias()
         of_same = newer.c.study_instance_uid == studies.c.study_instance_uid
         all_over = ~_has(and_(of_same, or_(newer.c.finished_at.is_(None), newer.c.finished_at > before)))
-        query = select(studies.c.study_instance_uid).where(over, all_over).distinct()
+        query = select(studies.c.study_instance_uid).where(over, all_over)
         if dry_run:
             with self._read() as connection:
-                return connection.execute(select(func.count()).select_from(query.subquery())).scalar_one()
+                return len(set(connection.execute(query).scalars()))
         while True:
             with self._write() as connection:
-                uids = list(connection.execute(query.limit(_BATCH)).scalars())
+                uids = sorted(set(connection.execute(query.limit(_BATCH)).scalars()))
                 _delete_studies(connection, uids)
             gone += len(uids)
-            if len(uids) < _BATCH:
+            if not uids:
                 break
         ended = associations.c.closed_at <= before
         with self._write() as connection:

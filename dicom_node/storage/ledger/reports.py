@@ -1,8 +1,9 @@
 """Ledger, for people: what there is, where it stands, how long it took, and trying again."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, func, select, update
@@ -129,35 +130,25 @@ class Reports(Store):
             ]
 
     def _closed(self, limit: int, state: StudyState | None) -> list[StudySummary]:
-        worked_on = (
-            select(func.avg(tasks.c.done))
-            .where(
-                tasks.c.study_instance_uid == studies.c.study_instance_uid,
-                tasks.c.revision == studies.c.revision,
-                tasks.c.state == TaskState.LEASED,
-            )
-            .scalar_subquery()
-        )
-        query = (
-            select(
-                studies,
-                worked_on.label("done"),
-                func.count(instances.c.sop_instance_uid).label("count"),
-                func.coalesce(func.min(instances.c.received_at), studies.c.ready_at).label("received_at"),
-            )
-            .outerjoin(
-                instances,
-                and_(
-                    instances.c.study_instance_uid == studies.c.study_instance_uid,
-                    instances.c.revision == studies.c.revision,
-                ),
-            )
-            .group_by(studies.c.study_instance_uid, studies.c.revision)
-            .order_by(studies.c.ready_at.desc())
-            .limit(limit)
-        )
+        newest = select(studies).order_by(studies.c.ready_at.desc()).limit(limit)
         if state is not None:
-            query = query.where(studies.c.state == state)
+            newest = newest.where(studies.c.state == state)
+        found = newest.subquery()
+        of_revision = and_(
+            instances.c.study_instance_uid == found.c.study_instance_uid, instances.c.revision == found.c.revision
+        )
+        worked_on = and_(
+            tasks.c.study_instance_uid == found.c.study_instance_uid,
+            tasks.c.revision == found.c.revision,
+            tasks.c.state == TaskState.LEASED,
+        )
+        received = select(func.min(instances.c.received_at)).where(of_revision).scalar_subquery()
+        query = select(
+            found,
+            select(func.avg(tasks.c.done)).where(worked_on).scalar_subquery().label("done"),
+            select(func.count()).select_from(instances).where(of_revision).scalar_subquery().label("count"),
+            func.coalesce(received, found.c.ready_at).label("received_at"),
+        )
         with self._read() as connection:
             return [_summary(row) for row in map(dict, connection.execute(query).mappings())]
 
@@ -166,8 +157,9 @@ class Reports(Store):
         receiving = select(func.count(instances.c.study_instance_uid.distinct())).where(instances.c.revision.is_(None))
         with self._read() as connection:
             by_state = {
-                name: _by_state(connection, table)
-                for name, table in (("studies", studies), ("tasks", tasks), ("deliveries", deliveries))
+                "studies": _by_state(connection, studies, StudyState.EXPLAINED, StudyState),
+                "tasks": _by_state(connection, tasks, TaskState.DONE, TaskState),
+                "deliveries": _by_state(connection, deliveries, DeliveryState.SENT, DeliveryState),
             }
             if waiting := connection.execute(receiving).scalar_one():
                 by_state["studies"][StudyState.RECEIVING.value] = waiting
@@ -321,9 +313,11 @@ def _fresh_delivery(state: DeliveryState, now: datetime) -> dict[str, Any]:
     return dict.fromkeys(cleared) | {"state": state, "attempts": 0, "next_attempt_at": now}
 
 
-def _by_state(connection: Connection, table: Table) -> dict[str, int]:
-    rows = connection.execute(select(table.c.state, func.count()).group_by(table.c.state))
-    return {row[0]: row[1] for row in rows}
+def _by_state(connection: Connection, table: Table, usual: StrEnum, states: Iterable[StrEnum]) -> dict[str, int]:
+    """How many rows are in which state; in the `usual` one, in which most are, those that are in no other."""
+    counted = {one.value: _count(connection, table, table.c.state == one) for one in states if one is not usual}
+    counted[usual.value] = _count(connection, table) - sum(counted.values())
+    return {state: count for state, count in counted.items() if count}
 
 
 def _count(connection: Connection, table: Table, *conditions: Any) -> int:

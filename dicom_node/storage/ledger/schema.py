@@ -113,10 +113,13 @@ studies = Table(
     metadata,
     Column("study_instance_uid", UID, primary_key=True),
     Column("revision", Integer, primary_key=True, autoincrement=False),
-    Column("state", STATE, nullable=False, index=True),
+    Column("state", STATE, nullable=False),
     Column("reason", Text),
     Column("ready_at", UTCDateTime, nullable=False),
     Column("finished_at", UTCDateTime),
+    Index("studies_by_ready", "ready_at"),
+    Index("studies_by_state", "state", "ready_at"),
+    Index("studies_by_end", "finished_at"),
 )
 
 tasks = Table(
@@ -173,7 +176,8 @@ deliveries = Table(
     Column("lease_until", UTCDateTime),
     Column("finished_at", UTCDateTime),
     ForeignKeyConstraint(["task_id"], ["tasks.task_id"]),
-    Index("deliveries_due", "state", "next_attempt_at"),
+    Index("deliveries_due", "state", "destination", "next_attempt_at", "delivery_id"),
+    Index("deliveries_held", "lease_until"),
 )
 
 stores = Table(

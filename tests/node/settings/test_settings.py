@@ -69,7 +69,8 @@ def test_frozen():
 
 
 COMMENTED = {
-    "calling_ae_titles", "bundle", "augmentations", "institution", "timezone", "destinations", "rules", "clean_below_mb",
+    "calling_ae_titles", "bundle", "augmentations", "institution", "timezone", "destinations", "rules",
+    "clean_below_mb",
 }  # fmt: skip
 """Keys whose value in the shipped file is no default."""
 

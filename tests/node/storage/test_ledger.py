@@ -2,16 +2,20 @@
 
 import dataclasses
 import multiprocessing
+import re
 import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 import sqlalchemy
+from ledger_speed import fill, questions
+from sqlalchemy import event
 from working import STUDY, T0, association, at, delivery, due, instance, study, task
 
 from dicom_node.errors import OutOfResources
@@ -738,3 +742,26 @@ def test_an_acknowledged_row_survives_a_killed_process(tmp_path):
     survivor = Ledger(url)
     assert survivor.find_instance(instance(1).sop_instance_uid) == instance(1)
     survivor.close()
+
+
+# ---- size
+
+
+def test_no_question_of_the_node_reads_a_whole_table(sqlite_ledger):
+    """SQLite's plans without statistics do not depend on how much there is; `python -m tests.ledger_speed` measures."""
+    fill(sqlite_ledger, 5, 6)
+    asked = []
+    event.listen(sqlite_ledger._engine, "before_cursor_execute", lambda *told: asked.append(told[2:4]))
+    with closing(sqlite3.connect(sqlite_ledger._engine.url.database)) as connection:
+        for name, ask in questions(sqlite_ledger, 5).items():
+            asked.clear()
+            ask()
+            for statement, values in asked:
+                if statement.startswith(("SELECT", "UPDATE")):
+                    plan = [row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+                    wrong = WHOLE if name.startswith(("status", "retention")) else WHOLE_OR_ALL_THAT_WAITS
+                    assert not [step for step in plan if wrong.match(step)], f"{name}: {statement}: {plan}"
+
+
+WHOLE = re.compile(r"SCAN (instances|tasks|associations|deliveries|studies)(?! USING (COVERING )?INDEX)")
+WHOLE_OR_ALL_THAT_WAITS = re.compile(rf"{WHOLE.pattern}|SEARCH deliveries USING INDEX deliveries_due \(state=\?\)$")

@@ -1,0 +1,124 @@
+"""How long the ledger's questions take when it is large: `python -m tests.ledger_speed --studies 100000`.
+
+A ledger is filled with studies of one image and six results each, of which so many wait for delivery, on SQLite in a
+temporary folder or on the database that `--url` names (its tables must be empty). Printed are the medians of so many
+calls, in milliseconds; beside them, as a yardstick of the machine, the primary key of one row.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import insert
+
+from dicom_node.nouns import DeliveryState, StudyState, TaskState
+from dicom_node.storage.ledger import Cutoff, Ledger
+from dicom_node.storage.ledger.schema import deliveries, instances, studies, tasks
+
+KINDS = ("secondary_capture", "structured_report", "presentation_state", "overlay", "segmentation", "key_object")
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+BATCH = 5000
+
+
+def uid(number: int) -> str:
+    """Of a study."""
+    return f"1.2.826.0.1.3680043.9.{number}"
+
+
+def rows(count: int, waiting: int) -> Iterator[dict[Any, list[dict[str, Any]]]]:
+    """The rows of each study; the last ones wait for delivery."""
+    for number in range(count):
+        at = NOW - (count - number) * MINUTE
+        study = {"study_instance_uid": uid(number), "revision": 1}
+        done = {"state": StudyState.EXPLAINED, "ready_at": at, "finished_at": at + MINUTE}
+        task = {"task_id": f"t{number}", "route": "chest", "selected": "[]", "attempts": 1, "created_at": at}
+        image = {
+            "sop_instance_uid": f"{uid(number)}.1.1", "sop_class_uid": "1.2.840.10008.5.1.4.1.1.1",
+            "series_instance_uid": f"{uid(number)}.1", "study_instance_uid": uid(number),
+            "transfer_syntax_uid": "1.2.840.10008.1.2.1", "association_id": f"a{number // 10}",
+            "calling_ae_title": "PACS", "path": f"/spool/instances/{uid(number)}/1.dcm", "sha256": f"{number:064x}",
+            "size": 8_000_000, "received_at": at, "revision": 1,
+        }  # fmt: skip
+        owed = number >= count - -(-waiting // len(KINDS))
+        sent = [
+            {
+                "delivery_id": f"d{number}-{kind}", "task_id": f"t{number}", "kind": kind, "reserve": False,
+                "sop_instance_uid": f"2.25.{number}.{index}", "sop_class_uid": "1.2.840.10008.5.1.4.1.1.7",
+                "path": f"/spool/outbox/t{number}/{index}.dcm", "destination": "pacs", "attempts": 1,
+                "created_at": at, "next_attempt_at": at,
+                "state": DeliveryState.PENDING if owed else DeliveryState.SENT,
+                "finished_at": None if owed else at + MINUTE,
+            }
+            for index, kind in enumerate(KINDS)
+        ]  # fmt: skip
+        yield {
+            studies: [study | done],
+            instances: [image],
+            tasks: [task | study | {"state": TaskState.DONE, "outcome": "explained", "finished_at": at + MINUTE}],
+            deliveries: sent,
+        }
+
+
+def fill(ledger: Ledger, count: int, waiting: int) -> None:
+    """Write them."""
+    made = rows(count, waiting)
+    while batch := [*islice(made, BATCH)]:
+        with ledger.in_one_transaction() as connection:
+            for table in (studies, instances, tasks, deliveries):
+                connection.execute(insert(table), [row for one in batch for row in one[table]])
+
+
+def questions(ledger: Ledger, count: int) -> dict[str, Callable[[], object]]:
+    """What the node and its people ask again and again."""
+    old = Cutoff(settled=NOW - (count - 10) * MINUTE, failed=None)
+    wait = timedelta(seconds=30)
+    return {
+        "(one row by its key)": lambda: ledger.find_instance(f"{uid(1)}.1.1"),
+        "status: studies(20)": lambda: ledger.studies(20),
+        "status: studies(20, failed)": lambda: ledger.studies(20, StudyState.FAILED),
+        "status: counts": ledger.counts,
+        "status: downgrades": ledger.downgrades,
+        "status: sizes": ledger.sizes,
+        "status: timeline": lambda: ledger.timeline(uid(1)),
+        "dispatcher: assembly_snapshot": ledger.assembly_snapshot,
+        "dispatcher: pending_tasks": lambda: ledger.pending_tasks(NOW, wait),
+        "dispatcher: expired_leases": lambda: ledger.expired_leases(NOW),
+        "dispatcher: deliveries_to_submit": lambda: ledger.deliveries_to_submit(NOW, wait),
+        "sender: lease_deliveries": lambda: ledger.lease_deliveries(f"d{count - 1}-overlay", "s", NOW, 0.0),
+        "retention: tasks_to_empty": lambda: ledger.tasks_to_empty(old, 100),
+        "retention: studies_to_remove": lambda: ledger.studies_to_remove(old, 100),
+        "retention: forget": lambda: ledger.forget(old.settled, dry_run=True),
+    }
+
+
+def main() -> None:
+    """Fill, ask, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", type=int, default=100_000)
+    parser.add_argument("--waiting", type=int, default=100_000, help="deliveries")
+    parser.add_argument("--calls", type=int, default=7)
+    parser.add_argument("--url", help="of an empty database; default: SQLite in a temporary folder")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = Ledger(asked.url or f"sqlite:///{Path(folder)}/ledger.sqlite")
+        ledger.create()
+        fill(ledger, asked.studies, asked.waiting)
+        for name, ask in questions(ledger, asked.studies).items():
+            took = []
+            for _ in range(asked.calls):
+                begun = time.perf_counter()
+                ask()
+                took.append(1000 * (time.perf_counter() - begun))
+            print(f"{name:36}{statistics.median(took):10.1f} ms")  # noqa: T201
+        ledger.close()
+
+
+if __name__ == "__main__":
+    main()
