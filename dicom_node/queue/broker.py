@@ -25,6 +25,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from dicom_node.errors import BrokerUnreachable, ConfigError, NodeError
+from dicom_node.queue.transport import Transport
 from dicom_node.settings.sections import Settings
 from dicom_node.watch.logs import place
 
@@ -59,7 +60,7 @@ def make_celery(settings: Settings) -> Celery:
             "broker.visibility_timeout must be longer than broker.hard_time_limit: "
             "Redis would hand out tasks that are still being worked on"
         )
-    app = Celery("dicom_node", broker=broker.url, autofinalize=False, set_as_current=False)
+    app = _App("dicom_node", broker=broker.url, autofinalize=False, set_as_current=False)
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",
@@ -91,6 +92,13 @@ def make_celery(settings: Settings) -> Celery:
         timezone="UTC",
     )
     return app
+
+
+class _App(Celery):
+    def _connection(self, *args: Any, **kwargs: Any) -> Any:
+        connection = super()._connection(*args, **kwargs)
+        connection.transport_cls = Transport
+        return connection
 
 
 def register(app: Celery, name: str, work: Callable[[str], object]) -> None:
@@ -199,6 +207,8 @@ def run_worker(app: Celery, name: str, *, concurrency: int = 1, stall_seconds: f
         optimization="fair",
     )
     worker.start()
+    if worker.exitcode:  # Celery ends its worker over an error and returns
+        raise SystemExit(worker.exitcode)
 
 
 def _keep_logging(**_: Any) -> None:
