@@ -34,9 +34,7 @@ from dicom_node.queue import broker
 from dicom_node.settings.sections import DeliverySettings, Settings
 from dicom_node.status import Status
 from dicom_node.storage.ledger import Ledger
-
-LEASE_SECONDS = 30.0
-"""Of a batch, renewed while its sender lives: how long what a killed sender held has to wait."""
+from dicom_node.storage.ledger.deliveries import LEASE_SECONDS
 
 log = structlog.get_logger(__name__)
 

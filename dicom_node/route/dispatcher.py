@@ -2,6 +2,7 @@
 
 Every step looks at the ledger alone and may be repeated, by this process or another:
 
+    the clock            set back: leases and waits are brought back to now, so that none lasts as much longer
     complete studies     closed as a revision with its tasks, in one transaction
     leases run out       the task is pending again; after max_attempts its study is reported as not analysed,
                          and when that fails too, the task is failed: visible, replayable
@@ -49,6 +50,10 @@ from dicom_node.storage.ledger import Ledger
 from dicom_node.watch.logs import place, without_warnings
 
 RESUBMIT = timedelta(seconds=30)
+LONGEST_WAIT = timedelta(days=1)
+"""More than any between two attempts of a delivery: what waits longer at the start was written by another clock."""
+SET_BACK = timedelta(seconds=5)
+"""A smaller step back is a correction that no lease notices."""
 MOST_AT_ONCE = 100_000
 """Tasks that are submitted again after a flush."""
 PATIENCE = 20
@@ -127,6 +132,7 @@ class Dispatcher:
         self._clock = clock
         self._resubmit = resubmit
         self._troubles: set[str] = set()
+        self._latest: datetime | None = None
 
     def run(self, stop: threading.Event, poll_seconds: float = 0.5) -> None:
         """Step until told to stop; no failure of a step ends the loop."""
@@ -137,6 +143,7 @@ class Dispatcher:
     def step(self, now: datetime) -> None:
         """Look once and do what is due. The parts fail apart from each other; a trouble is logged once."""
         for name, part in (
+            ("clock", self._watch_the_clock),
             ("assembly", self._assemble),
             ("leases", self._reclaim),
             ("tasks", self._submit_tasks),
@@ -151,6 +158,16 @@ class Dispatcher:
             else:
                 self._fine(name)
 
+    def _watch_the_clock(self, now: datetime) -> None:
+        """At the start, and when the clock was set back, bring back what was written of times to come."""
+        if self._latest is None or now < self._latest - SET_BACK:
+            lease = timedelta(seconds=self._settings.broker.lease_seconds)
+            wait = LONGEST_WAIT if self._latest is None else timedelta(0)
+            changed = self._ledger.bring_back(now, task_lease=lease, longest_wait=wait)
+            if self._latest is not None:
+                log.warning("the clock was set back", seconds=(self._latest - now).total_seconds(), rows=changed)
+        self._latest = now
+
     def _assemble(self, now: datetime) -> None:
         for activity in self._ledger.assembly_snapshot():
             limits = self._settings.study
@@ -163,7 +180,13 @@ class Dispatcher:
         study = self._ledger.study(uid, activity.revision)
         earlier = [task for task in self._ledger.tasks(uid) if task.revision < activity.revision]
         everywhere = tuple(one.name for one in self._settings.destinations)
-        made = plan(study, self._decide(study), earlier, now, everywhere)
+        begun = self._ledger.begin_closing(uid)
+        if begun > self._settings.broker.max_attempts:
+            log.error("study not looked at: the dispatcher ended over it", study=uid, times=begun - 1)
+            decision = _refused(study, f"the dispatcher ended {begun - 1} times while it read the study")
+        else:
+            decision = self._decide(study)
+        made = plan(study, decision, earlier, now, everywhere)
         if strangers := [one for task in made.tasks for one in task.passed_by if one.code is Reason.PATIENT]:
             log.warning("two patients in one study", study=uid, revision=study.revision, images=len(strangers))
         if self._ledger.mark_ready(study, made.tasks, now, state=made.state, reason=made.reason):
@@ -195,12 +218,7 @@ class Dispatcher:
             log.error(  # noqa: TRY400 - the message may quote a data set
                 "rules failed", study=study.study_instance_uid, error=type(error).__name__, place=place(error)
             )
-            failed = f"the routing rules failed ({type(error).__name__})"
-            ignored = tuple(
-                PassedBy(sop_instance_uid=one.sop_instance_uid, reason=failed, code=Reason.RULES)
-                for one in study.instances
-            )
-            return StudyDecision(routes={}, ignored=ignored, passed_over=())
+            return _refused(study, f"the routing rules failed ({type(error).__name__})")
         return dataclasses.replace(decision, ignored=decision.ignored + unreadable)
 
     def _patient(self, study: Study) -> Patient | None:
@@ -286,6 +304,14 @@ def read_header(instance: Instance) -> Dataset | None:
         except DatasetUnreadable:
             return None
     return found if len(found) else None
+
+
+def _refused(study: Study, reason: str) -> StudyDecision:
+    """No image of the study is taken, for one reason."""
+    ignored = tuple(
+        PassedBy(sop_instance_uid=one.sop_instance_uid, reason=reason, code=Reason.RULES) for one in study.instances
+    )
+    return StudyDecision(routes={}, ignored=ignored, passed_over=())
 
 
 def _task(

@@ -9,13 +9,14 @@ from dicom_node.storage.ledger.keeping import Cutoff, Keeping
 from dicom_node.storage.ledger.observations import Observations
 from dicom_node.storage.ledger.receiving import Added, Receiving
 from dicom_node.storage.ledger.reports import Downgrade, Replayed, Reports, StudySummary, Timeline
+from dicom_node.storage.ledger.set_back import SetBack
 from dicom_node.storage.ledger.tasks import Tasks
 from dicom_node.storage.ledger.verdicts import Verdicts
 
 __all__ = ["Added", "Cutoff", "Downgrade", "Ledger", "Replayed", "StudySummary", "Timeline"]
 
 
-class Ledger(Receiving, Tasks, Deliveries, Reports, Deployments, Observations, Verdicts, Keeping):
+class Ledger(Receiving, Tasks, Deliveries, Reports, Deployments, Observations, Verdicts, Keeping, SetBack):
     """One database with all that the node knows.
 
     Several processes may use the same one; every method is one transaction.

@@ -16,6 +16,9 @@ from dicom_node.storage.ledger.schema import deliveries, tasks
 from dicom_node.storage.ledger.stand_ins import call_in_stand_ins
 from dicom_node.storage.ledger.store import Store, insert_missing
 
+LEASE_SECONDS = 30.0
+"""Of a batch, renewed while its sender lives: how long what a killed sender held has to wait."""
+
 
 class Deliveries(Store):
     """What the dispatcher reads and the sender writes."""

@@ -16,7 +16,7 @@ from dicom_node.nouns import (
     StudyActivity,
     StudyInstanceUID,
 )
-from dicom_node.storage.ledger.schema import associations, instances, quarantine, studies, touches
+from dicom_node.storage.ledger.schema import associations, closing, instances, quarantine, studies, touches
 from dicom_node.storage.ledger.store import Store, insert_missing
 
 Added = Literal["added", "duplicate", "conflict"]
@@ -150,6 +150,18 @@ class Receiving(Store):
             )
             for row in rows
         ]
+
+    def begin_closing(self, study_instance_uid: str) -> int:
+        """Record that the dispatcher begins to read a study's headers, which may be the end of it.
+
+        Returns:
+            how often it has begun since the study's last revision, this time included.
+        """
+        of_study = closing.c.study_instance_uid == study_instance_uid
+        with self._write() as connection:
+            insert_missing(connection, closing, {"study_instance_uid": study_instance_uid, "attempts": 0})
+            connection.execute(update(closing).where(of_study).values(attempts=closing.c.attempts + 1))
+            return int(connection.execute(select(closing.c.attempts).where(of_study)).scalar_one())
 
 
 def _open_associations(connection: Connection, uids: Any) -> Mapping[str, int]:

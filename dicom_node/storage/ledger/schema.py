@@ -97,6 +97,14 @@ instances = Table(
     Index("instances_by_age", "removed_at", "received_at"),
 )
 
+closing = Table(
+    "closing",
+    metadata,
+    Column("study_instance_uid", UID, primary_key=True),
+    Column("attempts", Integer, nullable=False),
+)
+"""Studies that the dispatcher has begun to look at for their next revision, and how often it has."""
+
 quarantine = Table(
     "quarantine",
     metadata,

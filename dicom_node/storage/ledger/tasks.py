@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, bindparam, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, bindparam, delete, insert, or_, select, update
 
 from dicom_node.errors import Reason
 from dicom_node.nouns import Delivery, PassedBy, SOPInstanceUID, Study, StudyInstanceUID, StudyState, Task, TaskState
 from dicom_node.storage.ledger.deliveries import insert_deliveries
 from dicom_node.storage.ledger.receiving import as_instance
-from dicom_node.storage.ledger.schema import instances, studies, tasks
+from dicom_node.storage.ledger.schema import closing, instances, studies, tasks
 from dicom_node.storage.ledger.store import Store, insert_missing
 
 _UNFINISHED = (TaskState.PENDING, TaskState.LEASED)
@@ -58,6 +58,7 @@ class Tasks(Store):
             }
             if not insert_missing(connection, studies, revision):
                 return False
+            connection.execute(delete(closing).where(closing.c.study_instance_uid == study.study_instance_uid))
             connection.execute(
                 update(instances)
                 .where(instances.c.sop_instance_uid == bindparam("uid"), instances.c.revision.is_(None))

@@ -580,3 +580,86 @@ def test_headers_that_hold_nothing_are_unreadable(tmp_path):
     empty.write_bytes(b"")
     assert read_header(_at_path(instance(1), empty)) is None
     assert read_header(_at_path(instance(1), tmp_path / "absent.dcm")) is None
+
+
+# ---- the clock, and what ends the dispatcher
+
+HOUR = 3600
+
+
+def test_after_the_clock_was_set_back_nothing_waits_as_much_longer(node, redis):
+    """An hour ahead: an image, a task leased by a worker that dies, a delivery held, and one that waits."""
+    here = node()
+    here.receive(1, HOUR)
+    here.dispatcher.step(at(HOUR + 10))
+    task = here.only_task
+    owed = [delivery(task.task_id, number, next_attempt_at=at(HOUR)) for number in (1, 2)]
+    assert here.ledger.lease(task.task_id, "w", at(HOUR + 10), 60)
+    done = {"state": StudyState.EXPLAINED, "reason": None, "now": at(HOUR + 20)}
+    assert here.ledger.complete(task.task_id, "w", deliveries=owed, **done)
+    held, waits = here.ledger.lease_deliveries(owed[0].delivery_id, "s", at(HOUR + 20), 30)
+    here.ledger.delivery_retry(waits.delivery_id, "s", at(HOUR + 50), "no answer")
+    here.ledger.rerun_study(STUDY, at(HOUR + 21))
+    assert here.ledger.lease(task.task_id, "dies", at(HOUR + 22), 60)
+    here.receive(2, HOUR + 22)
+    here.dispatcher.step(at(HOUR + 23))
+    with capture_logs() as logged:
+        here.dispatcher.step(at(0))
+    (said,) = [line for line in logged if line["event"] == "the clock was set back"]
+    assert said["seconds"] == HOUR + 23
+    redis.flushall()
+    here.dispatcher.step(at(61))
+    assert [one.revision for one in here.ledger.tasks(STUDY)] == [1, 2], "the new image is a revision of its own"
+    assert {one.state for one in here.ledger.tasks(STUDY)} == {TaskState.PENDING}, "nobody renewed the lease"
+    assert {row["headers"]["task"] for row in queued(redis) + queued(redis, "deliver")} == {EXPLAIN, DELIVER}
+    found = here.ledger.lease_deliveries(held.delivery_id, "s2", at(61), 30)
+    assert {one.delivery_id for one in found} == {held.delivery_id, waits.delivery_id}
+
+
+def test_a_small_correction_of_the_clock_changes_nothing(node):
+    here = node()
+    here.receive(1, 3)
+    here.dispatcher.step(at(3))
+    with capture_logs() as logged:
+        here.dispatcher.step(at(1))
+    assert logged == []
+    assert here.ledger.assembly_snapshot()[0].last_received == at(3)
+
+
+def test_a_start_makes_no_retry_due_before_its_time(node):
+    here = node()
+    here.receive(1)
+    here.dispatcher.step(at(10))
+    task = here.only_task
+    assert here.ledger.lease(task.task_id, "w", at(10), 60)
+    owed = [delivery(task.task_id, next_attempt_at=at(HOUR))]
+    done = {"state": StudyState.EXPLAINED, "reason": None, "now": at(20)}
+    assert here.ledger.complete(task.task_id, "w", deliveries=owed, **done)
+    Dispatcher(here.settings, here.ledger, here.app, resubmit=RESUBMIT).step(at(30))
+    assert here.ledger.deliveries()[0].next_attempt_at == at(HOUR)
+
+
+def test_a_study_that_ends_the_dispatcher_is_answered_without_being_read(node, monkeypatch):
+    here = node(max_attempts=2)
+    here.receive(1)
+    here.receive(2, uid=f"{STUDY}.2")
+    read = []
+
+    def dies(_, study):
+        read.append(study.study_instance_uid)
+        if study.study_instance_uid == STUDY:
+            raise SystemExit
+        return StudyDecision(routes={}, ignored=(), passed_over=())
+
+    monkeypatch.setattr(Dispatcher, "_decide", dies)
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            here.dispatcher.step(at(20))
+    here.dispatcher.step(at(21))
+    assert read == [STUDY, STUDY, f"{STUDY}.2"], "and the next one has its turn"
+    assert here.only_task.reason == "the dispatcher ended 2 times while it read the study"
+    assert here.only_task.destinations == ("pacs",)
+    monkeypatch.undo()
+    here.receive(3, 30)
+    here.dispatcher.step(at(50))
+    assert here.ledger.tasks(STUDY)[1].route == "chest-frontal", "of the next revision it is counted anew"

@@ -1,4 +1,4 @@
-"""What retention has removed, and how much each store holds."""
+"""What retention has removed, how much each store holds, and how often the dispatcher began with a study."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ _MOMENT = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Two columns, a table and indexes; of what is there nothing was removed and nothing was measured."""
+    """Two columns, two tables and indexes; of what is there nothing was removed and nothing was measured."""
     op.add_column("instances", sa.Column("removed_at", _MOMENT, nullable=True))
     op.add_column("tasks", sa.Column("emptied_at", _MOMENT, nullable=True))
     op.create_index("instances_by_age", "instances", ["removed_at", "received_at"])
@@ -22,6 +22,11 @@ def upgrade() -> None:
     op.drop_index("deliveries_due", "deliveries")
     op.create_index("deliveries_due", "deliveries", ["state", "destination", "next_attempt_at", "delivery_id"])
     op.create_index("deliveries_held", "deliveries", ["lease_until"])
+    op.create_table(
+        "closing",
+        sa.Column("study_instance_uid", sa.String(64), primary_key=True),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+    )
     op.create_table(
         "stores",
         sa.Column("name", sa.String(64), primary_key=True),

@@ -1,0 +1,50 @@
+"""Ledger: after the clock was set back, what is written of times to come is brought back to now.
+
+A lease, a wait or a submission that was written before would otherwise last as much longer as the clock was set back.
+"""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import and_, update
+
+from dicom_node.nouns import DeliveryState, TaskState
+from dicom_node.storage.ledger.deliveries import LEASE_SECONDS
+from dicom_node.storage.ledger.schema import deliveries, instances, tasks
+from dicom_node.storage.ledger.store import Store
+
+
+class SetBack(Store):
+    """What the dispatcher writes when it sees that the clock was set back, and when it starts."""
+
+    def bring_back(self, now: datetime, *, task_lease: timedelta, longest_wait: timedelta) -> int:
+        """Let no time of the waiting work lie further ahead than it can have been written at `now`.
+
+        Leases end after one lease, unless their holder lives and renews them; what waits longer for its next attempt
+        than the longest wait is due; what was submitted counts as not submitted, what was received as received now.
+
+        Args:
+            now: the time, as the clock says it since.
+            task_lease: of a worker.
+            longest_wait: between two attempts of a delivery; none makes all that waits due.
+
+        Returns:
+            how many rows were changed.
+        """
+        delivery_lease = timedelta(seconds=LEASE_SECONDS)
+        leased = and_(tasks.c.state == TaskState.LEASED, tasks.c.lease_until > now + task_lease)
+        submitted = and_(tasks.c.state == TaskState.PENDING, tasks.c.submitted_at > now)
+        waits = deliveries.c.state == DeliveryState.PENDING
+        held = and_(waits, deliveries.c.lease_until > now + delivery_lease)
+        later = and_(waits, deliveries.c.next_attempt_at > now + longest_wait)
+        sent = and_(waits, deliveries.c.submitted_at > now)
+        received = and_(instances.c.revision.is_(None), instances.c.received_at > now)
+        changes = (
+            update(tasks).where(leased).values(lease_until=now + task_lease),
+            update(tasks).where(submitted).values(submitted_at=None),
+            update(deliveries).where(held).values(lease_until=now + delivery_lease),
+            update(deliveries).where(later).values(next_attempt_at=now, submitted_at=None),
+            update(deliveries).where(sent).values(submitted_at=None),
+            update(instances).where(received).values(received_at=now),
+        )
+        with self._write() as connection:
+            return sum(connection.execute(change).rowcount for change in changes)
