@@ -115,6 +115,9 @@ def _context(protocol: int, files: TLSFiles, believed: str) -> ssl.SSLContext:
                 context.load_verify_locations(path)
             except ssl.SSLError:
                 raise ConfigError(f"{setting}: {path} holds nothing of the kind in PEM form") from None
+    context.verify_flags |= (
+        ssl.VERIFY_X509_PARTIAL_CHAIN
+    )  # an issuing authority or a station's own will do, without a root
     if files.revocations is not None:
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     return context

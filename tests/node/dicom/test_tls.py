@@ -1,15 +1,18 @@
 """Files of TLS: what is wrong with one is a line that names the setting, the file and what to do."""
 
 import os
+import socket
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from certificates import Authority, put
+import receiving
+from certificates import Authority, put, server
 
 from dicom_node.dicom import tls, tls_failures
 from dicom_node.errors import ConfigError
@@ -97,7 +100,20 @@ def test_a_file_that_may_not_be_read(open_files, name):
     assert said == f"tls.{name}: {path} cannot be read; give it to the user that the node runs as"
 
 
+def test_nothing_leaves_without_tls_while_a_connection_is_ended(files):
+    """The standard library's shutdown takes TLS away first: what another thread sends then would go in the clear."""
+    near, far = socket.socketpair()
+    context = tls.client_context(files, check_name=False)
+    with near, far, ThreadPoolExecutor() as pool:
+        theirs = pool.submit(server(files).wrap_socket, far, server_side=True)
+        with context.wrap_socket(near) as connection, theirs.result() as peer:
+            connection.shutdown(socket.SHUT_RD)
+            connection.sendall(b"Canary^Gelb")
+            assert b"Canary" not in socket.socket.recv(peer, 4096)
+
+
 def test_a_key_that_is_too_short(files, tmp_path):
+    receiving.needs("openssl")
     path = tmp_path / "weak.pem"
     command = [
         "openssl",

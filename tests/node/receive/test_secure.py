@@ -6,6 +6,7 @@ import socket
 import ssl
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 
@@ -146,9 +147,14 @@ def test_a_certificate_that_is_not_good_is_refused(node, authority, tmp_path, lo
     assert f"the peer's certificate is not accepted {because}" in reason(logged)
 
 
-def test_a_certificate_that_was_revoked_is_refused_from_the_next_connection_on(tmp_path, mine, authority, logged):
-    from dataclasses import replace
+def test_single_certificates_may_stand_where_authorities_do(tmp_path, mine, theirs, authority):
+    files = replace(mine, authorities=theirs.certificate)
+    with running(tmp_path, tls=tls_settings(files), **SLOW) as node:
+        assert node.store(radiograph(), tls=client(theirs))[0].Status == 0x0000
+        assert refused(node, client(authority.issue("neighbour"))), "of the same authority, which is not believed"
 
+
+def test_a_certificate_that_was_revoked_is_refused_from_the_next_connection_on(tmp_path, mine, authority, logged):
     lost, kept = authority.issue("lost"), authority.issue("kept")
     files = replace(mine, revocations=authority.revoke())
     with running(tmp_path, tls=tls_settings(files), **SLOW) as node:
@@ -178,10 +184,11 @@ def test_a_plaintext_peer_is_told_apart(node, logged):
     wait_until(lambda: not node.listener._receptions)
 
 
-def test_the_checks_of_a_load_balancer_are_nothing_to_speak_of(node, logged):
+def test_the_checks_of_a_load_balancer_are_nothing_to_speak_of(node, theirs, logged):
     for _ in range(5):
         with raw(node.listener.tls_port):
             pass
+    node.store(radiograph(), tls=client(theirs))  # whoever came before has been accepted by now
     wait_until(lambda: not node.listener._receptions)
     assert logged("no TLS connection") == []
 
@@ -310,8 +317,6 @@ def test_a_renewed_certificate_is_shown_to_new_connections_and_open_ones_go_on(t
 
 
 def test_an_authority_that_is_replaced_counts_from_the_next_connection_on(tmp_path, mine, theirs):
-    from dataclasses import replace
-
     believed = tmp_path / "believed.pem"
     put(believed, mine.authorities.read_bytes())
     with running(tmp_path, tls=tls_settings(replace(mine, authorities=believed)), **SLOW) as node:
@@ -378,8 +383,6 @@ def test_the_end_of_a_certificate_is_said_once_a_day(authority, mine, logged):
 
 @pytest.mark.parametrize("setting", ["certificate", "key", "authorities", "revocations"])
 def test_a_file_that_is_missing_ends_the_start_in_one_line(tmp_path, mine, setting):
-    from dataclasses import replace
-
     absent = tmp_path / "absent.pem"
     with (
         pytest.raises(ConfigError, match=rf"^tls.{setting}: {absent} cannot be read: No such file or directory$"),
