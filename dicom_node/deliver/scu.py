@@ -200,26 +200,21 @@ class Silence(threading.Thread):
 
 
 class _Entity(AE):
-    """Makes its connection, with TLS where the destination has it, and remembers it.
+    """Makes its connection, with TLS where it has a context, and remembers it.
 
     pynetdicom 3.0 loses that of a refused connection without closing it, and makes no difference between one that TLS
     has refused and nobody there.
 
     Args:
         ae_title: our own.
-        destination: who is called.
-
-    Raises:
-        ConfigError: a file that TLS needs cannot be used.
+        tls: the context, or None.
+        name: of the host that is called, as its certificate carries it.
     """
 
-    def __init__(self, ae_title: str, destination: Destination) -> None:
+    def __init__(self, ae_title: str, tls: ssl.SSLContext | None = None, name: str | None = None) -> None:
         super().__init__(ae_title=ae_title)
         self.connection: socket.socket | None = None
-        self._name = destination.tls_name or destination.host
-        self._tls: ssl.SSLContext | None = None
-        if destination.tls is not None:
-            self._tls = client_context(destination.tls, check_name=destination.tls_name is not None)
+        self._tls, self._name = tls, name
 
     def _create_socket(self, *arguments: Any) -> AssociationSocket:
         created = super()._create_socket(*arguments)
@@ -240,9 +235,11 @@ def _associated(
             connection.
     """
     try:
-        entity = _Entity(calling_ae_title, destination)
+        named = destination.tls_name is not None
+        tls = None if destination.tls is None else client_context(destination.tls, check_name=named)
     except ConfigError as error:
         raise DeliveryUnreachable(f"no TLS connection: {error}") from error
+    entity = _Entity(calling_ae_title, tls, destination.tls_name or destination.host)
     entity.acse_timeout = timeout
     entity.dimse_timeout = timeout
     entity.network_timeout = timeout
