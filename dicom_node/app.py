@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import IO, Final
@@ -19,6 +20,7 @@ from typing import IO, Final
 import structlog
 
 from dicom_node.deliver.sender import Sender, register_deliver
+from dicom_node.dicom import tls
 from dicom_node.errors import ConfigError
 from dicom_node.explain.running_model import RunningModel, open_explainer
 from dicom_node.learn.jobs import EndedJobs
@@ -90,6 +92,32 @@ def check_methods(settings: Settings, bundle: Path) -> None:
         raise ConfigError(f"{_named(settings, bundle)}: {error}") from error
 
 
+def check_tls_port(settings: Settings) -> None:
+    """Refuse files that the listener cannot open its TLS port with.
+
+    Raises:
+        ConfigError: one cannot be read or is not what it should be.
+    """
+    mine = settings.tls
+    if mine.serves:
+        tls.server_context(mine.files, require_client_certificate=mine.require_client_certificate)
+
+
+def check_tls(settings: Settings) -> None:
+    """Refuse files that no TLS connection can be made with, of the node and of its destinations.
+
+    Raises:
+        ConfigError: one cannot be read or is not what it should be, or the certificate has expired.
+    """
+    check_tls_port(settings)
+    for one in settings.destinations:
+        files = settings.destination(one.name).tls
+        if files is not None:
+            tls.client_context(files, check_name=one.tls_check_name)
+    if settings.tls.certificate is not None:
+        tls.validity(settings.tls.files).check(datetime.now(UTC))
+
+
 def _named(settings: Settings, bundle: Path | None) -> str:
     return "model.bundle" if bundle in {None, settings.model.bundle} else "the bundle"
 
@@ -106,7 +134,13 @@ def run_listener(settings: Settings, stop: threading.Event) -> None:
     """Receive until `stop`."""
     listener = Listener(settings, open_ledger(settings), open_spool(settings))
     port = listener.start()
-    log.info("listening", ae_title=settings.node.ae_title, host=settings.node.host, port=port)
+    log.info(
+        "listening",
+        ae_title=settings.node.ae_title,
+        host=settings.node.host,
+        port=port if settings.node.plain else None,
+        tls_port=listener.tls_port,
+    )
     stop.wait()
     listener.stop()
 

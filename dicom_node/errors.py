@@ -4,7 +4,7 @@ NodeError                    retry   status    meaning
 ├─ PeerError                 no      0xC000    the peer sent something we cannot take
 │  ├─ DatasetUnreadable      no      0xC000    not a DICOM data set
 │  ├─ SOPClassMismatch       no      0xA900    data set does not match the SOP Class of the request
-│  ├─ InvalidInstanceUID     no      0x0117    a UID of the request is none (receive.reception)
+│  ├─ InvalidInstanceUID     no      0x0117    a UID of the request is none (receive.part_file)
 │  └─ Conflict               no      0x0111    the UID is stored with another data set (receive.intake)
 ├─ OutOfResources            yes     0xA700    our disk, our database
 ├─ BrokerUnreachable         yes     -         the queue does not answer; the work waits in the ledger

@@ -113,13 +113,37 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TLSFiles:
+    """The PEM files of one side of a TLS connection.
+
+    Attributes:
+        certificate: our own, with the intermediate ones after it; None: we show none.
+        key: its private key.
+        authorities: certificates of those whose signature we believe; None: nobody's.
+        revocations: their certificate revocation lists; None: nothing is revoked.
+    """
+
+    certificate: Path | None = None
+    key: Path | None = None
+    authorities: Path | None = None
+    revocations: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
-    """A Storage SCP that takes results."""
+    """A Storage SCP that takes results.
+
+    Attributes:
+        tls: what a TLS connection to it is made with; None: it is reached without TLS.
+        tls_name: the host name or address that its certificate must carry; None: any.
+    """
 
     name: str
     ae_title: AETitle
     host: str
     port: int
+    tls: TLSFiles | None = None
+    tls_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

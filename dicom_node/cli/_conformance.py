@@ -9,7 +9,8 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from dicom_node.dicom import structure
 from dicom_node.dicom.image_pixel import USUAL
 from dicom_node.dicom.negotiation import TRANSFER_SYNTAXES, storage_sop_classes
-from dicom_node.settings.sections import NodeSettings
+from dicom_node.dicom.tls import CIPHER_SUITES
+from dicom_node.settings.sections import NodeSettings, TLSSettings
 from dicom_node.status import REJECTIONS, STATUS_MEANING
 from explain_core import plugins
 
@@ -40,16 +41,17 @@ def render() -> str:
         "",
         *_table(("Setting", "Default"), _limits(node)),
         "",
-        "The called AE title must be the node's, the calling AE title one of `node.calling_ae_titles`;",
-        "an empty list accepts nobody, unless `node.accept_any_calling_ae` is true.",
+        "The called AE title must be the node's, the calling AE title one of `node.calling_ae_titles`, called",
+        "from the address or network that stands with it; an empty list accepts nobody, unless",
+        "`node.accept_any_calling_ae` is true.",
         "",
         *_table(
             ("Result", "Source", "Reason", "Meaning"),
             [(str(r.result), str(r.source), str(r.diagnostic), r.meaning) for r in REJECTIONS],
         ),
         "",
-        "A PDU longer than announced, a PDU that takes longer than the deadline, and a peer that stays",
-        "silent end the association without an answer or with A-ABORT.",
+        "A PDU longer than announced, a PDU that takes longer than the deadline, a message that comes too",
+        "slowly, and a peer that stays silent end the association without an answer or with A-ABORT.",
         "",
         "## Statuses of the Storage SCP",
         "",
@@ -61,6 +63,7 @@ def render() -> str:
         "Every failure carries an Error Comment (0000,0902). Conformance level 2 (full); no element is coerced, but",
         "group 0002, which belongs to files, is dropped where a peer sends it inside a data set (PS3.5 7.1).",
         "",
+        *_security(),
         *_tolerance(),
         "## Transfer syntaxes",
         "",
@@ -92,6 +95,24 @@ def render() -> str:
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _security() -> list[str]:
+    """Security profiles (PS3.15); docs/security.md says how they are set up."""
+    rows = [
+        ("Profile", "BCP 195 RFC 8996, 9325 TLS Secure Transport Connection Profile (PS3.15 B.12)"),
+        ("Port", f"{TLSSettings().port}, beside the plain port or instead of it"),
+        ("Versions", "TLS 1.2 and 1.3"),
+        ("Cipher suites of TLS 1.2", ", ".join(CIPHER_SUITES)),
+        ("Keys of certificates", "RSA of 2048 bits or more, elliptic curves of 224 bits or more"),
+        ("Certificate of the requestor", "must be shown, unless `tls.require_client_certificate` is false"),
+        ("Certificate of the acceptor, as requestor", "must be shown and carry the host's name or `tls_name`"),
+        ("Revocation", "certificate revocation lists in a file, `tls.revocations`"),
+        ("Session resumption, renegotiation, compression", "none"),
+        ("No TLS connection", "closed with the alert of TLS; no A-ASSOCIATE is read"),
+    ]
+    intro = "DICOM TLS in both directions, where the settings have certificates. User identity is not negotiated."
+    return ["## Security profiles", "", intro, "", *_table(("", "DICOM TLS"), rows), ""]
 
 
 def _tolerance() -> list[str]:
@@ -133,6 +154,7 @@ def _limits(node: NodeSettings) -> list[tuple[str, str]]:
         ("ACSE time-out", f"{node.acse_timeout:g} s"),
         ("Network time-out", f"{node.network_timeout:g} s"),
         ("Deadline of one PDU", f"{node.association_deadline:g} s"),
+        ("Slowest peer, within a message", f"{node.slowest_peer} bytes/s over {node.slowest_peer_seconds:g} s"),
     ]
 
 

@@ -65,6 +65,7 @@ def serve(
     if only is not None and only not in node.ROLES:
         raise fail(f"--only {only}: choose one of {', '.join(node.ROLES)}", WRONG_USE)
     if only is None:
+        node.check_tls_port(settings)
         node.supervise(config, node.SERVE, settings)
     else:
         node.run_role(only, settings)
@@ -229,12 +230,30 @@ def migrate(
     print(f"the ledger has the schema {after}, it had {before}")  # noqa: T201
 
 
+@app.command()
+def echo(
+    destination: Annotated[str, typer.Argument(help="Name of a destination in the settings.")],
+    *,
+    config: ConfigOption = None,
+) -> None:
+    """Ask a destination whether it answers (C-ECHO), over TLS where it has it; one line says why not."""
+    from dicom_node.deliver.scu import echo as ask  # noqa: PLC0415
+
+    settings = load_settings(config)
+    there = settings.destination(destination)
+    status = ask(there, calling_ae_title=settings.node.ae_title, timeout=settings.delivery.timeout)
+    if status != 0:
+        raise fail(f"{destination} answers C-ECHO with status 0x{status:04X}")
+    print(f"{destination} answers" + (" over TLS" if there.tls is not None else ""))  # noqa: T201
+
+
 @app.command("check-config")
 def check_config(*, config: ConfigOption = None) -> None:
-    """Check the settings file, and that the model serves its methods; one line says what the first error is."""
+    """Check the settings, the files of TLS, and that the model serves its methods; one line says what is wrong."""
     from dicom_node import app as node  # noqa: PLC0415
 
     settings = load_settings(config)
+    node.check_tls(settings)
     node.check_methods(settings, settings.model.bundle)
     methods = ", ".join(settings.methods_for())
     print(f"ok: {len(settings.rules)} rule(s), {len(settings.destinations)} destination(s), methods: {methods}")  # noqa: T201

@@ -8,6 +8,7 @@ anywhere: it may quote patient data.
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -29,7 +30,9 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 from pynetdicom.transport import AssociationSocket
 
-from dicom_node.errors import DeliveryError, DeliveryRefused, DeliveryUnreachable
+from dicom_node.dicom.tls import client_context
+from dicom_node.dicom.tls_failures import meaning
+from dicom_node.errors import ConfigError, DeliveryError, DeliveryRefused, DeliveryUnreachable
 from dicom_node.nouns import Destination, SOPInstanceUID
 
 CONNECT_SECONDS = 10.0
@@ -102,17 +105,21 @@ def store(
     while waiting:
         batch, contexts = _negotiable(waiting)
         offered = [build_context(sop_class, syntax) for sop_class, syntax in contexts]
-        with _associated(destination, offered, calling_ae_title, timeout) as (association, connection):
-            if not association.is_established:
-                yield from _not_established(association, waiting, batch)
-                continue
-            for _ in range(batch):
-                request = waiting.popleft()
-                with Silence(association, connection, timeout, request.path):
-                    outcome = _store_one(association, request)
-                yield outcome
-                if isinstance(outcome.error, DeliveryUnreachable):
-                    break
+        try:
+            with _associated(destination, offered, calling_ae_title, timeout) as (association, connection):
+                if not association.is_established:
+                    yield from _not_established(association, waiting, batch)
+                    continue
+                for _ in range(batch):
+                    request = waiting.popleft()
+                    with Silence(association, connection, timeout, request.path):
+                        outcome = _store_one(association, request)
+                    yield outcome
+                    if isinstance(outcome.error, DeliveryUnreachable):
+                        break
+        except DeliveryUnreachable as error:  # there was no association
+            while waiting:
+                yield _failed(waiting.popleft(), error, retry=True)
 
 
 def echo(destination: Destination, *, calling_ae_title: str, timeout: float) -> int:
@@ -193,12 +200,26 @@ class Silence(threading.Thread):
 
 
 class _Entity(AE):
-    """Remembers its connection: pynetdicom 3.0 loses that of a refused connection without closing it."""
+    """Makes its connection, with TLS where it has a context, and remembers it.
 
-    connection: socket.socket | None = None
+    pynetdicom 3.0 loses that of a refused connection without closing it, and makes no difference between one that TLS
+    has refused and nobody there.
+
+    Args:
+        ae_title: our own.
+        tls: the context, or None.
+        name: of the host that is called, as its certificate carries it.
+    """
+
+    def __init__(self, ae_title: str, tls: ssl.SSLContext | None = None, name: str | None = None) -> None:
+        super().__init__(ae_title=ae_title)
+        self.connection: socket.socket | None = None
+        self._tls, self._name = tls, name
 
     def _create_socket(self, *arguments: Any) -> AssociationSocket:
         created = super()._create_socket(*arguments)
+        if self._tls is not None and created.socket is not None:
+            created.socket = self._tls.wrap_socket(created.socket, server_hostname=self._name)
         self.connection = created.socket
         return created
 
@@ -207,8 +228,18 @@ class _Entity(AE):
 def _associated(
     destination: Destination, contexts: list[PresentationContext], calling_ae_title: str, timeout: float
 ) -> Iterator[tuple[Association, socket.socket | None]]:
-    """An association, established or not, and its connection; at the end it is released and closed."""
-    entity = _Entity(ae_title=calling_ae_title)
+    """An association, established or not, and its connection; at the end it is released and closed.
+
+    Raises:
+        DeliveryUnreachable: the host has no address, a file that TLS needs cannot be used, or there was no TLS
+            connection.
+    """
+    try:
+        named = destination.tls_name is not None
+        tls = None if destination.tls is None else client_context(destination.tls, check_name=named)
+    except ConfigError as error:
+        raise DeliveryUnreachable(f"no TLS connection: {error}") from error
+    entity = _Entity(calling_ae_title, tls, destination.tls_name or destination.host)
     entity.acse_timeout = timeout
     entity.dimse_timeout = timeout
     entity.network_timeout = timeout
@@ -219,16 +250,21 @@ def _associated(
         connection: Any = event.assoc.dul.socket
         connection.socket.settimeout(timeout)
 
-    association = entity.associate(
-        destination.host,
-        destination.port,
-        contexts=contexts,
-        ae_title=destination.ae_title,
-        evt_handlers=[(evt.EVT_CONN_OPEN, limited)],
-    )
+    try:
+        association = entity.associate(
+            destination.host,
+            destination.port,
+            contexts=contexts,
+            ae_title=destination.ae_title,
+            evt_handlers=[(evt.EVT_CONN_OPEN, limited)],
+        )
+    except socket.gaierror as error:
+        raise DeliveryUnreachable(f"no association: the host {destination.host} has no address") from error
     # An object may take longer than any answer: how long nothing may happen is watched by Silence.
     association.dimse_timeout = association.network_timeout = None if association.is_established else timeout
     try:
+        if not association.is_established and (failure := getattr(entity.connection, "failure", None)) is not None:
+            raise DeliveryUnreachable(f"no TLS connection: {meaning(failure)}")
         yield association, entity.connection
     finally:
         association.dimse_timeout = timeout

@@ -29,7 +29,7 @@ from dicom_node.dicom.structure import check_structure
 from dicom_node.dicom.uids import checked_uid
 from dicom_node.errors import DatasetUnreadable, NodeError, OutOfResources, PeerError, SOPClassMismatch
 from dicom_node.nouns import AETitle, Association, Instance, SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
-from dicom_node.receive.reception import Received
+from dicom_node.receive.part_file import Received
 from dicom_node.status import Status, error_comment
 from dicom_node.storage.spool import Spool
 from dicom_node.watch.logs import without_warnings

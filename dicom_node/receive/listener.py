@@ -4,25 +4,28 @@ Handlers are a few lines each: they translate between pynetdicom's events and `R
 `Intake` (what becomes of an object) and the ledger (which associations are open). The listener never computes.
 """
 
-import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.association import Association as Acceptor
-from pynetdicom.transport import AssociationServer
 
 from dicom_node.dicom.negotiation import presentation_contexts
 from dicom_node.errors import ConfigError, NodeError
 from dicom_node.nouns import AETitle, Association
 from dicom_node.receive.intake import Intake, Outcome, Request, refusal
-from dicom_node.receive.reception import PartFile, Reception
+from dicom_node.receive.pace import Pace
+from dicom_node.receive.part_file import PartFile
+from dicom_node.receive.reception import Reception
+from dicom_node.receive.secure import ServerTLS
+from dicom_node.receive.server import Server
+from dicom_node.settings.callers import caller, why_not
 from dicom_node.settings.sections import Settings
 from dicom_node.status import Status, rejection
 from dicom_node.storage.spool import Spool
@@ -40,16 +43,21 @@ MOST_PENDING = 64
 """Connections of all hosts without an association; each costs two threads, for `acse_timeout` at most."""
 LOCAL_LIMIT_EXCEEDED = (0x02, 0x03, 0x02)
 """Result (transient), source and reason of an A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
+CALLING_NOT_RECOGNISED = (0x01, 0x01, 0x03)
+CALLED_NOT_RECOGNISED = (0x01, 0x01, 0x07)
 
 
 class Listener:
-    """The node's Storage SCP.
+    """The node's Storage SCP, on a plain port, a TLS port, or both; whoever comes by either is treated the same.
 
     Args:
         settings: the node's settings.
         ledger: where acknowledged instances are recorded.
         spool: where they lie.
         clock: the time, aware.
+
+    Attributes:
+        tls_port: the port of DICOM TLS once it has started, also when the settings say 0; None without TLS.
     """
 
     def __init__(
@@ -59,7 +67,10 @@ class Listener:
         spool: Spool,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self.tls_port: int | None = None
         self._node = settings.node
+        self._tls_settings = settings.tls
+        self._callers = tuple(caller(entry) for entry in settings.node.calling_ae_titles)
         self._ledger = ledger
         self._spool = spool
         self._clock = clock
@@ -70,50 +81,51 @@ class Listener:
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._entity: AE | None = None
-        self._server: _Server | None = None
+        self._servers: list[Server] = []
+        self._tls: ServerTLS | None = None
 
     def start(self) -> int:
         """Clean up after an earlier process, then listen in threads of this one.
 
         Returns:
-            the port, also when the settings say 0.
+            the port, also when the settings say 0: the plain one, or the one of TLS where no other is open.
 
         Raises:
-            ConfigError: the address cannot be listened on.
+            ConfigError: the address cannot be listened on, or a file of [tls] cannot be used.
             OutOfResources: the ledger does not answer.
         """
+        tls = self._tls_settings
+        if tls.serves:
+            self._tls = ServerTLS(tls, self._clock)
         self._entity = self._make_entity()
         try:
-            server: Any = self._entity.make_server(
-                (self._node.host, self._node.port),
-                evt_handlers=[*self._handlers()],
-                server_class=_Server,
-                admit=self._admit,
-                timeout=self._node.network_timeout,
-            )
-        except OSError as error:
-            where = f"{self._node.host}:{self._node.port}"
-            raise ConfigError(f"node.port: cannot listen on {where}: {error.strerror}") from error
-        self._server = server
-        self._entity._servers.append(server)  # noqa: SLF001 - as AE.start_server does; shutdown relies on it
-        stale = self._ledger.close_stale_associations(self._clock(), self._spool.alive)
+            if self._node.plain:
+                self._listen(self._entity, "node.port", self._node.port, None)
+            if self._tls is not None:
+                self.tls_port = self._listen(self._entity, "tls.port", tls.port, self._tls)
+            stale = self._ledger.close_stale_associations(self._clock(), self._spool.alive)
+        except NodeError:
+            for server in self._servers:
+                server.server_close()
+            raise
         swept = self._spool.sweep()
         if stale or swept:
             log.warning("cleaned up after an earlier process", associations=stale, parts=swept)
         if not self._node.calling_ae_titles and not self._node.accept_any_calling_ae:
             log.warning("nobody may send: node.calling_ae_titles is empty")
-        for name, target in (("listener", self._serve), ("listener-housekeeping", self._keep_house)):
-            thread = threading.Thread(target=target, name=name, daemon=True)
+        serve: list[Callable[[], None]] = [partial(one.serve_forever, poll_interval=0.2) for one in self._servers]
+        for target in (*serve, self._keep_house):
+            thread = threading.Thread(target=target, name="listener", daemon=True)
             thread.start()
             self._threads.append(thread)
-        port: int = server.server_address[1]
-        return port
+        return int(self._servers[0].server_address[1])
 
     def stop(self, grace: float = STOP_SECONDS) -> None:
         """Stop accepting, let open associations finish for `grace` seconds, then abort them."""
-        if self._server is None or self._entity is None:
+        if not self._servers or self._entity is None:
             return
-        self._server.shutdown()
+        for server in self._servers:
+            server.shutdown()
         deadline = time.monotonic() + grace
         while self._receptions and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -125,7 +137,7 @@ class Listener:
             reception.close()
             self._end(acceptor)
         self._close_in_ledger()
-        self._server = None
+        self._servers = []
 
     def serve_forever(self, stop: threading.Event | None = None) -> None:
         """Listen until `stop` is set."""
@@ -134,6 +146,24 @@ class Listener:
             (stop or self._stopping).wait()
         finally:
             self.stop()
+
+    def _listen(self, entity: AE, key: str, port: int, tls: ServerTLS | None) -> int:
+        """Take a port; nobody is served yet."""
+        try:
+            server: Any = entity.make_server(
+                (self._node.host, port),
+                evt_handlers=[*self._handlers()],
+                server_class=Server,
+                admit=self._admit,
+                timeout=self._node.network_timeout,
+                tls=tls,
+            )
+        except OSError as error:
+            raise ConfigError(f"{key}: cannot listen on {self._node.host}:{port}: {error.strerror}") from error
+        entity._servers.append(server)  # noqa: SLF001 - as AE.start_server does; shutdown relies on it
+        self._servers.append(server)
+        taken: int = server.server_address[1]
+        return taken
 
     def _make_entity(self) -> AE:
         node = self._node
@@ -145,10 +175,6 @@ class Listener:
         entity.acse_timeout = node.acse_timeout
         entity.dimse_timeout = node.dimse_timeout
         entity.network_timeout = node.network_timeout
-        entity.require_called_aet = True
-        if not node.accept_any_calling_ae:
-            # To pynetdicom an empty list means anybody; a title that nobody can know means nobody.
-            entity.require_calling_aet = list(node.calling_ae_titles) or [secrets.token_hex(8)]
         return entity
 
     def _handlers(self) -> list[tuple[evt.EventType, Callable[[evt.Event], Any]]]:
@@ -156,16 +182,11 @@ class Listener:
             (evt.EVT_CONN_OPEN, self._on_connection),
             (evt.EVT_REQUESTED, self._on_requested),
             (evt.EVT_ACCEPTED, self._on_accepted),
-            (evt.EVT_REJECTED, self._on_rejected),
             (evt.EVT_C_ECHO, lambda _event: Status.SUCCESS),
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_ABORTED, lambda event: self._end(event.assoc)),
             (evt.EVT_CONN_CLOSE, self._on_connection_closed),
         ]
-
-    def _serve(self) -> None:
-        if self._server is not None:
-            self._server.serve_forever(poll_interval=0.2)
 
     def _admit(self, host: str) -> bool:
         """Whether a new connection may be looked at; it costs two threads before its first byte."""
@@ -179,8 +200,14 @@ class Listener:
         return admitted
 
     def _on_connection(self, event: evt.Event) -> None:
+        node = self._node
         reception = Reception(
-            event.assoc, self._spool, max_pdu=self._node.max_pdu, deadline=self._node.association_deadline
+            event.assoc,
+            self._spool,
+            max_pdu=node.max_pdu,
+            deadline=node.association_deadline,
+            handshake=node.acse_timeout,
+            pace=Pace(node.slowest_peer, node.slowest_peer_seconds),
         )
         reception.guard()
         with self._lock:
@@ -193,9 +220,15 @@ class Listener:
         self._end(event.assoc)
 
     def _on_requested(self, event: evt.Event) -> None:
-        """Count the association, or reject it; pynetdicom would count connections that never ask for one, too."""
+        """Reject an association, or count it; pynetdicom would count connections that never ask for one, too."""
         acceptor, titles = event.assoc, _titles(event.assoc)
         peer = (titles["peer"], titles["calling"])
+        if titles["called"] != self._node.ae_title:
+            self._reject(acceptor, CALLED_NOT_RECOGNISED)
+            return
+        if not self._node.accept_any_calling_ae and (because := why_not(self._callers, peer[1], peer[0])) is not None:
+            self._reject(acceptor, CALLING_NOT_RECOGNISED, because=because)
+            return
         with self._lock:
             counted = [one for one in self._receptions.values() if one.counted and not one.lost]
             of_peer = sum(one.counted == peer for one in counted)
@@ -204,26 +237,23 @@ class Listener:
             if reception is not None and not full:
                 reception.counted = peer
         if full:
-            log.warning(
-                "association rejected",
-                reason=rejection(*LOCAL_LIMIT_EXCEEDED),
-                open=len(counted),
-                of_peer=of_peer,
-                **titles,
-            )
-            acceptor.acse.send_reject(*LOCAL_LIMIT_EXCEEDED)
-            acceptor.kill()
+            self._reject(acceptor, LOCAL_LIMIT_EXCEEDED, open=len(counted), of_peer=of_peer)
+
+    def _reject(self, acceptor: Acceptor, answer: tuple[int, int, int], **more: Any) -> None:
+        log.warning("association rejected", reason=rejection(*answer), **more, **_titles(acceptor))
+        acceptor.acse.send_reject(*answer)
+        acceptor.kill()
 
     def _on_accepted(self, event: evt.Event) -> None:
         reception = self._receptions.get(event.assoc)
         if reception is not None:
             reception.opened_at = self._clock()
-            log.info("association accepted", association=reception.association_id, **_titles(event.assoc))
-
-    def _on_rejected(self, event: evt.Event) -> None:
-        answer: Any = event.assoc.acceptor.primitive
-        meaning = rejection(answer.result, answer.result_source, answer.diagnostic)
-        log.warning("association rejected", reason=meaning, **_titles(event.assoc))
+            log.info(
+                "association accepted",
+                association=reception.association_id,
+                **_titles(event.assoc),
+                **reception.secured,
+            )
 
     def _on_store(self, event: evt.Event) -> Dataset:
         outcome = self._store(event)
@@ -318,32 +348,8 @@ class Listener:
                     reception.close()
                     self._end(acceptor)
             self._close_in_ledger()
-
-
-class _Server(AssociationServer):
-    """pynetdicom's server with a check before each connection, no delay on answers, and time-outs at once.
-
-    It sets an association up before it accepts the next connection, so that the check counts exactly.
-    """
-
-    request_queue_size = 64
-
-    def __init__(self, *args: Any, admit: Callable[[str], bool], timeout: float, **kwargs: Any) -> None:
-        self._admit = admit
-        self._seconds = timeout
-        super().__init__(*args, **kwargs)
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - socketserver's signature
-        return self._admit(client_address[0])
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's signature
-        log.error("connection failed", peer=client_address[0], exc_info=True)  # noqa: LOG014 - called by one
-
-    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        connection, address = super().get_request()
-        connection.settimeout(self._seconds)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection, address
+            if self._tls is not None:
+                self._tls.look()
 
 
 def _titles(acceptor: Acceptor) -> dict[str, str]:

@@ -1,41 +1,37 @@
-"""The incoming side of one association: limits on what a peer may send, and objects written to disk as they come.
+"""The incoming side of one association: limits on what a peer may send, while objects are written to disk as they come.
 
 pynetdicom reads a PDU of any length into memory, waits without end for the rest of one, and collects a data set
 in memory or, by switches that hold for the whole process, in a temporary file. `Reception.guard` replaces, for
 one association, the three functions through which bytes come in:
 
-    AssociationSocket.recv                   refuses a PDU that is too long; one deadline for each whole PDU
+    AssociationSocket.recv                   makes the handshake of TLS; refuses a PDU that is too long; one deadline
+                                             for each whole PDU, a floor under the pace of each message
     DULServiceProvider._decode_pdu           is given an A-ASSOCIATE-RQ that it can read (`association_request`)
     DIMSEServiceProvider.receive_primitive   hands the data set of a C-STORE to a PartFile, of any other message to
                                              nobody; what is no message ends the association as an invalid PDU
                                              does (PS3.8 9.2, Evt19)
 """
 
-import hashlib
 import socket
+import ssl
 import struct
 import threading
 import time
 import uuid
-from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import UID
 from pynetdicom.association import Association as Acceptor
 from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
-from pynetdicom.dsutils import create_file_meta
 from pynetdicom.pdu_primitives import P_DATA
 
-from dicom_node.dicom.uids import checked_uid
-from dicom_node.errors import DatasetUnreadable, NodeError, OutOfResources, PeerError
+from dicom_node.errors import DatasetUnreadable
 from dicom_node.receive.association_request import ASSOCIATE_RQ, tidied
-from dicom_node.receive.file_meta import FileMetaFilter
-from dicom_node.status import Status
+from dicom_node.receive.pace import Pace
+from dicom_node.receive.part_file import PartFile
+from dicom_node.receive.secure import Handshake
 from dicom_node.storage.spool import Spool
 
 if TYPE_CHECKING:
@@ -46,7 +42,6 @@ log = structlog.get_logger(__name__)
 _REQUESTS_THAT_ARE_LATE = frozenset((event, state) for event in ("Evt9", "Evt15") for state in ("Sta1", "Sta13"))
 """P-DATA and A-ABORT requests of ours where the connection is closed or closing: no entry of PS3.8 table 9-10."""
 
-PREAMBLE = b"\0" * 128 + b"DICM"  # PS3.10 7.1
 PDU_HEADER = struct.Struct(">BxL")  # PS3.8 9.3.1
 P_DATA_TF = 0x04
 PDU_TYPES = range(0x01, 0x08)
@@ -57,115 +52,6 @@ LONGEST_OTHER_PDU = 262_144
 LONGEST_COMMAND = 65_536
 MOST_UNANSWERED = 16
 """Objects that a peer sends before it has any answer; no asynchronous operations are negotiated."""
-SPACE_CHECK_EVERY = 16 << 20
-_BUFFER = 1 << 18
-
-
-class InvalidInstanceUID(PeerError):
-    """The Affected SOP Instance UID or SOP Class UID breaks the rules for UIDs."""
-
-    status = Status.INVALID_SOP_INSTANCE
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
-    """One object, complete as sent, in a file that is not durable yet.
-
-    Attributes:
-        path: in the spool's `incoming`; DICOM File Format.
-        sha256: of the data set as sent, without file meta information.
-        size: of the data set, in bytes.
-    """
-
-    path: Path
-    sha256: str
-    size: int
-
-
-class PartFile(BytesIO):
-    """Stands in for the buffer of a C-STORE's data set; nothing is kept in memory.
-
-    Failures are kept until `finish`, so that a full disk becomes an answer and not a broken association.
-    """
-
-    def __init__(self, spool: Spool, sop_class: str, sop_instance: str, transfer_syntax: str) -> None:
-        super().__init__()
-        self.path = spool.incoming
-        self.size = 0
-        self._spool = spool
-        self._digest = hashlib.sha256()
-        self._filter = FileMetaFilter(transfer_syntax)
-        self._next_check = SPACE_CHECK_EVERY
-        self._file: Any = None
-        self._failure: NodeError | None = None
-        try:
-            _check_uids(sop_class, sop_instance)
-            spool.check_space()
-            self.path = spool.new_part()
-            self._file = self.path.open("xb", buffering=_BUFFER)
-            self._file.write(PREAMBLE)
-            meta = create_file_meta(
-                sop_class_uid=UID(sop_class),
-                sop_instance_uid=UID(sop_instance),
-                transfer_syntax=UID(transfer_syntax),
-            )
-            write_file_meta_info(self._file, meta)
-        except (NodeError, OSError) as error:
-            self._fail(error)
-
-    def write(self, buffer: "ReadableBuffer", /) -> int:
-        """Append one fragment."""
-        self._append(self._filter.pass_on(buffer))
-        return memoryview(buffer).nbytes
-
-    def _append(self, data: "ReadableBuffer") -> None:
-        self.size += memoryview(data).nbytes
-        if self._failure is None:
-            try:
-                self._file.write(data)
-                self._digest.update(data)
-                if self.size >= self._next_check:
-                    self._next_check += SPACE_CHECK_EVERY
-                    self._spool.check_space()
-            except (NodeError, OSError) as error:
-                self._fail(error)
-
-    def finish(self) -> Received:
-        """Hand the file over.
-
-        Raises:
-            OutOfResources: it could not be written.
-            InvalidInstanceUID: the request named it wrongly.
-        """
-        self._append(self._filter.rest())
-        if self._filter.dropped:
-            log.warning("file meta information in a data set was dropped", part=self.path.name)
-        if self._failure is None:
-            try:
-                self._file.close()
-            except OSError as error:
-                self._fail(error)
-        if self._failure is not None:
-            raise self._failure
-        return Received(path=self.path, sha256=self._digest.hexdigest(), size=self.size)
-
-    def discard(self) -> None:
-        """Forget the file, wherever it has got to; does nothing when it was moved away."""
-        try:
-            if self._file is not None:
-                self._file.close()
-        except OSError:
-            log.debug("part could not be flushed", part=self.path.name)
-        if self._file is not None:
-            self.path.unlink(missing_ok=True)
-
-    def _fail(self, error: NodeError | OSError) -> None:
-        if isinstance(error, NodeError):
-            self._failure = error
-        else:
-            self._failure = OutOfResources(f"Spool cannot be written: {error.strerror}")
-            self._failure.__cause__ = error
-        self.discard()
 
 
 class _Nowhere(BytesIO):
@@ -183,6 +69,8 @@ class Reception:
         spool: where objects go.
         max_pdu: longest P-DATA-TF that was negotiated, in bytes.
         deadline: seconds for one PDU from its first byte to its last.
+        handshake: seconds for the handshake of a TLS connection, from now on.
+        pace: how slow the peer may be while it sends a message.
 
     Attributes:
         association_id: ours, for the ledger and the log.
@@ -191,7 +79,9 @@ class Reception:
         counted: host and calling AE title of an association that takes one of the slots; None before it is asked for.
     """
 
-    def __init__(self, acceptor: Acceptor, spool: Spool, *, max_pdu: int, deadline: float) -> None:
+    def __init__(
+        self, acceptor: Acceptor, spool: Spool, *, max_pdu: int, deadline: float, handshake: float, pace: Pace
+    ) -> None:
         self.association_id = uuid.uuid4().hex
         self.opened_at: datetime | None = None
         self.recorded = False
@@ -201,6 +91,9 @@ class Reception:
         self._longest_p_data = max_pdu + PDU_SLACK
         self._seconds = deadline
         self._deadline = 0.0
+        self._pace = pace
+        self._handshake_seconds = handshake
+        self._handshake: Handshake | None = None
         self._body: int | None = None
         self._asked = False
         self._connection: socket.socket | None = None
@@ -214,11 +107,18 @@ class Reception:
         started = self._acceptor.ident is not None
         return started and not (self._acceptor.is_alive() or self._acceptor.dul.is_alive())
 
+    @property
+    def secured(self) -> dict[str, str]:
+        """How the connection is secured, for the log; empty without TLS."""
+        return (self._handshake.made if self._handshake is not None else None) or {}
+
     def guard(self) -> None:
         """Put the limits in place; before the association's threads start."""
         wrapper = self._acceptor.dul.socket
         if wrapper is not None:
             self._connection = wrapper.socket
+            if isinstance(wrapper.socket, ssl.SSLSocket):
+                self._handshake = Handshake(wrapper.socket, self._handshake_seconds)
             wrapper.recv = self._recv  # type: ignore[method-assign]
         decode = self._acceptor.dul._decode_pdu  # noqa: SLF001 - the only place where a PDU lies before it is read
 
@@ -263,12 +163,14 @@ class Reception:
         """Read the 6 bytes that begin a PDU, or the rest of it.
 
         Raises:
-            OSError: the PDU is too long; pynetdicom closes the connection.
-            TimeoutError: the deadline passed.
+            OSError: the PDU is too long, or there is no TLS connection; pynetdicom closes the connection.
+            TimeoutError: the deadline passed, or the peer is too slow.
         """
         connection = self._connection
         if connection is None:
             raise OSError("the connection is closed")
+        if self._handshake is not None and self._handshake.made is None and not self._shake_hands(self._handshake):
+            return bytearray()
         if nr_bytes != self._body:
             self._deadline = time.monotonic() + self._seconds
         self._body = None
@@ -294,7 +196,20 @@ class Reception:
             self._expect(received)
         elif position == nr_bytes:
             self._asked = True
+            if not self._pace.keeps_up(time.monotonic(), nr_bytes):
+                log.warning("message came too slowly", association=self.association_id)
+                raise TimeoutError("the message came too slowly")
         return received
+
+    def _shake_hands(self, handshake: Handshake) -> bool:
+        try:
+            made = handshake.make(str(self._acceptor.requestor.address))
+        except OSError:
+            self._nobody_there()
+            raise
+        if not made:
+            self._nobody_there()
+        return made
 
     def _nobody_there(self) -> None:
         """Wake the thread that waits for an A-ASSOCIATE-RQ when the peer has gone before one was there to be read.
@@ -313,6 +228,13 @@ class Reception:
         self._body = length
 
     def _receive(self, primitive: P_DATA) -> None:
+        begun = time.monotonic()
+        self._take(primitive)
+        now = time.monotonic()
+        self._pace.held_up(now - begun)
+        self._pace.message(now, under_way=self._acceptor.dimse.message is not None)
+
+    def _take(self, primitive: P_DATA) -> None:
         """Take a P-DATA primitive one fragment at a time, to see a command before its data set comes."""
         for value in primitive.presentation_data_value_list:
             try:
@@ -361,11 +283,3 @@ def acknowledge_now(connection: socket.socket) -> None:
     """Acknowledge what was read without the usual delay: a peer with Nagle's algorithm on waits 40 ms for it."""
     if hasattr(socket, "TCP_QUICKACK"):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-
-
-def _check_uids(*uids: str) -> None:
-    try:
-        for uid in uids:
-            checked_uid(uid)
-    except DatasetUnreadable as error:
-        raise InvalidInstanceUID("UID in the request is not valid") from error

@@ -101,6 +101,7 @@ def _contradictions(settings: Settings) -> Iterator[_Problem]:
         methods["destinations", index, "methods"] = one.methods or ()
     yield from method_problems(settings.model.method_folders, methods)
     yield from _ages(settings.retention)
+    yield from _tls_problems(settings)
     broker = settings.broker
     if broker.soft_time_limit >= broker.hard_time_limit:
         yield ("broker", "soft_time_limit"), "must be less than hard_time_limit"
@@ -120,3 +121,24 @@ def _contradictions(settings: Settings) -> Iterator[_Problem]:
                 ("rules", index, "destinations"),
                 f"unknown destination; there is: {', '.join(sorted(known)) or 'none'}",
             )
+
+
+def _tls_problems(settings: Settings) -> Iterator[_Problem]:
+    node, tls = settings.node, settings.tls
+    if (tls.certificate is None) != (tls.key is None):
+        given, lacking = ("certificate", "key") if tls.key is None else ("key", "certificate")
+        yield ("tls", given), f"set {lacking} too: a certificate is of no use without its private key"
+    if tls.serves and tls.require_client_certificate and tls.authorities is None:
+        yield ("tls", "certificate"), "set authorities too: without them no client certificate can be believed"
+    if tls.revocations is not None and tls.authorities is None:
+        yield ("tls", "revocations"), "set authorities too: the lists are checked with their certificates"
+    if tls.serves and node.plain and node.port == tls.port != 0:
+        yield ("tls", "port"), "is node.port; choose another, or set node.plain = false"
+    if not node.plain and not tls.serves:
+        yield ("node", "plain"), "nobody could send: set tls.certificate, tls.key and tls.authorities, or plain = true"
+    for index, one in enumerate(settings.destinations):
+        place = ("destinations", index)
+        if one.tls and one.tls_authorities is None and tls.authorities is None:
+            yield (*place, "tls"), "set tls.authorities, or tls_authorities here: whose certificates are believed"
+        if not one.tls and (one.tls_authorities is not None or one.tls_name is not None):
+            yield (*place, "tls_name" if one.tls_name else "tls_authorities"), "has no use without tls = true"

@@ -1,6 +1,7 @@
 """The tables of the settings file as frozen types, with the defaults; unknown keys are errors."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -16,7 +17,8 @@ from pydantic import (
 )
 
 from dicom_node.errors import ConfigError
-from dicom_node.nouns import AETitle, Destination
+from dicom_node.nouns import AETitle, Destination, TLSFiles
+from dicom_node.settings.callers import caller
 from dicom_node.settings.default_rules import DEFAULT_RULES
 from dicom_node.settings.methods import Methods
 from dicom_node.settings.rule_tables import Name, ResultName, Rule, Section, split_words
@@ -31,7 +33,13 @@ def _ae_title(value: str) -> str:
     return title
 
 
+def _caller(value: str) -> str:
+    _ae_title(caller(value).ae_title)
+    return value.strip()
+
+
 AETitleText = Annotated[str, AfterValidator(_ae_title)]
+CallerText = Annotated[str, AfterValidator(_caller)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -41,6 +49,7 @@ class NodeSettings(Section):
     ae_title: AETitleText = "EXPLAIN"
     host: str = "127.0.0.1"
     port: Port = 11112
+    plain: bool = True
     max_pdu: Annotated[int, Field(ge=4096, le=1 << 24)] = 131072
     max_associations: PositiveInt = 25
     max_associations_per_peer: PositiveInt = 10
@@ -48,11 +57,37 @@ class NodeSettings(Section):
     dimse_timeout: PositiveFloat = 30
     network_timeout: PositiveFloat = 30
     association_deadline: PositiveFloat = 30
-    calling_ae_titles: Annotated[tuple[AETitleText, ...], BeforeValidator(split_words)] = ()
+    slowest_peer: PositiveInt = 1000
+    slowest_peer_seconds: PositiveFloat = 60
+    calling_ae_titles: Annotated[tuple[CallerText, ...], BeforeValidator(split_words)] = ()
     accept_any_calling_ae: bool = False
     spool: Path = Path("var/spool")
     database: Annotated[str, Field(pattern=r"^[a-z0-9+]+://")] = "sqlite:///var/ledger.sqlite"
     low_water_mb: Annotated[int, Field(ge=0)] = 500
+
+
+class TLSSettings(Section):
+    """[tls]: DICOM TLS (PS3.15 B.12), of the listener and towards destinations with `tls = true`."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+    authorities: Path | None = None
+    revocations: Path | None = None
+    listen: bool = True
+    port: Port = 2762
+    require_client_certificate: bool = True
+
+    @property
+    def files(self) -> TLSFiles:
+        """What connections are made with."""
+        return TLSFiles(
+            certificate=self.certificate, key=self.key, authorities=self.authorities, revocations=self.revocations
+        )
+
+    @property
+    def serves(self) -> bool:
+        """Whether the node listens for TLS."""
+        return self.listen and self.certificate is not None
 
 
 class StudySettings(Section):
@@ -183,6 +218,10 @@ class DestinationSettings(Section):
     ae_title: AETitleText
     host: Annotated[str, Field(min_length=1)]
     port: Annotated[int, Field(ge=1, le=65535)]
+    tls: bool = False
+    tls_authorities: Path | None = None
+    tls_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    tls_check_name: bool = True
     objects: Objects | None = None
     methods: Methods | None = None
     long_edge: LongEdge | None = None
@@ -227,6 +266,7 @@ class Settings(Section):
     """Everything that can be set. A rule without destinations has been given all of them."""
 
     node: NodeSettings = NodeSettings()
+    tls: TLSSettings = TLSSettings()
     study: StudySettings = StudySettings()
     broker: BrokerSettings = BrokerSettings()
     model: ModelSettings = ModelSettings()
@@ -255,7 +295,14 @@ class Settings(Section):
         """
         for one in self.destinations:
             if one.name == name:
-                return Destination(name=name, ae_title=AETitle(one.ae_title), host=one.host, port=one.port)
+                return Destination(
+                    name=name,
+                    ae_title=AETitle(one.ae_title),
+                    host=one.host,
+                    port=one.port,
+                    tls=self._tls_towards(one) if one.tls else None,
+                    tls_name=(one.tls_name or one.host) if one.tls_check_name else None,
+                )
         raise ConfigError(f"destinations: there is no destination {name!r}; add it or change the rule")
 
     @property
@@ -263,6 +310,11 @@ class Settings(Section):
         """Free megabytes below which what is over goes before its time; never less than the low-water mark."""
         asked = self.retention.clean_below_mb
         return max(self.node.low_water_mb, 2 * self.node.low_water_mb if asked is None else asked)
+
+    def _tls_towards(self, one: DestinationSettings) -> TLSFiles:
+        if one.tls_authorities is None:
+            return self.tls.files
+        return replace(self.tls.files, authorities=one.tls_authorities, revocations=None)
 
     def methods(self) -> tuple[str, ...]:
         """Every explanation method that is named, [results] first: the order of their series."""

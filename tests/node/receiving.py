@@ -98,8 +98,13 @@ class Node:
         return ae
 
     @contextlib.contextmanager
-    def associated(self, title="MODALITY", called="EXPLAIN", contexts=((CR, [ExplicitVRLittleEndian]),), **how):
-        association = self.entity(title, contexts).associate("127.0.0.1", self.port, ae_title=called, **how)
+    def associated(
+        self, title="MODALITY", called="EXPLAIN", contexts=((CR, [ExplicitVRLittleEndian]),), tls=None, **how
+    ):
+        """An association; `tls`: the context to connect with, to the TLS port."""
+        port = self.port if tls is None else self.listener.tls_port
+        how |= {} if tls is None else {"tls_args": (tls, None)}
+        association = self.entity(title, contexts).associate("127.0.0.1", port, ae_title=called, **how)
         assert association.is_established
         connection = association.dul.socket.socket
         try:
@@ -112,9 +117,9 @@ class Node:
             if connection is not None:  # it may be gone already
                 connection.close()  # pynetdicom forgets to when the peer is gone
 
-    def store(self, *datasets, title="MODALITY"):
+    def store(self, *datasets, title="MODALITY", tls=None):
         """The answers to C-STORE requests over one association."""
-        with self.associated(title) as association:
+        with self.associated(title, tls=tls) as association:
             return [association.send_c_store(ds) for ds in datasets]
 
     def files(self, folder):
@@ -125,7 +130,7 @@ class Node:
         )
 
 
-def settings(folder, **node):
+def settings(folder, tls=None, **node):
     env = {
         "DICOM_NODE_NODE__PORT": "0",
         "DICOM_NODE_NODE__SPOOL": str(folder / "spool"),
@@ -133,14 +138,14 @@ def settings(folder, **node):
         "DICOM_NODE_NODE__CALLING_AE_TITLES": "MODALITY,PACS",
         "DICOM_NODE_NODE__LOW_WATER_MB": "0",
     }
-    env |= {f"DICOM_NODE_NODE__{key.upper()}": str(value) for key, value in node.items()}
+    env |= {f"DICOM_NODE_NODE__{key.upper()}": str(value) for key, value in node.items()} | (tls or {})
     return load_settings(None, env)
 
 
 @contextlib.contextmanager
-def running(folder, *, spool=None, ledger=None, **node):
-    """A node that listens on a free port of loopback."""
-    chosen = settings(folder, **node)
+def running(folder, *, spool=None, ledger=None, tls=None, **node):
+    """A node that listens on a free port of loopback; `tls` is its [tls] table (certificates.tls_settings)."""
+    chosen = settings(folder, tls, **node)
     ledger = ledger or Ledger(chosen.node.database)
     ledger.create()
     spool = spool or Spool(chosen.node.spool, chosen.node.low_water_mb * MB)

@@ -204,9 +204,10 @@ class Peer:
         answer: (SOP Instance UID, number of this arrival) -> status, or None to abort the association.
         classes: the SOP classes that it accepts; all storage classes by default.
         syntaxes: the transfer syntaxes that it accepts; the uncompressed ones by default.
+        tls: the context that it secures connections with; without one it speaks no TLS.
     """
 
-    def __init__(self, answer=None, classes=None, syntaxes=None, ae_title: str = "PACS") -> None:
+    def __init__(self, answer=None, classes=None, syntaxes=None, ae_title: str = "PACS", tls=None) -> None:
         self.received: list[tuple[str, int, bytes]] = []  # SOP Instance UID, association, data set
         self.associations = 0
         self.port = free_port()
@@ -214,6 +215,7 @@ class Peer:
         self._classes = classes
         self._syntaxes = syntaxes
         self.ae_title = ae_title
+        self._tls = tls
         self._server = None
 
     def start(self) -> "Peer":
@@ -225,7 +227,9 @@ class Peer:
         entity.require_called_aet = True
         entity.add_supported_context("1.2.840.10008.1.1")
         handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_ACCEPTED, self._accepted)]
-        self._server = entity.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
+        self._server = entity.start_server(
+            ("127.0.0.1", self.port), block=False, evt_handlers=handlers, ssl_context=self._tls
+        )
         return self
 
     def stop(self) -> None:

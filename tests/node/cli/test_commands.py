@@ -10,7 +10,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from certificates import Authority, tls_settings
 from pydicom import dcmread
+from receiving import running
 from typer.testing import CliRunner
 from working import STUDY, at, delivery, instance, study, task
 
@@ -159,6 +161,52 @@ def test_wrong_configuration_is_one_line_with_file_line_and_key(tmp_path):
         assert done.stderr.count("\n") == 1
         assert f"{config}:3" in done.stderr
         assert "prot" in done.stderr
+
+
+TLS = """[node]
+calling_ae_titles = ["EXPLAIN"]
+[tls]
+certificate = "{0.certificate}"
+key = "{0.key}"
+authorities = "{0.authorities}"
+[[destinations]]
+name = "pacs"
+ae_title = "EXPLAIN"
+host = "127.0.0.1"
+port = {1}
+tls = true
+[[destinations]]
+name = "plain"
+ae_title = "EXPLAIN"
+host = "127.0.0.1"
+port = {1}
+"""
+
+
+def test_echo_asks_a_destination_over_tls_and_says_in_one_line_why_not(tmp_path):
+    files = Authority(tmp_path / "authority").issue("node")
+    config = tmp_path / "node.toml"
+    with running(tmp_path / "peer", tls=tls_settings(files), calling_ae_titles="EXPLAIN") as peer:
+        config.write_text(TLS.format(files, peer.listener.tls_port))
+        assert "pacs answers over TLS" in run("echo", "pacs", "--config", config).stdout.splitlines()
+        done = run("echo", "plain", "--config", config, expect=1)
+        assert done.stderr.splitlines()[-1].startswith("error: ")
+        done = run("echo", "paks", "--config", config, expect=2)
+        assert "there is no destination 'paks'" in done.stderr
+
+
+def test_files_of_tls_that_cannot_be_used_are_one_line_before_anything_runs(tmp_path):
+    authority = Authority(tmp_path / "authority")
+    files, config = authority.issue("node"), tmp_path / "node.toml"
+    config.write_text(TLS.format(files, 104))
+    assert "ok:" in run("check-config", "--config", config, cwd=tmp_path).stdout
+    late = authority.issue("node", ends=-0.5)
+    done = run("check-config", "--config", config, expect=2, cwd=tmp_path)
+    assert f"error: tls.certificate: {late.certificate} expired on " in done.stderr
+    files.key.write_bytes(authority.issue("other").key.read_bytes())
+    for command in (("check-config",), ("serve",), ("serve", "--only", "listener")):
+        done = run(*command, "--config", config, expect=2, cwd=tmp_path)
+        assert f"error: tls.key: {files.key} is not the key of {files.certificate}" in done.stderr.splitlines()[-1]
 
 
 def test_a_method_without_a_scale_is_refused_before_anything_runs(tmp_path):

@@ -1,12 +1,14 @@
 """Peers that lie, stall, trickle, flood or vanish: none of them costs another peer its slot, or the node its memory."""
 
 import contextlib
+import json
 import re
 import socket
 import struct
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,9 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from receiving import CR, MB, radiograph, running, wait_until
 
 from dicom_node.receive.listener import MOST_PENDING
+from dicom_node.receive.part_file import PartFile
 from dicom_node.receive.reception import MOST_UNANSWERED
+from dicom_node.watch import logs
 
 FAST = {"acse_timeout": 1.2, "network_timeout": 1.2, "association_deadline": 1.2, "dimse_timeout": 1.2}
 
@@ -29,6 +33,14 @@ FAST = {"acse_timeout": 1.2, "network_timeout": 1.2, "association_deadline": 1.2
 def node(tmp_path):
     with running(tmp_path, **FAST) as started:
         yield started
+
+
+@pytest.fixture
+def logged():
+    """What the process logs, line by line."""
+    stream = StringIO()
+    logs.configure("info", as_json=True, stream=stream)
+    return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
 @contextmanager
@@ -151,6 +163,80 @@ def test_a_slow_but_honest_sender_is_served(tmp_path):
                 connection.sendall(message[start : start + 20])
                 time.sleep(0.05)
             assert connection.recv(1) == b"\x02"
+
+
+def pieces(count, size=20):
+    """An object in PDUs of `size` bytes; the command first, and no end."""
+    return [p_data(store_command(), header=0x03), *(p_data(bytes(size), header=0x00) for _ in range(count))]
+
+
+def sent_slowly(connection, messages, pause):
+    """How many messages got through, one after each pause, before the node closed the connection."""
+    for number, message in enumerate(messages):
+        try:
+            connection.sendall(message)
+            connection.settimeout(pause)
+            if not connection.recv(100):
+                return number
+        except TimeoutError:
+            continue
+        except OSError:
+            return number
+    return len(messages)
+
+
+PATIENT = {**FAST, "acse_timeout": 20, "network_timeout": 20, "association_deadline": 20}
+"""Only the floor under the pace may end anything."""
+
+
+def test_an_object_sent_one_small_pdu_at_a_time_is_ended(tmp_path, logged):
+    """Each PDU is in time, and the association is never idle: only the floor under the pace ends it."""
+    with running(tmp_path, slowest_peer=1000, slowest_peer_seconds=1, **PATIENT) as node:
+        with associated(node) as connection:
+            begun = time.monotonic()
+            assert sent_slowly(connection, pieces(100), pause=0.1) < 100
+            assert time.monotonic() - begun > 1, "but not before the window is over"
+        wait_until(lambda: not node.listener._receptions)
+        assert node.files("incoming") == []
+        assert [line["level"] for line in logged() if line["event"] == "message came too slowly"] == ["warning"]
+        still_serves(node)
+
+
+def test_a_command_sent_one_small_pdu_at_a_time_is_ended_too(tmp_path):
+    with running(tmp_path, slowest_peer=1000, slowest_peer_seconds=1, **PATIENT) as node:
+        with associated(node) as connection:
+            assert sent_slowly(connection, [p_data(b"\0", header=0x01)] * 100, pause=0.1) < 100
+        still_serves(node)
+
+
+def test_a_line_that_is_slow_but_faster_than_the_floor_is_served(tmp_path):
+    """2,000 bytes every 0.2 s, for longer than the window: every piece earns the time until the next."""
+    with running(tmp_path, slowest_peer=200, slowest_peer_seconds=2, **PATIENT) as node, associated(node) as connection:
+        messages = pieces(15, size=2000)
+        assert sent_slowly(connection, messages, pause=0.2) == len(messages)
+
+
+def test_a_peer_that_is_idle_between_objects_is_not_too_slow(tmp_path):
+    with (
+        running(tmp_path, slowest_peer=1000, slowest_peer_seconds=1, **PATIENT) as node,
+        node.associated() as association,
+    ):
+        assert association.send_c_store(radiograph(1)).Status == 0x0000
+        time.sleep(2)
+        assert association.send_c_store(radiograph(2)).Status == 0x0000
+
+
+def test_a_peer_that_we_hold_up_is_not_too_slow(tmp_path, monkeypatch):
+    """A disk that takes 0.4 s for each fragment: the peer waits for us, and not we for the peer."""
+    write = PartFile.write
+
+    def slowly(self, buffer):
+        time.sleep(0.4)
+        return write(self, buffer)
+
+    monkeypatch.setattr(PartFile, "write", slowly)
+    with running(tmp_path, slowest_peer=1_000_000, slowest_peer_seconds=1, max_pdu=16384, **PATIENT) as node:
+        assert node.store(radiograph(1, size=128 * 1024))[0].Status == 0x0000
 
 
 # --- memory

@@ -16,7 +16,7 @@ from pydicom.uid import (
 from receiving import data_set_bytes, radiograph
 
 from dicom_node.receive.file_meta import FileMetaFilter
-from dicom_node.receive.reception import PartFile
+from dicom_node.receive.part_file import PartFile
 from dicom_node.storage.spool import Spool
 
 SYNTAXES = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, JPEG2000Lossless)

@@ -32,7 +32,7 @@ from dicom_node.dicom import negotiation
 from dicom_node.errors import ConfigError, OutOfResources
 from dicom_node.nouns import StudyState
 from dicom_node.receive.intake import Conflict
-from dicom_node.receive.reception import InvalidInstanceUID, PartFile
+from dicom_node.receive.part_file import InvalidInstanceUID, PartFile
 from dicom_node.status import Status
 from dicom_node.storage.ledger import Cutoff, Ledger
 from dicom_node.watch import logs
@@ -469,6 +469,45 @@ def test_an_empty_list_accepts_nobody_unless_said_so(tmp_path):
         assert node.entity().associate("127.0.0.1", node.port, ae_title="EXPLAIN").is_rejected
     with running(tmp_path, calling_ae_titles="", accept_any_calling_ae="true") as node, node.associated("ANY"):
         pass
+
+
+def rejected(node, title, called="EXPLAIN", source="127.0.0.1"):
+    association = node.entity(title).associate("127.0.0.1", node.port, ae_title=called, bind_address=(source, 0))
+    answer = association.acceptor.primitive
+    return (
+        (answer.result, answer.result_source, answer.diagnostic) if association.is_rejected else association.release()
+    )
+
+
+def test_a_caller_at_another_address_is_told_what_a_stranger_is_told(tmp_path, logged):
+    """No oracle: whoever guesses an AE title learns nothing from the answer. The log says which it was."""
+    titles = "PACS@127.0.0.2,MODALITY@127.0.0.0/29,ANY"
+    with running(tmp_path, calling_ae_titles=titles) as node:
+        assert rejected(node, "PACS", source="127.0.0.3") == rejected(node, "STRANGER") == (1, 1, 3)
+        elsewhere, stranger = wait_until(lambda: [one for one in logged() if one["event"] == "association rejected"])
+        assert elsewhere["reason"] == stranger["reason"] == "calling AE title not recognised"
+        assert elsewhere["because"] == "node.calling_ae_titles has this AE title from other addresses only"
+        assert elsewhere["peer"] == "127.0.0.3"
+        assert stranger["because"] == "the AE title is not in node.calling_ae_titles"
+        assert rejected(node, "PACS", "OTHER", "127.0.0.3") == rejected(node, "STRANGER", "OTHER") == (1, 1, 7)
+        for title, source in (("PACS", "127.0.0.2"), ("MODALITY", "127.0.0.7"), ("ANY", "127.0.0.9")):
+            assert rejected(node, title, source=source) is None
+        assert rejected(node, "MODALITY", source="127.0.0.8") == (1, 1, 3)
+
+
+def test_a_stranger_learns_nothing_of_a_full_node_and_takes_no_slot(tmp_path):
+    with running(tmp_path, max_associations=1) as node, node.associated():
+        assert rejected(node, "STRANGER") == (1, 1, 3)
+        assert rejected(node, "PACS") == (2, 3, 2)
+
+
+def test_an_ipv4_address_is_recognised_on_a_socket_of_ipv6(tmp_path):
+    with running(tmp_path, host="::", calling_ae_titles="PACS@127.0.0.2,MODALITY@::1") as node:
+        assert rejected(node, "PACS", source="127.0.0.2") is None
+        assert rejected(node, "PACS", source="127.0.0.3") == (1, 1, 3)
+        association = node.entity().associate("::1", node.port, ae_title="EXPLAIN")
+        assert association.is_established
+        association.release()
 
 
 def test_more_associations_than_allowed_are_rejected_for_now(tmp_path):

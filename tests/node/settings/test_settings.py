@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from explain_core import plugins
 SHIPPED = Path(__file__).parents[3] / "deploy" / "dicom-node.toml"
 LINES = SHIPPED.read_text().splitlines()
 DESTINATION = '[[destinations]]\nname = "a"\nae_title = "A"\nhost = "h"\nport = 1'
+TLS = '[tls]\ncertificate = "a"\nkey = "b"\nauthorities = "c"\n'
 PLAIN = '[{"name": "a", "ae_title": "A", "host": "h", "port": 1}]'
 KEY_LINES = [
     (number, match[1]) for number, line in enumerate(LINES, start=1) if (match := re.match(r"([a-z_]+) = ", line))
@@ -71,7 +73,7 @@ def test_frozen():
 COMMENTED = {
     "calling_ae_titles", "bundle", "augmentations", "institution", "timezone", "destinations", "rules",
     "clean_below_mb",
-}  # fmt: skip
+} | {f"tls.{key}" for key in ("certificate", "key", "authorities", "revocations")}  # fmt: skip
 """Keys whose value in the shipped file is no default."""
 
 
@@ -87,7 +89,7 @@ def test_the_shipped_file_has_every_key_with_its_default(tmp_path):
             assert key in table, f"{path}{key} is missing from the shipped file"
             if isinstance(table[key], dict):
                 check(type(field.default), table[key], f"{path}{key}.")
-            elif key not in COMMENTED:
+            elif COMMENTED.isdisjoint({key, f"{path}{key}"}):
                 default = [*field.default] if isinstance(field.default, tuple) else field.default
                 assert table[key] == (str(default) if isinstance(default, Path) else default), f"{path}{key}"
         assert set(table) <= {field.alias or name for name, field in model.model_fields.items()}
@@ -110,6 +112,19 @@ def test_a_destination_says_only_what_differs(tmp_path):
     assert (one.long_edge, one.compression, one.synthetic_images) == (None, None, False)
     (other,) = load_settings(None, {"DICOM_NODE_DESTINATIONS": PLAIN}).destinations
     assert (other.objects, other.synthetic_images) == (None, False)
+
+
+def test_a_destination_has_the_files_of_tls_and_its_own_name_and_authorities(tmp_path):
+    file = tmp_path / "node.toml"
+    more = '\ntls = true\ntls_authorities = "d"\ntls_name = "n"'
+    file.write_text(f"{TLS}{DESTINATION}\ntls = true\n{DESTINATION}{more}\n{DESTINATION}".replace('"a"', "'a'"))
+    file.write_text(file.read_text().replace("name = 'a'", 'name = "b"', 1).replace("name = 'a'", 'name = "c"', 1))
+    settings = load_settings(file, {})
+    files = settings.tls.files
+    assert [settings.destination(name).tls for name in "bca"] == [files, replace(files, authorities=Path("d")), None]
+    assert [settings.destination(name).tls_name for name in "bca"] == ["h", "n", "h"]
+    assert settings.tls.serves
+    assert not Settings().tls.serves
 
 
 def test_every_result_object_can_be_wanted(tmp_path):
@@ -186,6 +201,21 @@ def test_a_wrong_value_is_named_with_its_line(tmp_path_factory, place):
         (f"{DESTINATION}\nsynthetic_images = 3", "node.toml:6: destinations.0.synthetic_images: should be a valid"),
         (f"{DESTINATION}\nsynthetic = true", "node.toml:6: destinations.0.synthetic: unknown key; did you mean synth"),
         ('[[destinations]]\nname = "a"\nae_title = "A"\nhost = "h"', "node.toml:1: destinations.0.port: add this"),
+        (
+            '[node]\ncalling_ae_titles = ["PACS@10.1.2.3/16"]',
+            "node.toml:2: node.calling_ae_titles.0: after the @ stands an address or a network, such as 10.1.0.0/16",
+        ),
+        ('[node]\ncalling_ae_titles = ["PACS@pacs.example"]', "node.toml:2: node.calling_ae_titles.0: after the @"),
+        ('[node]\ncalling_ae_titles = ["@10.1.2.3"]', "node.toml:2: node.calling_ae_titles.0: an AE title has 1 to"),
+        ('[tls]\ncertificate = "a"\nauthorities = "c"', "node.toml:2: tls.certificate: set key too"),
+        ('[tls]\nkey = "a"', "node.toml:2: tls.key: set certificate too"),
+        ('[tls]\ncertificate = "a"\nkey = "b"', "node.toml:2: tls.certificate: set authorities too"),
+        ('[tls]\nrevocations = "a"', "node.toml:2: tls.revocations: set authorities too"),
+        (f"{TLS}port = 11112", "node.toml:5: tls.port: is node.port; choose another"),
+        ("[node]\nplain = false", "node.toml:2: node.plain: nobody could send: set tls.certificate"),
+        (f"{TLS}listen = false\n[node]\nplain = false", "node.toml:7: node.plain: nobody could send"),
+        (f"{DESTINATION}\ntls = true", "node.toml:6: destinations.0.tls: set tls.authorities, or tls_authorities here"),
+        (f'{DESTINATION}\ntls_name = "x"', "node.toml:6: destinations.0.tls_name: has no use without tls = true"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path, text, message):
