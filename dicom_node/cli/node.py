@@ -129,13 +129,16 @@ def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption 
     """What the node has received, explained, delivered and failed."""
     ledger = ledger_of(load_settings(config))
     counts, studies, downgrades = ledger.counts(), ledger.studies(limit), ledger.downgrades()
+    counts |= {"commitment requests": ledger.commitment_counts(), "commitment reports": ledger.report_counts()}
+    uncommitted = ledger.uncommitted()
     if as_json:
         rows = [
             {"study_instance_uid": one.study_instance_uid, "revision": one.revision, "state": one.state.value,
              "reason": one.reason, "done": one.done, "instances": one.instances, "received_at": one.received_at}
             for one in studies
         ]  # fmt: skip
-        print_json({"counts": counts, "studies": rows, "downgrades": [asdict(one) for one in downgrades]})
+        lists = {"downgrades": [asdict(one) for one in downgrades], "uncommitted": [asdict(one) for one in uncommitted]}
+        print_json({"counts": counts, "studies": rows} | lists)
         return
     table = Table("study", "revision", "state", "instances", "received", "reason")
     for one in studies:
@@ -147,6 +150,11 @@ def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption 
         table = Table("destination", "does not take", "gets instead", "objects", "because", title="Downgrades")
         for lost in downgrades:
             table.add_row(lost.destination, lost.kind, lost.stand_in, str(lost.count), lost.reason)
+        Console().print(table)
+    if uncommitted:
+        table = Table("destination", "objects", "because", title="Sent, not committed")
+        for unsafe in uncommitted:
+            table.add_row(unsafe.destination, str(unsafe.count), unsafe.reason or "no answer yet")
         Console().print(table)
     for kind, states in counts.items():
         Console().print(f"{kind}: " + (", ".join(f"{state} {count}" for state, count in states.items()) or "none"))

@@ -107,6 +107,7 @@ def _contradictions(settings: Settings) -> Iterator[_Problem]:
         for index, name in enumerate(names):
             if name in names[:index]:
                 yield (section, index, "name"), "used twice; names must differ"
+    yield from _commitment(settings)
     known = {destination.name for destination in settings.destinations}
     for index, rule in enumerate(settings.rules):
         if not known.issuperset(rule.destinations or ()):
@@ -114,3 +115,18 @@ def _contradictions(settings: Settings) -> Iterator[_Problem]:
                 ("rules", index, "destinations"),
                 f"unknown destination; there is: {', '.join(sorted(known)) or 'none'}",
             )
+
+
+def _commitment(settings: Settings) -> Iterator[_Problem]:
+    """Who commits must be able to say so, and a peer has one address."""
+    for index, one in enumerate(settings.destinations):
+        heard = settings.node.accept_any_calling_ae or one.ae_title in settings.node.calling_ae_titles
+        if one.commitment and not heard:
+            advice = (
+                f"add {one.ae_title!r} to node.calling_ae_titles: it calls this node to say what it has committed to"
+            )
+            yield ("destinations", index, "commitment"), advice
+    titles = [one.ae_title for one in settings.commitment_peers]
+    for index, title in enumerate(titles):
+        if title in titles[:index]:
+            yield ("commitment_peers", index, "ae_title"), "used twice; a peer has one address"

@@ -189,6 +189,15 @@ class DestinationSettings(Section):
     compression: Compression | None = None
     explain: Policy | None = None
     synthetic_images: bool = False
+    commitment: bool = False
+
+
+class CommitmentPeer(Section):
+    """[[commitment_peers]]: where the reports go of a peer that asks whether what it sent is safe."""
+
+    ae_title: AETitleText
+    host: Annotated[str, Field(min_length=1)]
+    port: Annotated[int, Field(ge=1, le=65535)]
 
 
 class DeliverySettings(Section):
@@ -198,6 +207,8 @@ class DeliverySettings(Section):
     factor: Annotated[float, Field(ge=1, le=10)] = 2
     max_attempts: PositiveInt = 10
     timeout: PositiveFloat = 30
+    commitment_wait: Annotated[float, Field(ge=0, le=600)] = 5
+    commitment_timeout: PositiveFloat = 3600
 
 
 class LoggingSettings(Section):
@@ -219,6 +230,7 @@ class Settings(Section):
     export: ExportSettings = ExportSettings()
     results: ResultSettings = ResultSettings()
     destinations: tuple[DestinationSettings, ...] = ()
+    commitment_peers: tuple[CommitmentPeer, ...] = ()
     delivery: DeliverySettings = DeliverySettings()
     rules: Annotated[tuple[Rule, ...], Field(validate_default=True)] = DEFAULT_RULES  # type: ignore[assignment]
     logging: LoggingSettings = LoggingSettings()
@@ -238,8 +250,22 @@ class Settings(Section):
         """
         for one in self.destinations:
             if one.name == name:
-                return Destination(name=name, ae_title=AETitle(one.ae_title), host=one.host, port=one.port)
+                return Destination(
+                    name=name,
+                    ae_title=AETitle(one.ae_title),
+                    host=one.host,
+                    port=one.port,
+                    commitment=one.commitment,
+                )
         raise ConfigError(f"destinations: there is no destination {name!r}; add it or change the rule")
+
+    def commitment_peer(self, ae_title: str) -> Destination | None:
+        """Where a peer of that AE title takes reports: as [[commitment_peers]] say, else as a destination; or None."""
+        known: tuple[CommitmentPeer | DestinationSettings, ...] = (*self.commitment_peers, *self.destinations)
+        for one in known:
+            if one.ae_title == ae_title:
+                return Destination(name=ae_title, ae_title=AETitle(ae_title), host=one.host, port=one.port)
+        return None
 
     def methods(self) -> tuple[str, ...]:
         """Every explanation method that is named, [results] first: the order of their series."""

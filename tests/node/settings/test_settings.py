@@ -68,7 +68,9 @@ def test_frozen():
         load_settings(None, {}).node.port = 1
 
 
-COMMENTED = {"calling_ae_titles", "bundle", "augmentations", "institution", "timezone", "destinations", "rules"}
+COMMENTED = {"calling_ae_titles", "bundle", "augmentations", "institution", "timezone", "destinations", "rules"} | {
+    "commitment_peers"
+}
 """Keys whose value in the shipped file is no default."""
 
 
