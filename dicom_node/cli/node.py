@@ -129,7 +129,7 @@ def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption 
     """What the node has received, explained, delivered and failed."""
     ledger = ledger_of(load_settings(config))
     counts, studies, downgrades = ledger.counts(), ledger.studies(limit), ledger.downgrades()
-    counts |= {"commitment requests": ledger.commitment_counts(), "commitment reports": ledger.report_counts()}
+    counts |= {"commitments": ledger.commitment_counts(), "commitment_reports": ledger.report_counts()}
     uncommitted = ledger.uncommitted()
     if as_json:
         rows = [

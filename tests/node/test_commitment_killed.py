@@ -1,4 +1,4 @@
-"""A sender's process is killed between a request for commitment and its report; the listener goes on from the ledger."""
+"""A sender is killed between a request for commitment and its report; the listener goes on from the ledger."""
 
 import json
 import signal
