@@ -49,6 +49,7 @@ class CommittingPacs(Peer):
         self.when, self.failures, self.status = when, failures or {}, status
         self.requests, self.answers, self.classes = [], [], [SC_STORAGE, MODEL]
         self.lock = threading.Lock()
+        self.releases = 0
         self.released = threading.Event()
 
     def start(self):
@@ -56,10 +57,13 @@ class CommittingPacs(Peer):
         for one in self.classes:
             entity.add_supported_context(one)
         handlers = [
-            (evt.EVT_C_STORE, self._store), (evt.EVT_ACCEPTED, self._accepted), (evt.EVT_N_ACTION, self._asked),
+            (evt.EVT_C_STORE, self._store), (evt.EVT_ACCEPTED, self._accepted), (evt.EVT_N_ACTION, self._asked), (evt.EVT_RELEASED, self._left),
         ]  # fmt: skip
         self._server = entity.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
         return self
+
+    def _left(self, _event):
+        self.releases += 1
 
     def information(self, asked, *, leave_out=()):
         ds = Dataset()
@@ -102,7 +106,7 @@ class CommittingPacs(Peer):
         with self.lock:
             self.requests.append(asked)
         if self.status is None:
-            self.released.wait(20)
+            self.released.wait(200)
             return 0x0110, None
         if self.status == 0x0000 and self.when == "before":
             self.report(event.assoc, asked)

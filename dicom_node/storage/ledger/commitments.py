@@ -50,7 +50,7 @@ from dicom_node.storage.ledger.store import Store
 NO_COMMITMENT: Final[dict[str, Any]] = {
     "commitment": False, "commitment_attempts": 0, "commitment_at": None, "transaction_uid": None,
 }  # fmt: skip
-"""Columns of a delivery that is to be sent, or sent to one that is not asked."""
+"""Columns of a delivery whose destination is not asked; with every sending its commitment begins anew."""
 MOST_ASKED = 1000
 """Objects in one request of ours."""
 _NOT = "not committed: "
@@ -338,13 +338,13 @@ def _fail(
             dead += 1
         else:
             values = {"state": DeliveryState.PENDING, "next_attempt_at": next_at, "submitted_at": None}
-            _change(connection, row, NO_COMMITMENT | values | {"last_error": f"{_NOT}{reason.meaning}"})
+            _change(connection, row, values | {"last_error": f"{_NOT}{reason.meaning}"})
             resent += 1
     return resent, dead
 
 
 def _bury(connection: Connection, row: RowMapping, why: str, now: datetime) -> None:
-    _change(connection, row, NO_COMMITMENT | {"state": DeliveryState.DEAD, "finished_at": now, "last_error": why})
+    _change(connection, row, {"state": DeliveryState.DEAD, "finished_at": now, "last_error": why})
     call_in_stand_ins(connection, row["task_id"], row["destination"], now)
 
 

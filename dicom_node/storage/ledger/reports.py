@@ -8,7 +8,6 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Table, and_, func, select, update
 
 from dicom_node.nouns import DeliveryState, StudyInstanceUID, StudyState, TaskState
-from dicom_node.storage.ledger.commitments import NO_COMMITMENT
 from dicom_node.storage.ledger.schema import associations, deliveries, instances, quarantine, studies, tasks
 from dicom_node.storage.ledger.store import Store
 
@@ -297,7 +296,7 @@ def _fresh_task() -> dict[str, Any]:
 
 def _fresh_delivery(state: DeliveryState, now: datetime) -> dict[str, Any]:
     cleared = ("submitted_at", "finished_at", "stand_in")
-    return dict.fromkeys(cleared) | NO_COMMITMENT | {"state": state, "attempts": 0, "next_attempt_at": now}
+    return dict.fromkeys(cleared) | {"state": state, "attempts": 0, "next_attempt_at": now}
 
 
 def _by_state(connection: Connection, table: Table) -> dict[str, int]:

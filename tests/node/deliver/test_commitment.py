@@ -107,7 +107,7 @@ def node(tmp_path):
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_report_on_the_same_association_commits_and_the_pacs_has_its_answer(started, node, when):
     pacs = started(CommittingPacs(when))
-    here = node(pacs.port)
+    here = node(pacs.port, commitment_wait=600)
     here.answer(1, 2)
     assert set(here.states.values()) == {SENT}, "sent is not safe"
     assert here.committer.ask("pacs")
@@ -115,6 +115,7 @@ def test_a_report_on_the_same_association_commits_and_the_pacs_has_its_answer(st
     wait_until(lambda: pacs.answers)
     assert pacs.answers == [0x0000]
     assert len(pacs.requests) == 1
+    wait_until(lambda: pacs.releases == 2)  # of the objects, and of the request: not ended for want of anything to do
     assert not here.committer.ask("pacs")
 
 

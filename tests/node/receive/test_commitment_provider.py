@@ -213,6 +213,15 @@ def test_so_many_objects_in_one_request_and_no_more(node, asker, monkeypatch):
         assert ask(association, request("2.25.10", (CR, FIRST))) == 0x0000
 
 
+def test_what_is_too_long_is_not_kept():
+    buffer = push_model.Information()
+    for _ in range(100):
+        assert buffer.write(bytes(100_000)) == 100_000
+    assert buffer.getbuffer().nbytes <= push_model.MOST_BYTES
+    with pytest.raises(push_model.TooMuchAsked):
+        push_model.read_request(buffer, ImplicitVRLittleEndian)
+
+
 def test_ten_thousand_objects_with_the_longest_uids_fit():
     def element(number, value):
         return struct.pack("<HHL", 0x0008, number, len(value)) + value
@@ -223,7 +232,9 @@ def test_ten_thousand_objects_with_the_longest_uids_fit():
         return struct.pack("<HHL", 0xFFFE, 0xE000, len(body)) + body
 
     real = element(0x1195, b"2.25.7") + element(0x1199, b"".join(map(one, range(10_000))))
-    assert len(push_model.read_request(BytesIO(real), ImplicitVRLittleEndian).references) == 10_000
+    assert len(real) < push_model.MOST_BYTES
+    few = element(0x1195, b"2.25.7") + element(0x1199, b"".join(map(one, range(20))))
+    assert len(push_model.read_request(BytesIO(few), ImplicitVRLittleEndian).references) == 20
 
 
 def test_so_many_requests_wait_for_their_reports_and_no_more(node, asker, monkeypatch):

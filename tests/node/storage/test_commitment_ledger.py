@@ -258,6 +258,8 @@ def test_who_does_not_take_such_requests_is_asked_again_without_end_and_it_shows
         ledger.close_commitment(uid, "does not take it", lambda _, s=seconds: at(s + 50), at(seconds), counts=False)
         assert ledger.uncommitted() == [Uncommitted(destination="pacs", reason="does not take it", count=1)]
     assert states(ledger)[1] == (SENT, "not committed: does not take it")
+    first = ask(ledger, 1500).transaction_uid
+    assert ledger.close_commitment(first, "no answer", later(1600, most=2), at(1500)) == (1, 0), "none of them counted"
     ledger.report_commitment(report(ask(ledger, 2000).transaction_uid, 1), "PACS", later(50), at(2001))
     assert states(ledger)[1] == (COMMITTED, None)
 
