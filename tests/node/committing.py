@@ -57,8 +57,11 @@ class CommittingPacs(Peer):
         for one in self.classes:
             entity.add_supported_context(one)
         handlers = [
-            (evt.EVT_C_STORE, self._store), (evt.EVT_ACCEPTED, self._accepted), (evt.EVT_N_ACTION, self._asked), (evt.EVT_RELEASED, self._left),
-        ]  # fmt: skip
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_ACCEPTED, self._accepted),
+            (evt.EVT_N_ACTION, self._asked),
+            (evt.EVT_RELEASED, self._left),
+        ]
         self._server = entity.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
         return self
 
