@@ -19,6 +19,7 @@ from typing import IO, Final
 
 import structlog
 
+from dicom_node.deliver.commitment import Committer
 from dicom_node.deliver.sender import Sender, register_deliver
 from dicom_node.dicom import tls
 from dicom_node.errors import ConfigError
@@ -150,10 +151,12 @@ def run_dispatcher(settings: Settings, stop: threading.Event) -> None:
     Dispatcher(settings, open_ledger(settings), broker.make_celery(settings)).run(stop)
 
 
-def run_sender(settings: Settings, _stop: threading.Event) -> None:
-    """Deliver results until SIGTERM, which Celery handles."""
-    app = broker.make_celery(settings)
-    register_deliver(app, Sender(settings=settings, ledger=open_ledger(settings)))
+def run_sender(settings: Settings, stop: threading.Event) -> None:
+    """Deliver results until SIGTERM, which Celery handles; beside that ask for, and report, Storage Commitment."""
+    app, ledger = broker.make_celery(settings), open_ledger(settings)
+    register_deliver(app, Sender(settings=settings, ledger=ledger))
+    committer = Committer(settings=settings, ledger=ledger)
+    threading.Thread(target=committer.run, args=(stop,), name="commitment", daemon=True).start()
     broker.run_worker(app, broker.DELIVER, concurrency=max(1, len(settings.destinations)))
 
 

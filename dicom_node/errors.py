@@ -5,11 +5,14 @@ NodeError                    retry   status    meaning
 │  ├─ DatasetUnreadable      no      0xC000    not a DICOM data set
 │  ├─ SOPClassMismatch       no      0xA900    data set does not match the SOP Class of the request
 │  ├─ InvalidInstanceUID     no      0x0117    a UID of the request is none (receive.part_file)
-│  └─ Conflict               no      0x0111    the UID is stored with another data set (receive.intake)
+│  ├─ Conflict               no      0x0111    the UID is stored with another data set (receive.intake)
+│  ├─ CommitmentUnreadable   no      0x0115    a commitment request or report makes no sense (dicom.commitment)
+│  └─ TooMuchAsked           no      0x0213    it names more objects than one may (dicom.commitment)
 ├─ OutOfResources            yes     0xA700    our disk, our database
 ├─ BrokerUnreachable         yes     -         the queue does not answer; the work waits in the ledger
 ├─ DeliveryError             -       -         a result could not be handed over
 │  ├─ DeliveryRefused        no      -         the destination answered with a failure status
+│  │  └─ NotTaken            no      -         it does not accept Storage Commitment (deliver.commitment)
 │  └─ DeliveryUnreachable    yes     -         no connection, rejected association, time-out
 ├─ StudyUnsuitable           no      -         no usable image: recorded, not an alarm
 ├─ ConfigError               no      -         only at start-up: names file, line and key

@@ -1,5 +1,6 @@
 """The nouns of the node. They know errors and nothing else of the node, and do nothing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -38,16 +39,33 @@ class TaskState(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """pending -> sent, downgraded (another object stands in), or dead (kept, shown, replayable).
+    """pending -> sent, downgraded (another object stands in), or dead (kept, shown, replayable); sent -> committed.
 
-    An object on standby is kept ready should the destination not take the SOP Class of another one.
+    An object on standby is kept ready should the destination not take the SOP Class of another one. Where the
+    destination is asked for Storage Commitment, what is sent is safe only when it is committed.
     """
 
     PENDING = "pending"
     SENT = "sent"
+    COMMITTED = "committed"
     DEAD = "dead"
     STANDBY = "standby"
     DOWNGRADED = "downgraded"
+
+
+class CommitmentState(StrEnum):
+    """Of a request of ours: asking -> asked -> answered, or closed without an answer (and asked anew).
+
+    Of a report that we owe: owed -> reported, or dead (its asker cannot be reached).
+    """
+
+    ASKING = "asking"
+    ASKED = "asked"
+    ANSWERED = "answered"
+    CLOSED = "closed"
+    OWED = "owed"
+    REPORTED = "reported"
+    DEAD = "dead"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +154,7 @@ class Destination:
     Attributes:
         tls: what a TLS connection to it is made with; None: it is reached without TLS.
         tls_name: the host name or address that its certificate must carry; None: any.
+        commitment: whether it is asked to commit to what it was sent (PS3.4 Annex J).
     """
 
     name: str
@@ -144,6 +163,37 @@ class Destination:
     port: int
     tls: TLSFiles | None = None
     tls_name: str | None = None
+    commitment: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One object that a request for Storage Commitment or a report names (PS3.3 table 10-11)."""
+
+    sop_class_uid: str
+    sop_instance_uid: SOPInstanceUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitmentRequest:
+    """The Action Information of an N-ACTION of Storage Commitment (PS3.4 table J.3-1)."""
+
+    transaction_uid: str
+    references: tuple[Reference, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitmentReport:
+    """The Event Information of an N-EVENT-REPORT of Storage Commitment (PS3.4 table J.3-2).
+
+    Attributes:
+        committed: what is safe at the one who reports.
+        failed: what is not, and the Failure Reason (0008,1197) of each.
+    """
+
+    transaction_uid: str
+    committed: tuple[Reference, ...]
+    failed: Mapping[Reference, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

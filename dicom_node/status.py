@@ -1,4 +1,4 @@
-"""What this node answers a peer: statuses of the Storage SCP, reject reasons. One table of each.
+"""What this node answers a peer: statuses of Storage and Storage Commitment, reject reasons. One table of each.
 
 Everything that answers takes its numbers from here, and the conformance statement is made from the same tables.
 """
@@ -63,6 +63,96 @@ STATUS_MEANING: dict[Status, tuple[str, str]] = {
         ),
     ),
 }
+
+
+class CommitmentStatus(IntEnum):
+    """Statuses that answer N-ACTION and N-EVENT-REPORT of Storage Commitment (PS3.7 10.1.1.1.8, 10.1.4.1.10)."""
+
+    SUCCESS = 0x0000
+    PROCESSING_FAILURE = 0x0110
+    NO_SUCH_INSTANCE = 0x0112
+    NO_SUCH_EVENT_TYPE = 0x0113
+    INVALID_ARGUMENT = 0x0115
+    NO_SUCH_CLASS = 0x0118
+    NO_SUCH_ACTION = 0x0123
+    RESOURCE_LIMITATION = 0x0213
+
+
+COMMITMENT_MEANING: dict[CommitmentStatus, tuple[str, str]] = {
+    CommitmentStatus.SUCCESS: (
+        "Success",
+        "N-ACTION: the request is in the ledger, a report will come. N-EVENT-REPORT: the report is taken.",
+    ),
+    CommitmentStatus.PROCESSING_FAILURE: (
+        "Processing failure",
+        "The ledger does not answer, or a fault of this node, which is logged. Ask, or report, again later.",
+    ),
+    CommitmentStatus.NO_SUCH_INSTANCE: (
+        "No such SOP Instance",
+        "The instance is not the well-known one, 1.2.840.10008.1.20.1.1.",
+    ),
+    CommitmentStatus.NO_SUCH_EVENT_TYPE: ("No such event type", "The Event Type ID is neither 1 nor 2."),
+    CommitmentStatus.INVALID_ARGUMENT: (
+        "Invalid argument value",
+        (
+            "The data set cannot be read, lacks a UID or names no object; a Transaction UID that is in use for other "
+            "objects; a report that this node has not asked this peer for, or that names objects it did not ask about. "
+            "Nothing is changed."
+        ),
+    ),
+    CommitmentStatus.NO_SUCH_CLASS: ("No such SOP Class", "The SOP Class is not the Push Model."),
+    CommitmentStatus.NO_SUCH_ACTION: ("No such action", "The Action Type ID is not 1."),
+    CommitmentStatus.RESOURCE_LIMITATION: (
+        "Resource limitation",
+        "Too many objects in one request, or too many requests whose reports wait. Ask about fewer, or later.",
+    ),
+}
+
+
+class FailureReason(IntEnum):
+    """Why an object is not committed: Failure Reason (0008,1197) (PS3.3 C.14.1.1)."""
+
+    PROCESSING_FAILURE = 0x0110
+    NO_SUCH_INSTANCE = 0x0112
+    CLASS_CONFLICT = 0x0119
+    CLASS_NOT_SUPPORTED = 0x0122
+    DUPLICATE_TRANSACTION = 0x0131
+    RESOURCE_LIMITATION = 0x0213
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What a Failure Reason of a destination means for the object.
+
+    Attributes:
+        meaning: a plain clause.
+        resend: whether sending the object again may help; else the delivery is dead.
+    """
+
+    meaning: str
+    resend: bool
+
+
+FAILURES: dict[int, Failure] = {
+    FailureReason.PROCESSING_FAILURE: Failure(meaning="the destination failed to process it", resend=True),
+    FailureReason.NO_SUCH_INSTANCE: Failure(meaning="the destination does not have it", resend=True),
+    FailureReason.CLASS_CONFLICT: Failure(
+        meaning="the destination has it under another SOP Class (class-instance conflict)", resend=False
+    ),
+    FailureReason.CLASS_NOT_SUPPORTED: Failure(
+        meaning="the destination does not commit to its SOP Class", resend=False
+    ),
+    FailureReason.DUPLICATE_TRANSACTION: Failure(
+        meaning="the destination says that the Transaction UID is in use already", resend=False
+    ),
+    FailureReason.RESOURCE_LIMITATION: Failure(meaning="the destination lacks the resources", resend=True),
+}
+
+
+def failure(reason: int) -> Failure:
+    """What a Failure Reason means; one that PS3.3 does not list is worth another attempt."""
+    known = FAILURES.get(reason, Failure(meaning="of an unknown reason", resend=True))
+    return Failure(meaning=f"{known.meaning} (0x{reason:04X})", resend=known.resend)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,12 +6,12 @@ from pydicom.datadict import dictionary_description
 from pydicom.uid import UID
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from dicom_node.dicom import structure
+from dicom_node.dicom import commitment, structure
 from dicom_node.dicom.image_pixel import USUAL
 from dicom_node.dicom.negotiation import TRANSFER_SYNTAXES, storage_sop_classes
 from dicom_node.dicom.tls import CIPHER_SUITES
-from dicom_node.settings.sections import NodeSettings, TLSSettings
-from dicom_node.status import REJECTIONS, STATUS_MEANING
+from dicom_node.settings.sections import DeliverySettings, NodeSettings, TLSSettings
+from dicom_node.status import COMMITMENT_MEANING, FAILURES, REJECTIONS, STATUS_MEANING
 from explain_core import plugins
 
 RESULTS = "dicom_node.results.objects"
@@ -35,7 +35,8 @@ def render() -> str:
         "",
         "Made by `dicom-node conformance` from the code's own tables; do not edit.",
         "",
-        "The node is an acceptor of Verification and Storage, and a requestor of Verification and Storage.",
+        "The node is an acceptor and a requestor of Verification, Storage and the Storage Commitment Push Model; of",
+        "Storage Commitment it is SCP and SCU, and both as acceptor and as requestor.",
         "",
         "## Association acceptance",
         "",
@@ -63,17 +64,19 @@ def render() -> str:
         "Every failure carries an Error Comment (0000,0902). Conformance level 2 (full); no element is coerced, but",
         "group 0002, which belongs to files, is dropped where a peer sends it inside a data set (PS3.5 7.1).",
         "",
+        *_commitment(),
         *_security(),
         *_tolerance(),
         "## Transfer syntaxes",
         "",
-        "Of every storage SOP Class, in the order of preference; of Verification those without compression.",
+        "Of every storage SOP Class, in the order of preference; of Verification those without compression; of Storage",
+        f"Commitment {', '.join(uid.name for uid in commitment.SYNTAXES)}.",
         "",
         *_table(("Name", "UID"), [(uid.name, str(uid)) for uid in TRANSFER_SYNTAXES]),
         "",
         "## SOP Classes accepted",
         "",
-        *_table(("Name", "UID"), [(uid.name, str(uid)) for uid in (UID(Verification), *storage_sop_classes())]),
+        *_table(("Name", "UID"), [(uid.name, str(uid)) for uid in _accepted()]),
         "",
         "## SOP Classes sent",
         "",
@@ -113,6 +116,47 @@ def _security() -> list[str]:
     ]
     intro = "DICOM TLS in both directions, where the settings have certificates. User identity is not negotiated."
     return ["## Security profiles", "", intro, "", *_table(("", "DICOM TLS"), rows), ""]
+
+
+def _accepted() -> tuple[UID, ...]:
+    return (UID(Verification), commitment.PUSH_MODEL, *storage_sop_classes())
+
+
+def _commitment() -> list[str]:
+    """Storage Commitment (PS3.4 Annex J), both ways."""
+    sending = DeliverySettings()
+    reasons = [
+        (f"0x{reason:04X}", one.meaning, "sent again" if one.resend else "dead letter")
+        for reason, one in FAILURES.items()
+    ]
+    return [
+        "## Storage Commitment Push Model",
+        "",
+        "As SCP: who may send may ask. A request is durable before its N-ACTION is answered. An object is committed",
+        "when the ledger knows it and its file still has the size and digest of its reception; else the report (Event",
+        "Type 2) gives 0x0112 (not here, or its file is missing), 0x0119 (another SOP Class) or 0x0110 (its file is",
+        "damaged). The report comes over the association of the request where the peer keeps it open, else over one",
+        "that the node opens to it, proposing the role of SCP, and is repeated until it is acknowledged. Committed is",
+        "what is held at that moment: the node is no archive, an administrator decides how long images are kept.",
+        "",
+        f"A request names at most {commitment.MOST_REFERENCES:,} objects in at most {commitment.MOST_BYTES >> 20} MB.",
+        "",
+        "As SCU: a destination with `commitment = true` is asked about what it was sent. Its report is taken over the",
+        f"association of the request, which stays open for {sending.commitment_wait:g} s, or over one that it opens,",
+        "with role selection or without. Nothing in time: a new request under a new Transaction UID, after",
+        f"{sending.commitment_timeout:g} s, at most {sending.max_attempts} times. A report from another AE title than",
+        "the one asked, of another transaction, or about other objects changes nothing.",
+        "",
+        *_table(("Failure Reason", "Meaning", "The object is"), reasons),
+        "",
+        "Any other Failure Reason: sent again.",
+        "",
+        *_table(
+            ("Status of N-ACTION, N-EVENT-REPORT", "Name", "Meaning"),
+            [(f"0x{status:04X}", *meaning) for status, meaning in COMMITMENT_MEANING.items()],
+        ),
+        "",
+    ]
 
 
 def _tolerance() -> list[str]:

@@ -1,11 +1,12 @@
 """Commands that run the node, explain files and show what became of studies."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -131,21 +132,17 @@ def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption 
     """What the node has received, explained, delivered and failed."""
     ledger = ledger_of(load_settings(config))
     counts, studies, downgrades = ledger.counts(), ledger.studies(limit), ledger.downgrades()
-    stores = ledger.sizes()
+    counts |= {"commitments": ledger.commitment_counts(), "commitment_reports": ledger.report_counts()}
+    stores, uncommitted = ledger.sizes(), ledger.uncommitted()
     if as_json:
         rows = [
             {"study_instance_uid": one.study_instance_uid, "revision": one.revision, "state": one.state.value,
              "reason": one.reason, "done": one.done, "instances": one.instances, "received_at": one.received_at}
             for one in studies
         ]  # fmt: skip
-        print_json(
-            {
-                "counts": counts,
-                "studies": rows,
-                "downgrades": [asdict(one) for one in downgrades],
-                "stores": [asdict(one) for one in stores],
-            }
-        )
+        lists: dict[str, Sequence[Any]] = {"downgrades": downgrades, "uncommitted": uncommitted, "stores": stores}
+        told = {name: [asdict(one) for one in found] for name, found in lists.items()}
+        print_json({"counts": counts, "studies": rows} | told)
         return
     table = Table("study", "revision", "state", "instances", "received", "reason")
     for one in studies:
@@ -163,6 +160,11 @@ def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption 
         for store in stores:
             oldest = "" if store.oldest is None else store.oldest.strftime("%Y-%m-%d %H:%M:%S")
             table.add_row(store.name, str(store.files), f"{store.bytes / 1e6:,.1f}", oldest)
+        Console().print(table)
+    if uncommitted:
+        table = Table("destination", "objects", "because", title="Sent, not committed")
+        for unsafe in uncommitted:
+            table.add_row(unsafe.destination, str(unsafe.count), unsafe.reason or "no answer yet")
         Console().print(table)
     for kind, states in counts.items():
         Console().print(f"{kind}: " + (", ".join(f"{state} {count}" for state, count in states.items()) or "none"))

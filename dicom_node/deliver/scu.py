@@ -13,7 +13,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
@@ -106,7 +107,7 @@ def store(
         batch, contexts = _negotiable(waiting)
         offered = [build_context(sop_class, syntax) for sop_class, syntax in contexts]
         try:
-            with _associated(destination, offered, calling_ae_title, timeout) as (association, connection):
+            with associated(destination, offered, calling_ae_title, timeout) as (association, connection):
                 if not association.is_established:
                     yield from _not_established(association, waiting, batch)
                     continue
@@ -132,9 +133,9 @@ def echo(destination: Destination, *, calling_ae_title: str, timeout: float) -> 
         DeliveryUnreachable: no association, or no answer.
     """
     offered = [build_context(Verification)]
-    with _associated(destination, offered, calling_ae_title, timeout) as (association, _):
+    with associated(destination, offered, calling_ae_title, timeout) as (association, _):
         if not association.is_established:
-            raise DeliveryUnreachable(_why_not(association))
+            raise DeliveryUnreachable(why_not(association))
         status = association.send_c_echo()
         if "Status" not in status:
             raise DeliveryUnreachable("no answer to C-ECHO")
@@ -225,10 +226,24 @@ class _Entity(AE):
 
 
 @contextmanager
-def _associated(
-    destination: Destination, contexts: list[PresentationContext], calling_ae_title: str, timeout: float
+def associated(
+    destination: Destination,
+    contexts: list[PresentationContext],
+    calling_ae_title: str,
+    timeout: float,
+    *,
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+    handlers: Sequence[tuple[evt.EventType, Callable[[evt.Event], Any]]] = (),
 ) -> Iterator[tuple[Association, socket.socket | None]]:
     """An association, established or not, and its connection; at the end it is released and closed.
+
+    Args:
+        destination: the acceptor.
+        contexts: what is proposed.
+        calling_ae_title: our own AE title.
+        timeout: seconds for each step of the negotiation, and for each read and write.
+        roles: what we propose to be, where it is not the SCU (PS3.7 D.3.3.4).
+        handlers: of requests that the acceptor makes.
 
     Raises:
         DeliveryUnreachable: the host has no address, a file that TLS needs cannot be used, or there was no TLS
@@ -256,7 +271,8 @@ def _associated(
             destination.port,
             contexts=contexts,
             ae_title=destination.ae_title,
-            evt_handlers=[(evt.EVT_CONN_OPEN, limited)],
+            ext_neg=list(roles),
+            evt_handlers=[(evt.EVT_CONN_OPEN, limited), *handlers],
         )
     except socket.gaierror as error:
         raise DeliveryUnreachable(f"no association: the host {destination.host} has no address") from error
@@ -310,13 +326,13 @@ def _not_established(association: Association, waiting: deque[StoreRequest], bat
         for _ in range(batch):
             yield _no_context(waiting.popleft())
         return
-    reason = _why_not(association)
+    reason = why_not(association)
     while waiting:
         yield _failed(waiting.popleft(), DeliveryUnreachable(reason), retry=True)
 
 
-def _why_not(association: Association) -> str:
-    """Rejected with the peer's reason (PS3.8 section 9.3.4), aborted, or nobody there."""
+def why_not(association: Association) -> str:
+    """Why there is no association: rejected with the peer's reason (PS3.8 section 9.3.4), aborted, or nobody there."""
     answer = association.acceptor.primitive
     if association.is_rejected and answer is not None:
         return f"association rejected: {answer.reason_str}"

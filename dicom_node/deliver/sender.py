@@ -4,7 +4,7 @@ One message wakes a sender for one destination. The sender leases all that is du
 association and records every object's outcome as it comes, so that a sender killed in the middle repeats at
 most the object under way; the destination sees the same SOP Instance UID again and keeps one.
 
-    delivered (0x0000 or a warning)     sent
+    delivered (0x0000 or a warning)     sent; where the destination is to commit to it, `commitment` asks
     refused, unreachable, no answer     again after 30 s, 60 s, 120 s ... (at most an hour), then dead
     SOP Class not taken                 downgraded: another object stands in (segmentation, else overlay, else
                                         secondary capture); dead when there is none
@@ -182,7 +182,8 @@ class Sender:
         repeated = outcome.status == Status.DUPLICATE_SOP_INSTANCE and delivery.attempts > 1
         if outcome.error is None or repeated:
             remark = "stored by an earlier attempt whose answer was lost (0x0111)" if repeated else None
-            self.ledger.delivery_sent(delivery.delivery_id, now, outcome.status or 0, remark)
+            wanted = self.settings.destination(delivery.destination).commitment
+            self.ledger.delivery_sent(delivery.delivery_id, now, outcome.status or 0, remark, commitment=wanted)
             entry.log(logging.WARNING if outcome.status else logging.INFO, "delivered")
             return
         reason = str(outcome.error)

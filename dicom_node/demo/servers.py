@@ -18,7 +18,7 @@ from pydicom import Dataset, dcmread
 
 from dicom_node.demo.archive import Archive
 
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 
 
 def free_port() -> int:

@@ -23,6 +23,8 @@ from pynetdicom import AllStoragePresentationContexts
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
+from dicom_node.dicom.commitment import accepted_context
+
 NATIVE: tuple[UID, ...] = (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -45,10 +47,10 @@ def storage_sop_classes() -> tuple[UID, ...]:
 
 
 def presentation_contexts() -> list[PresentationContext]:
-    """What the listener accepts: Verification, and every storage SOP Class in every transfer syntax.
+    """What the listener accepts: Verification, Storage Commitment, every storage SOP Class in every transfer syntax.
 
     The limit of 128 presentation contexts (PS3.8 9.3.2.2) holds for a requestor; an acceptor may know more.
     """
-    contexts = [build_context(Verification, list(NATIVE))]
+    contexts = [build_context(Verification, list(NATIVE)), accepted_context()]
     contexts += [build_context(uid, list(TRANSFER_SYNTAXES)) for uid in storage_sop_classes()]
     return contexts

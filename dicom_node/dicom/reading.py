@@ -81,6 +81,21 @@ def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
         raise DatasetUnreadable("Data set cannot be read") from error
 
 
+def start_of_data_set(path: Path) -> int:
+    """Where in a file its data set begins, in bytes.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        DatasetUnreadable: its file meta information cannot be read.
+    """
+    try:
+        return start_of(read_file_meta_info(path))
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise DatasetUnreadable("the file cannot be read as DICOM") from error
+
+
 def inflates_within(path: Path, limit: int) -> bool:
     """Whether a file's data set is not deflated, or unpacks to at most `limit` bytes; nothing is kept.
 

@@ -38,7 +38,7 @@ from explain_core.explanation import Explainer, ModelIdentity
 NAMESPACE = uuid.UUID("3f0c2a52-4b0b-5b8e-9d43-6f6d1f9c7a10")
 """Never change: the identifiers of deliveries come from it."""
 
-_OFFERED = frozenset({DeliveryState.PENDING, DeliveryState.SENT, DeliveryState.DEAD})
+_OFFERED = frozenset({DeliveryState.PENDING, DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.DEAD})
 """What a destination has or is to have; not what it does not take, nor what is kept for that case."""
 
 log = structlog.get_logger(__name__)

@@ -1,7 +1,8 @@
-"""The listener: Verification and Storage SCP (PS3.4 Annexes A and B) on pynetdicom.
+"""The listener: Verification, Storage and Storage Commitment (PS3.4 Annexes A, B and J) on pynetdicom.
 
 Handlers are a few lines each: they translate between pynetdicom's events and `Reception` (what a peer may send),
-`Intake` (what becomes of an object) and the ledger (which associations are open). The listener never computes.
+`Intake` (what becomes of an object), `CommitmentProvider` (whether objects are safe) and the ledger (which associations
+are open). The listener never computes.
 """
 
 import threading
@@ -16,9 +17,11 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.association import Association as Acceptor
 
+from dicom_node.dicom.commitment import Message
 from dicom_node.dicom.negotiation import presentation_contexts
 from dicom_node.errors import ConfigError, NodeError
 from dicom_node.nouns import AETitle, Association
+from dicom_node.receive.commitment import CommitmentProvider
 from dicom_node.receive.intake import Intake, Outcome, Request, refusal
 from dicom_node.receive.pace import Pace
 from dicom_node.receive.part_file import PartFile
@@ -27,7 +30,7 @@ from dicom_node.receive.secure import ServerTLS
 from dicom_node.receive.server import Server
 from dicom_node.settings.callers import caller, why_not
 from dicom_node.settings.sections import Settings
-from dicom_node.status import Status, rejection
+from dicom_node.status import CommitmentStatus, Status, rejection
 from dicom_node.storage.spool import Spool
 
 if TYPE_CHECKING:
@@ -48,7 +51,9 @@ CALLED_NOT_RECOGNISED = (0x01, 0x01, 0x07)
 
 
 class Listener:
-    """The node's Storage SCP, on a plain port, a TLS port, or both; whoever comes by either is treated the same.
+    """The node's Storage SCP, and what it answers of Storage Commitment.
+
+    It listens on a plain port, a TLS port, or both; whoever comes by either is treated the same.
 
     Args:
         settings: the node's settings.
@@ -75,6 +80,7 @@ class Listener:
         self._spool = spool
         self._clock = clock
         self._intake = Intake(ledger, spool)
+        self._commitment = CommitmentProvider(settings, ledger, clock)
         self._receptions: dict[Acceptor, Reception] = {}
         self._to_close: set[str] = set()
         self._lock = threading.Lock()
@@ -136,6 +142,7 @@ class Listener:
         for acceptor, reception in list(self._receptions.items()):
             reception.close()
             self._end(acceptor)
+        self._commitment.close()
         self._close_in_ledger()
         self._servers = []
 
@@ -168,7 +175,8 @@ class Listener:
     def _make_entity(self) -> AE:
         node = self._node
         entity = AE(ae_title=node.ae_title)
-        entity.supported_contexts = presentation_contexts()
+        for one in presentation_contexts():  # the setter of all at once forgets their roles
+            entity.add_supported_context(one.abstract_syntax or "", one.transfer_syntax, one.scu_role, one.scp_role)
         entity.maximum_pdu_size = node.max_pdu
         # pynetdicom counts connections by it; associations are counted in _on_requested.
         entity.maximum_associations = node.max_associations + MOST_PENDING + 1
@@ -184,6 +192,8 @@ class Listener:
             (evt.EVT_ACCEPTED, self._on_accepted),
             (evt.EVT_C_ECHO, lambda _event: Status.SUCCESS),
             (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_N_ACTION, self._on_action),
+            (evt.EVT_N_EVENT_REPORT, self._on_report),
             (evt.EVT_ABORTED, lambda event: self._end(event.assoc)),
             (evt.EVT_CONN_CLOSE, self._on_connection_closed),
         ]
@@ -290,6 +300,17 @@ class Listener:
             association=association,
         )
         return self._intake.take(request, received, self._clock())
+
+    def _on_action(self, event: evt.Event) -> tuple[int, None]:
+        reception, calling = self._receptions.get(event.assoc), _titles(event.assoc)["calling"]
+        if reception is None:
+            return int(CommitmentStatus.PROCESSING_FAILURE), None
+        asked, context = Message.of_action(event), event.context.context_id
+        return int(self._commitment.take(asked, calling, reception.commitment, context)), None
+
+    def _on_report(self, event: evt.Event) -> tuple[int, None]:
+        heard = self._commitment.hear(Message.of_event_report(event), _titles(event.assoc)["calling"])
+        return int(heard), None
 
     def _record(self, acceptor: Acceptor, reception: Reception) -> Association:
         """The association as a noun; the ledger learns of it with its first object."""

@@ -7,9 +7,9 @@ one association, the three functions through which bytes come in:
     AssociationSocket.recv                   makes the handshake of TLS; refuses a PDU that is too long; one deadline
                                              for each whole PDU, a floor under the pace of each message
     DULServiceProvider._decode_pdu           is given an A-ASSOCIATE-RQ that it can read (`association_request`)
-    DIMSEServiceProvider.receive_primitive   hands the data set of a C-STORE to a PartFile, of any other message to
-                                             nobody; what is no message ends the association as an invalid PDU
-                                             does (PS3.8 9.2, Evt19)
+    DIMSEServiceProvider.receive_primitive   hands the data set of a C-STORE to a PartFile, of Storage Commitment to a
+                                             buffer with a limit, of any other message to nobody; what is no message
+                                             ends the association as an invalid PDU does (PS3.8 9.2, Evt19)
 """
 
 import socket
@@ -24,13 +24,15 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 from pynetdicom.association import Association as Acceptor
-from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
+from pynetdicom.dimse_messages import C_STORE_RQ, N_ACTION_RQ, N_EVENT_REPORT_RQ, DIMSEMessage
 from pynetdicom.pdu_primitives import P_DATA
 
+from dicom_node.dicom.commitment import Information
 from dicom_node.errors import DatasetUnreadable
 from dicom_node.receive.association_request import ASSOCIATE_RQ, tidied
 from dicom_node.receive.pace import Pace
 from dicom_node.receive.part_file import PartFile
+from dicom_node.receive.same_association import SameAssociation
 from dicom_node.receive.secure import Handshake
 from dicom_node.storage.spool import Spool
 
@@ -77,6 +79,7 @@ class Reception:
         opened_at: when the association was accepted; None before.
         recorded: whether the ledger knows the association.
         counted: host and calling AE title of an association that takes one of the slots; None before it is asked for.
+        commitment: what of Storage Commitment goes over it.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Reception:
         self.opened_at: datetime | None = None
         self.recorded = False
         self.counted: tuple[str, str] | None = None
+        self.commitment = SameAssociation(acceptor)
         self._acceptor = acceptor
         self._spool = spool
         self._longest_p_data = max_pdu + PDU_SLACK
@@ -154,6 +158,7 @@ class Reception:
 
     def end(self) -> None:
         """Remove the parts that nobody has claimed; a transfer that breaks off leaves nothing behind."""
+        self.commitment.end()
         with self._lock:
             self._ended = True
             while self._parts:
@@ -252,12 +257,15 @@ class Reception:
         """Choose where the data set of a message goes whose command is complete."""
         if message is not None and message.encoded_command_set.tell() > LONGEST_COMMAND:
             raise DatasetUnreadable("command set too long")
-        if message is None or isinstance(message.data_set, PartFile | _Nowhere):
+        if message is None or isinstance(message.data_set, PartFile | Information | _Nowhere):
             return
         if type(message) is DIMSEMessage:
             kept = message.data_set.tell() if message.data_set is not None else 0
             if message.encoded_command_set.tell() + kept > LONGEST_COMMAND:
                 raise DatasetUnreadable("command set too long")
+            return
+        if isinstance(message, N_ACTION_RQ | N_EVENT_REPORT_RQ):
+            message.data_set = self.commitment.begin()
             return
         if not isinstance(message, C_STORE_RQ):
             message.data_set = _Nowhere()

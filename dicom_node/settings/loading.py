@@ -7,16 +7,17 @@ Relative paths are relative to the working directory. Unknown keys are errors.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from dicom_node.errors import ConfigError
+from dicom_node.settings.callers import caller
 from dicom_node.settings.methods import Key
 from dicom_node.settings.methods import problems as method_problems
-from dicom_node.settings.sections import RetentionSettings, Settings
+from dicom_node.settings.sections import PeerSettings, RetentionSettings, Settings
 from explain_core import toml_files
 
 ENV_PREFIX = "DICOM_NODE_"
@@ -114,6 +115,7 @@ def _contradictions(settings: Settings) -> Iterator[_Problem]:
         for index, name in enumerate(names):
             if name in names[:index]:
                 yield (section, index, "name"), "used twice; names must differ"
+    yield from _commitment(settings)
     known = {destination.name for destination in settings.destinations}
     for index, rule in enumerate(settings.rules):
         if not known.issuperset(rule.destinations or ()):
@@ -136,9 +138,27 @@ def _tls_problems(settings: Settings) -> Iterator[_Problem]:
         yield ("tls", "port"), "is node.port; choose another, or set node.plain = false"
     if not node.plain and not tls.serves:
         yield ("node", "plain"), "nobody could send: set tls.certificate, tls.key and tls.authorities, or plain = true"
-    for index, one in enumerate(settings.destinations):
-        place = ("destinations", index)
+    sections: dict[str, Sequence[PeerSettings]] = {
+        "destinations": settings.destinations,
+        "commitment_peers": settings.commitment_peers,
+    }
+    for place, one in [((name, index), one) for name, peers in sections.items() for index, one in enumerate(peers)]:
         if one.tls and one.tls_authorities is None and tls.authorities is None:
             yield (*place, "tls"), "set tls.authorities, or tls_authorities here: whose certificates are believed"
         if not one.tls and (one.tls_authorities is not None or one.tls_name is not None):
             yield (*place, "tls_name" if one.tls_name else "tls_authorities"), "has no use without tls = true"
+
+
+def _commitment(settings: Settings) -> Iterator[_Problem]:
+    """Who commits must be able to say so, and a peer has one address."""
+    callers = {caller(text).ae_title for text in settings.node.calling_ae_titles}
+    for index, one in enumerate(settings.destinations):
+        if one.commitment and not settings.node.accept_any_calling_ae and one.ae_title not in callers:
+            advice = (
+                f"add {one.ae_title!r} to node.calling_ae_titles: it calls this node to say what it has committed to"
+            )
+            yield ("destinations", index, "commitment"), advice
+    titles = [one.ae_title for one in settings.commitment_peers]
+    for index, title in enumerate(titles):
+        if title in titles[:index]:
+            yield ("commitment_peers", index, "ae_title"), "used twice; a peer has one address"

@@ -211,10 +211,9 @@ class ResultSettings(Section):
     timezone: Annotated[str, AfterValidator(_time_zone)] | None = None
 
 
-class DestinationSettings(Section):
-    """[[destinations]]: a Storage SCP that takes results; what it does not say of them is as in [results]."""
+class PeerSettings(Section):
+    """How a peer is reached over DICOM."""
 
-    name: Name
     ae_title: AETitleText
     host: Annotated[str, Field(min_length=1)]
     port: Annotated[int, Field(ge=1, le=65535)]
@@ -222,12 +221,23 @@ class DestinationSettings(Section):
     tls_authorities: Path | None = None
     tls_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
     tls_check_name: bool = True
+
+
+class DestinationSettings(PeerSettings):
+    """[[destinations]]: a Storage SCP that takes results; what it does not say of them is as in [results]."""
+
+    name: Name
     objects: Objects | None = None
     methods: Methods | None = None
     long_edge: LongEdge | None = None
     compression: Compression | None = None
     explain: Policy | None = None
     synthetic_images: bool = False
+    commitment: bool = False
+
+
+class CommitmentPeer(PeerSettings):
+    """[[commitment_peers]]: where the reports go of a peer that asks whether what it sent is safe."""
 
 
 class DeliverySettings(Section):
@@ -237,6 +247,8 @@ class DeliverySettings(Section):
     factor: Annotated[float, Field(ge=1, le=10)] = 2
     max_attempts: PositiveInt = 10
     timeout: PositiveFloat = 30
+    commitment_wait: Annotated[float, Field(ge=0, le=600)] = 5
+    commitment_timeout: PositiveFloat = 3600
 
 
 Days = Annotated[float, Field(ge=0, le=36_500)]
@@ -275,6 +287,7 @@ class Settings(Section):
     export: ExportSettings = ExportSettings()
     results: ResultSettings = ResultSettings()
     destinations: tuple[DestinationSettings, ...] = ()
+    commitment_peers: tuple[CommitmentPeer, ...] = ()
     delivery: DeliverySettings = DeliverySettings()
     retention: RetentionSettings = RetentionSettings()
     rules: Annotated[tuple[Rule, ...], Field(validate_default=True)] = DEFAULT_RULES  # type: ignore[assignment]
@@ -295,15 +308,13 @@ class Settings(Section):
         """
         for one in self.destinations:
             if one.name == name:
-                return Destination(
-                    name=name,
-                    ae_title=AETitle(one.ae_title),
-                    host=one.host,
-                    port=one.port,
-                    tls=self._tls_towards(one) if one.tls else None,
-                    tls_name=(one.tls_name or one.host) if one.tls_check_name else None,
-                )
+                return replace(self._reached(one, name), commitment=one.commitment)
         raise ConfigError(f"destinations: there is no destination {name!r}; add it or change the rule")
+
+    def commitment_peer(self, ae_title: str) -> Destination | None:
+        """Where a peer of that AE title takes reports: as [[commitment_peers]] say, else as a destination; or None."""
+        known: tuple[PeerSettings, ...] = (*self.commitment_peers, *self.destinations)
+        return next((self._reached(one, ae_title) for one in known if one.ae_title == ae_title), None)
 
     @property
     def clean_below_mb(self) -> int:
@@ -311,7 +322,17 @@ class Settings(Section):
         asked = self.retention.clean_below_mb
         return max(self.node.low_water_mb, 2 * self.node.low_water_mb if asked is None else asked)
 
-    def _tls_towards(self, one: DestinationSettings) -> TLSFiles:
+    def _reached(self, one: PeerSettings, name: str) -> Destination:
+        return Destination(
+            name=name,
+            ae_title=AETitle(one.ae_title),
+            host=one.host,
+            port=one.port,
+            tls=self._tls_towards(one) if one.tls else None,
+            tls_name=(one.tls_name or one.host) if one.tls_check_name else None,
+        )
+
+    def _tls_towards(self, one: PeerSettings) -> TLSFiles:
         if one.tls_authorities is None:
             return self.tls.files
         return replace(self.tls.files, authorities=one.tls_authorities, revocations=None)

@@ -8,6 +8,7 @@ The model is the toy. POINT names a place where the process kills itself (SIGKIL
     completed    the ledger knows; the broker has no acknowledgement
     stored       the destination has an object; the ledger does not know
     downgraded   the ledger knows that another object stands in; nobody has sent it
+    asked        the destination has taken a commitment request; the ledger knows of no answer
 """
 
 import json
@@ -20,6 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from dicom_node.deliver import scu
+from dicom_node.deliver.commitment import Committer
 from dicom_node.deliver.sender import Sender, register_deliver
 from dicom_node.queue import broker
 from dicom_node.route.dispatcher import Dispatcher
@@ -97,6 +99,10 @@ def main(role: str, folder: Path, point: str) -> None:
         worker(settings, ledger, spool, folder, point)
     elif role == "sender":
         sender(settings, ledger, point)
+    elif role == "committer":
+        if point == "asked":
+            ledger.commitment_asked = die
+        Committer(settings=settings, ledger=ledger).run(threading.Event())
     elif role == "listener":
         from dicom_node.receive.listener import Listener
 

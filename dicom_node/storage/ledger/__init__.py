@@ -1,8 +1,10 @@
-"""The only SQL: associations, instances, studies, tasks (leases), deliveries (outbox).
+"""The only SQL: associations, instances, studies, tasks (leases), deliveries (outbox), Storage Commitment both ways.
 
 The ledger is the truth about all work; the broker's messages are hints that may be lost or repeated.
 """
 
+from dicom_node.storage.ledger.commitment_reports import CommitmentReports, OwedReport, TooManyOwed, TransactionInUse
+from dicom_node.storage.ledger.commitments import Commitments, Taken, Uncommitted, Verdict
 from dicom_node.storage.ledger.deliveries import Deliveries
 from dicom_node.storage.ledger.deployments import Deployments
 from dicom_node.storage.ledger.keeping import Cutoff, Keeping
@@ -13,10 +15,36 @@ from dicom_node.storage.ledger.set_back import SetBack
 from dicom_node.storage.ledger.tasks import Tasks
 from dicom_node.storage.ledger.verdicts import Verdicts
 
-__all__ = ["Added", "Cutoff", "Downgrade", "Ledger", "Replayed", "StudySummary", "Timeline"]
+__all__ = [
+    "Added",
+    "Cutoff",
+    "Downgrade",
+    "Ledger",
+    "OwedReport",
+    "Replayed",
+    "StudySummary",
+    "Taken",
+    "Timeline",
+    "TooManyOwed",
+    "TransactionInUse",
+    "Uncommitted",
+    "Verdict",
+]
 
 
-class Ledger(Receiving, Tasks, Deliveries, Reports, Deployments, Observations, Verdicts, Keeping, SetBack):
+class Ledger(
+    Receiving,
+    Tasks,
+    Deliveries,
+    Commitments,
+    CommitmentReports,
+    Reports,
+    Deployments,
+    Observations,
+    Verdicts,
+    Keeping,
+    SetBack,
+):
     """One database with all that the node knows.
 
     Several processes may use the same one; every method is one transaction.

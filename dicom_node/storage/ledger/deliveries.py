@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, func, or_, select, update
 
 from dicom_node.nouns import Delivery, DeliveryState, SOPInstanceUID
+from dicom_node.storage.ledger.commitments import NO_COMMITMENT
 from dicom_node.storage.ledger.schema import deliveries, tasks
 from dicom_node.storage.ledger.stand_ins import call_in_stand_ins
 from dicom_node.storage.ledger.store import Store, insert_missing
@@ -90,14 +91,26 @@ class Deliveries(Store):
                 .values(lease_until=now + timedelta(seconds=seconds))
             )
 
-    def delivery_sent(self, delivery_id: str, now: datetime, status: int, remark: str | None = None) -> None:
-        """The destination has it: 0x0000, or a status with a remark, which is kept."""
+    def delivery_sent(
+        self, delivery_id: str, now: datetime, status: int, remark: str | None = None, *, commitment: bool = False
+    ) -> None:
+        """The destination has it: 0x0000, or a status with a remark, which is kept.
+
+        Args:
+            delivery_id: what was sent.
+            now: the time.
+            status: of C-STORE.
+            remark: for people.
+            commitment: whether the destination is to be asked to commit to it.
+        """
         note = remark or (None if status == 0 else f"delivered with warning 0x{status:04X}")
+        asked = NO_COMMITMENT | ({"commitment": True, "commitment_at": now} if commitment else {})
+        done = (DeliveryState.SENT, DeliveryState.COMMITTED)
         with self._write() as connection:
             connection.execute(
                 update(deliveries)
-                .where(deliveries.c.delivery_id == delivery_id, deliveries.c.state != DeliveryState.SENT)
-                .values(_settled(DeliveryState.SENT, now) | {"status": status, "last_error": note})
+                .where(deliveries.c.delivery_id == delivery_id, deliveries.c.state.not_in(done))
+                .values(_settled(DeliveryState.SENT, now) | asked | {"status": status, "last_error": note})
             )
 
     def delivery_retry(self, delivery_id: str, owner: str, next_at: datetime, error: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
 
 from dicom_node.nouns import DeliveryState, StoreSize, TaskState
+from dicom_node.storage.ledger.commitments import settled_for_good
 from dicom_node.storage.ledger.observations import observations, shadow_work
 from dicom_node.storage.ledger.schema import (
     associations,
@@ -215,10 +216,11 @@ def _holds_task(table: Any, cutoff: Cutoff) -> ColumnElement[bool]:
     return or_(unfinished, failed, table.c.finished_at > cutoff.settled)
 
 
-def _holds_delivery(table: Any, cutoff: Cutoff) -> ColumnElement[bool]:
-    """A delivery that waits, or is just settled; or that is dead, for it can be replayed."""
-    dead = _holds_failed(table.c.state == DeliveryState.DEAD, table.c.finished_at, cutoff)
-    return or_(table.c.state == DeliveryState.PENDING, dead, table.c.finished_at > cutoff.settled)
+def _holds_delivery(cutoff: Cutoff) -> ColumnElement[bool]:
+    """A delivery that is not settled for good, or just so; or that is dead, for it can be replayed."""
+    is_dead = deliveries.c.state == DeliveryState.DEAD
+    dead = _holds_failed(is_dead, deliveries.c.finished_at, cutoff)
+    return or_(and_(~settled_for_good(), ~is_dead), dead, deliveries.c.finished_at > cutoff.settled)
 
 
 def _holds_failed(failed: ColumnElement[bool], finished_at: Any, cutoff: Cutoff) -> ColumnElement[bool]:
@@ -226,17 +228,16 @@ def _holds_failed(failed: ColumnElement[bool], finished_at: Any, cutoff: Cutoff)
 
 
 def _task_is_over(cutoff: Cutoff) -> ColumnElement[bool]:
-    others = deliveries.alias()
     return and_(
         tasks.c.emptied_at.is_(None),
         tasks.c.finished_at <= cutoff.settled,
         ~_holds_task(tasks, cutoff),
-        ~_has(and_(others.c.task_id == tasks.c.task_id, _holds_delivery(others, cutoff))),
+        ~_has(and_(deliveries.c.task_id == tasks.c.task_id, _holds_delivery(cutoff))),
     )
 
 
 def _study_is_over(study: Any, cutoff: Cutoff) -> ColumnElement[bool]:
-    one, revision, task, sent = instances.alias(), studies.alias(), tasks.alias(), deliveries.alias()
+    one, revision, task = instances.alias(), studies.alias(), tasks.alias()
     new = and_(
         one.c.study_instance_uid == study,
         one.c.removed_at.is_(None),
@@ -247,7 +248,8 @@ def _study_is_over(study: Any, cutoff: Cutoff) -> ColumnElement[bool]:
         or_(revision.c.finished_at.is_(None), revision.c.finished_at > cutoff.settled),
     )
     worked_on = and_(task.c.study_instance_uid == study, _holds_task(task, cutoff))
-    owed = and_(task.c.study_instance_uid == study, sent.c.task_id == task.c.task_id, _holds_delivery(sent, cutoff))
+    of_study = and_(task.c.study_instance_uid == study, deliveries.c.task_id == task.c.task_id)
+    owed = and_(of_study, _holds_delivery(cutoff))
     return and_(*(~_has(condition) for condition in (new, open_, worked_on, owed)))
 
 

@@ -1,6 +1,6 @@
 """Ledger, receiving side: associations, instances, quarantine, and what assembly needs to know."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,8 @@ from dicom_node.storage.ledger.schema import associations, closing, instances, q
 from dicom_node.storage.ledger.store import Store, insert_missing
 
 Added = Literal["added", "duplicate", "conflict"]
+_AT_ONCE = 500
+"""UIDs in one query."""
 
 
 class Receiving(Store):
@@ -105,6 +107,16 @@ class Receiving(Store):
                 .one_or_none()
             )
         return None if row is None else as_instance(row)
+
+    def find_instances(self, sop_instance_uids: Sequence[str]) -> dict[str, Instance]:
+        """Those of them that are stored, by their UID."""
+        found: dict[str, Instance] = {}
+        with self._read() as connection:
+            for start in range(0, len(sop_instance_uids), _AT_ONCE):
+                chosen = instances.c.sop_instance_uid.in_(sop_instance_uids[start : start + _AT_ONCE])
+                rows = connection.execute(select(instances).where(chosen)).mappings()
+                found |= {row["sop_instance_uid"]: as_instance(row) for row in rows}
+        return found
 
     def add_quarantine(
         self, sop_instance_uid: str, study_instance_uid: str, path: Path, reason: str, now: datetime

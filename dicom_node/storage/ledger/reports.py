@@ -13,7 +13,7 @@ from dicom_node.nouns import DeliveryState, StudyInstanceUID, StudyState, TaskSt
 from dicom_node.storage.ledger.schema import associations, deliveries, instances, quarantine, studies, tasks
 from dicom_node.storage.ledger.store import Store
 
-_ANSWERED = (DeliveryState.SENT, DeliveryState.DOWNGRADED)
+_ANSWERED = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.DOWNGRADED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +242,7 @@ class Reports(Store):
             study_instance_uid,
             now,
             (TaskState.FAILED, TaskState.DONE),
-            (DeliveryState.DEAD, DeliveryState.SENT, DeliveryState.DOWNGRADED),
+            (DeliveryState.DEAD, DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.DOWNGRADED),
             anew=True,
         )
 

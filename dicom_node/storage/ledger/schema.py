@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    false,
 )
 
 
@@ -50,7 +51,7 @@ STATE = String(16)
 
 metadata = MetaData()
 
-SCHEMA = "0005"
+SCHEMA = "0006"
 """Of these tables: the last of migrations/versions."""
 FIRST = "0001"
 """Of a ledger made before there were migrations, which does not say so itself."""
@@ -183,6 +184,10 @@ deliveries = Table(
     Column("owner", KEY),
     Column("lease_until", UTCDateTime),
     Column("finished_at", UTCDateTime),
+    Column("commitment", Boolean, nullable=False, server_default=false()),  # sent to one that is asked to commit to it
+    Column("commitment_attempts", Integer, nullable=False, server_default="0"),  # requests since it was sent
+    Column("commitment_at", UTCDateTime),  # when the next request is due
+    Column("transaction_uid", UID, index=True),  # of the request that is open
     ForeignKeyConstraint(["task_id"], ["tasks.task_id"]),
     Index("deliveries_due", "state", "destination", "next_attempt_at", "delivery_id"),
     Index("deliveries_held", "lease_until"),
@@ -196,4 +201,46 @@ stores = Table(
     Column("bytes", BigInteger, nullable=False),
     Column("oldest", UTCDateTime),
     Column("measured_at", UTCDateTime, nullable=False),
+)
+
+commitments = Table(  # Storage Commitment that we ask for
+    "commitments",
+    metadata,
+    Column("transaction_uid", UID, primary_key=True),
+    Column("destination", Text, nullable=False),
+    Column("ae_title", AE, nullable=False),
+    Column("state", STATE, nullable=False),
+    Column("requested_at", UTCDateTime, nullable=False),
+    Column("due_at", UTCDateTime, nullable=False),
+    Column("finished_at", UTCDateTime),
+    Index("commitments_due", "state", "due_at"),
+)
+
+commitment_references = Table(  # what each of these requests asks about
+    "commitment_references",
+    metadata,
+    Column("transaction_uid", UID, primary_key=True),
+    Column("delivery_id", KEY, primary_key=True),
+    Column("sop_class_uid", UID, nullable=False),
+    Column("sop_instance_uid", UID, nullable=False),
+    ForeignKeyConstraint(["transaction_uid"], ["commitments.transaction_uid"], ondelete="CASCADE"),
+)
+
+commitment_reports = Table(  # Storage Commitment that peers ask us for
+    "commitment_reports",
+    metadata,
+    Column("ae_title", AE, primary_key=True),
+    Column("transaction_uid", UID, primary_key=True),
+    Column("asked", Text, nullable=False),  # JSON list of [SOP Class UID, SOP Instance UID]
+    Column("state", STATE, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("requested_at", UTCDateTime, nullable=False),
+    Column("next_attempt_at", UTCDateTime, nullable=False),
+    Column("owner", KEY),
+    Column("lease_until", UTCDateTime),
+    Column("finished_at", UTCDateTime),
+    Column("committed", Integer),
+    Column("failed", Integer),
+    Column("last_error", Text),
+    Index("commitment_reports_due", "state", "next_attempt_at"),
 )

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, RowMapping, and_, select, update
 from dicom_node.nouns import DeliveryState
 from dicom_node.storage.ledger.schema import deliveries
 
-_ALIVE = frozenset({DeliveryState.SENT, DeliveryState.PENDING, DeliveryState.STANDBY})
+_ALIVE = frozenset({DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.PENDING, DeliveryState.STANDBY})
 
 
 def call_in_stand_ins(connection: Connection, task_id: str, destination: str, now: datetime) -> None:

@@ -281,6 +281,32 @@ def test_status_shows_downgrades_and_rerun_offers_the_objects_again(tmp_path):
     ledger.close()
 
 
+def test_status_shows_what_is_sent_and_not_committed(tmp_path):
+    config, url = tmp_path / "node.toml", f"sqlite:///{tmp_path}/ledger.sqlite"
+    config.write_text(f'[node]\ndatabase = "{url}"\nspool = "{tmp_path}/spool"\n')
+    ledger = Ledger(url)
+    ledger.create()
+    ledger.add_instance(instance(1))
+    ledger.mark_ready(study(instance(1)), [task(study(instance(1)))], at(20))
+    ledger.lease("t1", "w", at(30), 60)
+    owed = [delivery(number=1), delivery(number=2)]
+    ledger.complete("t1", "w", deliveries=owed, state=StudyState.EXPLAINED, reason=None, now=at(40))
+    ledger.lease_deliveries("t1-1-pacs", "s", at(50), 60)
+    for one in owed:
+        ledger.delivery_sent(one.delivery_id, at(51), 0, commitment=True)
+    opened = ledger.open_commitment("pacs", "PACS", at(52), 60, patience=60)
+    assert "no answer yet" in run("status", "--config", config).stdout
+    ledger.close_commitment(opened.transaction_uid, "it does not take it", lambda _: at(99), at(53))
+    status = json.loads(run("status", "--config", config, "--json").stdout)
+    assert status["uncommitted"] == [{"destination": "pacs", "reason": "it does not take it", "count": 2}]
+    assert status["counts"]["deliveries"] == {"sent": 2}
+    assert (status["counts"]["commitments"], status["counts"]["commitment_reports"]) == ({"closed": 1}, {})
+    text = run("status", "--config", config).stdout
+    assert "not committed" in text
+    assert "it does not take it" in text
+    ledger.close()
+
+
 def test_the_example_configuration_is_valid(root):
     assert "ok:" in run("check-config", "--config", root / "deploy" / "dicom-node.toml").stdout
 

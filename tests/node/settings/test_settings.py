@@ -72,7 +72,7 @@ def test_frozen():
 
 COMMENTED = {
     "calling_ae_titles", "bundle", "augmentations", "institution", "timezone", "destinations", "rules",
-    "clean_below_mb",
+    "clean_below_mb", "commitment_peers",
 } | {f"tls.{key}" for key in ("certificate", "key", "authorities", "revocations")}  # fmt: skip
 """Keys whose value in the shipped file is no default."""
 
@@ -102,6 +102,32 @@ def test_the_shipped_file_has_every_key_with_its_default(tmp_path):
     everything = load_settings(file, {})
     assert [rule.name for rule in everything.rules] == ["portable", "chest"]
     assert everything.destinations[0].compression == "jpeg-ls"
+
+
+COMMITTING = f"{DESTINATION}\ncommitment = true\n"
+PEER = '[[commitment_peers]]\nae_title = "CT"\nhost = "h"\nport = 2\n'
+
+
+def test_who_is_to_commit_must_be_heard(tmp_path):
+    assert wrong(tmp_path, COMMITTING) == (
+        "node.toml:6: destinations.0.commitment: add 'A' to node.calling_ae_titles: it calls this node to say what it "
+        "has committed to"
+    )
+    file = tmp_path / "node.toml"
+    for heard in ('calling_ae_titles = ["A"]', "accept_any_calling_ae = true"):
+        file.write_text(f"[node]\n{heard}\n{COMMITTING}")
+        assert load_settings(file, {}).destination("a").commitment
+    file.write_text(DESTINATION)
+    assert not load_settings(file, {}).destination("a").commitment
+
+
+def test_a_peer_that_asks_is_found_by_its_ae_title(tmp_path):
+    file = tmp_path / "node.toml"
+    file.write_text(f"{PEER}{DESTINATION}\n")
+    settings = load_settings(file, {})
+    assert [settings.commitment_peer(title).port for title in ("CT", "A")] == [2, 1]
+    assert settings.commitment_peer("OTHER") is None
+    assert "commitment_peers.1.ae_title: used twice" in wrong(tmp_path, PEER + PEER)
 
 
 def test_a_destination_says_only_what_differs(tmp_path):
