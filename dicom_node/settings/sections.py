@@ -16,10 +16,11 @@ from pydantic import (
 )
 
 from dicom_node.errors import ConfigError
-from dicom_node.nouns import AETitle, Destination
+from dicom_node.nouns import AETitle, Destination, WebDestination
 from dicom_node.settings.default_rules import DEFAULT_RULES
 from dicom_node.settings.methods import Methods
 from dicom_node.settings.rule_tables import Name, ResultName, Rule, Section, split_words
+from dicom_node.settings.web import WebKeys
 
 _AE_TITLE_LENGTH = 16  # PS3.5, 6.2
 
@@ -176,19 +177,46 @@ class ResultSettings(Section):
     timezone: Annotated[str, AfterValidator(_time_zone)] | None = None
 
 
-class DestinationSettings(Section):
-    """[[destinations]]: a Storage SCP that takes results; what it does not say of them is as in [results]."""
+OVER_DICOM = ("ae_title", "host", "port")
+"""Keys of a destination that is reached over DICOM, and of no other; the first three it needs."""
+
+
+class DestinationSettings(WebKeys):
+    """[[destinations]]: who takes results, a Storage SCP or, with a `url`, a DICOMweb server.
+
+    What a table does not say of the results is as in [results].
+    """
 
     name: Name
-    ae_title: AETitleText
-    host: Annotated[str, Field(min_length=1)]
-    port: Annotated[int, Field(ge=1, le=65535)]
+    ae_title: AETitleText | None = None
+    host: Annotated[str, Field(min_length=1)] | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
     objects: Objects | None = None
     methods: Methods | None = None
     long_edge: LongEdge | None = None
     compression: Compression | None = None
     explain: Policy | None = None
     synthetic_images: bool = False
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        said = self.model_fields_set
+        web = [name for name in WebKeys.model_fields if name in said]
+        if self.url is not None and (mixed := [name for name in OVER_DICOM if name in said]):
+            raise ValueError(f"either DICOM (ae_title, host, port) or DICOMweb (url): remove url or {mixed[0]}")
+        if self.url is None and web:
+            raise ValueError(f"{web[0]} belongs to DICOMweb: add url, or remove {web[0]}")
+        if self.url is None and (absent := [name for name in OVER_DICOM[:3] if getattr(self, name) is None]):
+            raise ValueError(f"a destination needs ae_title, host and port, or url for DICOMweb: add {absent[0]}")
+        return self
+
+    @property
+    def reached(self) -> Destination | WebDestination:
+        """Where it is."""
+        if self.url is not None:
+            return WebDestination(name=self.name, **self.model_dump(include=set(WebKeys.model_fields)))
+        assert self.ae_title is not None and self.host is not None and self.port is not None  # noqa: S101, PT018 - above
+        return Destination(name=self.name, ae_title=AETitle(self.ae_title), host=self.host, port=self.port)
 
 
 class DeliverySettings(Section):
@@ -197,6 +225,8 @@ class DeliverySettings(Section):
     retry_seconds: PositiveFloat = 30
     factor: Annotated[float, Field(ge=1, le=10)] = 2
     max_attempts: PositiveInt = 10
+    pause_after: PositiveInt = 3
+    probe_seconds: PositiveFloat = 300
     timeout: PositiveFloat = 30
 
 
@@ -230,7 +260,7 @@ class Settings(Section):
         object.__setattr__(self, "rules", rules)  # before anyone has seen the object
         return self
 
-    def destination(self, name: str) -> Destination:
+    def destination(self, name: str) -> Destination | WebDestination:
         """The destination of that name.
 
         Raises:
@@ -238,7 +268,7 @@ class Settings(Section):
         """
         for one in self.destinations:
             if one.name == name:
-                return Destination(name=name, ae_title=AETitle(one.ae_title), host=one.host, port=one.port)
+                return one.reached
         raise ConfigError(f"destinations: there is no destination {name!r}; add it or change the rule")
 
     def methods(self) -> tuple[str, ...]:

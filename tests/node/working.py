@@ -251,7 +251,7 @@ class Peer:
 
 
 def settings(folder: Path, *destinations, **sections):
-    """Settings with everything in `folder`; destinations are (name, AE title, port) and what else they say."""
+    """Settings with everything in `folder`; destinations are (name, AE title, port[, more]) or tables."""
     from dicom_node.settings.sections import Settings
 
     return Settings.model_validate(
@@ -262,8 +262,10 @@ def settings(folder: Path, *destinations, **sections):
                 "low_water_mb": 0,
             },
             "destinations": [
-                {"name": name, "ae_title": title, "host": "127.0.0.1", "port": port} | (profile[0] if profile else {})
-                for name, title, port, *profile in destinations
+                one
+                if isinstance(one, dict)
+                else {"name": one[0], "ae_title": one[1], "host": "127.0.0.1", "port": one[2]} | dict(*one[3:])
+                for one in destinations
             ],
             **sections,
         }

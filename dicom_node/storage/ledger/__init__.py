@@ -9,12 +9,13 @@ from dicom_node.storage.ledger.observations import Observations
 from dicom_node.storage.ledger.receiving import Added, Receiving
 from dicom_node.storage.ledger.reports import Downgrade, Replayed, Reports, StudySummary, Timeline
 from dicom_node.storage.ledger.tasks import Tasks
+from dicom_node.storage.ledger.unreachable import Breakers
 from dicom_node.storage.ledger.verdicts import Verdicts
 
 __all__ = ["Added", "Downgrade", "Ledger", "Replayed", "StudySummary", "Timeline"]
 
 
-class Ledger(Receiving, Tasks, Deliveries, Reports, Deployments, Observations, Verdicts):
+class Ledger(Receiving, Tasks, Deliveries, Breakers, Reports, Deployments, Observations, Verdicts):
     """One database with all that the node knows.
 
     Several processes may use the same one; every method is one transaction.

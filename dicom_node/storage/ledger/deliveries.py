@@ -1,7 +1,7 @@
 """Ledger, answering side: the outbox. One row per result object and destination.
 
 A sender leases all due deliveries of one destination together: one association at a time per destination,
-and a destination that does not answer holds up nobody but itself.
+and a destination that does not answer holds up nobody but itself (see `unreachable`).
 """
 
 from collections.abc import Sequence
@@ -9,12 +9,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, not_, or_, select, update
 
 from dicom_node.nouns import Delivery, DeliveryState, SOPInstanceUID
-from dicom_node.storage.ledger.schema import deliveries, tasks
+from dicom_node.storage.ledger.schema import deliveries, tasks, unreachable
 from dicom_node.storage.ledger.stand_ins import call_in_stand_ins
 from dicom_node.storage.ledger.store import Store, insert_missing
+from dicom_node.storage.ledger.unreachable import left_in_peace
 
 
 class Deliveries(Store):
@@ -51,7 +52,7 @@ class Deliveries(Store):
             )
 
     def lease_deliveries(
-        self, delivery_id: str, owner: str, now: datetime, seconds: float, limit: int = 100
+        self, delivery_id: str, owner: str, now: datetime, seconds: float, limit: int = 100, *, pause_after: int = 3
     ) -> list[Delivery]:
         """Take the due deliveries of the destination that `delivery_id` goes to; counts one attempt each.
 
@@ -61,6 +62,7 @@ class Deliveries(Store):
             now: the time.
             seconds: how long until another sender may take what is not settled.
             limit: most deliveries in one batch.
+            pause_after: attempts in a row without an answer, after which one delivery alone is a batch.
 
         Returns:
             the batch, oldest first; empty when nothing is due or another sender is at this destination.
@@ -71,7 +73,10 @@ class Deliveries(Store):
             ).scalar_one_or_none()
             if destination is None or _is_busy(connection, destination, now):
                 return []
-            due = [row["delivery_id"] for row in _due_rows(connection, now, limit, destination)]
+            missed = select(unreachable.c.attempts).where(unreachable.c.destination == destination)
+            paused = (connection.execute(missed).scalar_one_or_none() or 0) >= pause_after
+            rows = _due_rows(connection, now, 1 if paused else limit, destination, least_tried=paused)
+            due = [row["delivery_id"] for row in rows]
             connection.execute(
                 update(deliveries)
                 .where(deliveries.c.delivery_id.in_(due), _due(now))
@@ -81,12 +86,12 @@ class Deliveries(Store):
                     attempts=deliveries.c.attempts + 1,
                 )
             )
-            rows = connection.execute(
+            leased = connection.execute(
                 select(deliveries)
                 .where(_pending(), deliveries.c.owner == owner)
                 .order_by(deliveries.c.next_attempt_at, deliveries.c.delivery_id)
             ).mappings()
-            return [_delivery(row) for row in rows]
+            return [_delivery(row) for row in leased]
 
     def renew_deliveries(self, owner: str, now: datetime, seconds: float) -> None:
         """Extend the lease on what this owner still holds."""
@@ -122,6 +127,21 @@ class Deliveries(Store):
                 )
             )
 
+    def delivery_untried(self, delivery_id: str, owner: str, error: str) -> None:
+        """Its destination was not reached, which is no fault of its own: it counts no attempt, and is as it was."""
+        with self._write() as connection:
+            connection.execute(
+                update(deliveries)
+                .where(_held(delivery_id, owner))
+                .values(
+                    attempts=deliveries.c.attempts - 1,
+                    last_error=error,
+                    owner=None,
+                    lease_until=None,
+                    submitted_at=None,
+                )
+            )
+
     def delivery_dead(self, delivery_id: str, owner: str, error: str, now: datetime) -> None:
         """Dead letter: kept, shown, replayable; nothing changes when `owner` no longer holds it.
 
@@ -143,20 +163,6 @@ class Deliveries(Store):
                 return None
             row = connection.execute(select(deliveries).where(deliveries.c.delivery_id == delivery_id))
             return _delivery(row.mappings().one())
-
-    def postpone_destination(self, destination: str, until: datetime) -> None:
-        """Leave a destination that cannot be reached in peace: what waits for it waits until then."""
-        with self._write() as connection:
-            connection.execute(
-                update(deliveries)
-                .where(
-                    _pending(),
-                    deliveries.c.destination == destination,
-                    deliveries.c.owner.is_(None),
-                    deliveries.c.next_attempt_at < until,
-                )
-                .values(next_attempt_at=until, submitted_at=None)
-            )
 
     def deliveries(
         self, *, study: str | None = None, state: DeliveryState | None = None, limit: int = 1000
@@ -232,6 +238,7 @@ def _due(now: datetime) -> ColumnElement[bool]:
         _pending(),
         deliveries.c.next_attempt_at <= now,
         or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until <= now),
+        not_(left_in_peace(now)),
     )
 
 
@@ -246,10 +253,14 @@ def _is_busy(connection: Connection, destination: str, now: datetime) -> bool:
     return connection.execute(held.limit(1)).first() is not None
 
 
-def _due_rows(connection: Connection, now: datetime, limit: int, destination: str | None = None) -> list[RowMapping]:
+def _due_rows(
+    connection: Connection, now: datetime, limit: int, destination: str | None = None, *, least_tried: bool = False
+) -> list[RowMapping]:
     query = select(deliveries).where(_due(now))
     if destination is not None:
         query = query.where(deliveries.c.destination == destination)
+    if least_tried:
+        query = query.order_by(deliveries.c.attempts)
     query = query.order_by(deliveries.c.next_attempt_at, deliveries.c.delivery_id).limit(limit)
     return list(connection.execute(query).mappings())
 

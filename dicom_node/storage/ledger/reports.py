@@ -5,10 +5,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, func, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, select, update
 
 from dicom_node.nouns import DeliveryState, StudyInstanceUID, StudyState, TaskState
-from dicom_node.storage.ledger.schema import associations, deliveries, instances, quarantine, studies, tasks
+from dicom_node.storage.ledger.schema import (
+    associations,
+    deliveries,
+    instances,
+    quarantine,
+    studies,
+    tasks,
+    unreachable,
+)
 from dicom_node.storage.ledger.store import Store
 
 _ANSWERED = (DeliveryState.SENT, DeliveryState.DOWNGRADED)
@@ -281,6 +289,7 @@ class Reports(Store):
                     .where(*of_study, deliveries.c.reserve)
                     .values(_fresh_delivery(DeliveryState.STANDBY, now))
                 )
+            connection.execute(delete(unreachable))  # whoever asks for this has seen to the destinations
             replayed_deliveries = connection.execute(
                 update(deliveries)
                 .where(*of_study, deliveries.c.state.in_(delivery_states))

@@ -49,7 +49,7 @@ STATE = String(16)
 
 metadata = MetaData()
 
-SCHEMA = "0004"
+SCHEMA = "0007"
 """Of these tables: the last of migrations/versions."""
 FIRST = "0001"
 """Of a ledger made before there were migrations, which does not say so itself."""
@@ -170,3 +170,14 @@ deliveries = Table(
     ForeignKeyConstraint(["task_id"], ["tasks.task_id"]),
     Index("deliveries_due", "state", "next_attempt_at"),
 )
+
+unreachable = Table(
+    "unreachable",
+    metadata,
+    Column("destination", String(64), primary_key=True),
+    Column("attempts", Integer, nullable=False),  # in a row, without an answer
+    Column("since", UTCDateTime, nullable=False),
+    Column("next_attempt_at", UTCDateTime, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+"""Destinations that did not answer when last tried; one that answers has no row."""
