@@ -127,15 +127,18 @@ def explain(
 @app.command()
 def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption = False) -> None:
     """What the node has received, explained, delivered and failed."""
-    ledger = ledger_of(load_settings(config))
+    settings = load_settings(config)
+    ledger = ledger_of(settings)
     counts, studies, downgrades = ledger.counts(), ledger.studies(limit), ledger.downgrades()
+    queues = ledger.queues([one.name for one in settings.destinations], settings.delivery.pause_after)
     if as_json:
         rows = [
             {"study_instance_uid": one.study_instance_uid, "revision": one.revision, "state": one.state.value,
              "reason": one.reason, "done": one.done, "instances": one.instances, "received_at": one.received_at}
             for one in studies
         ]  # fmt: skip
-        print_json({"counts": counts, "studies": rows, "downgrades": [asdict(one) for one in downgrades]})
+        lost = [asdict(one) for one in downgrades]
+        print_json({"counts": counts, "studies": rows, "downgrades": lost, "queues": [asdict(one) for one in queues]})
         return
     table = Table("study", "revision", "state", "instances", "received", "reason")
     for one in studies:
@@ -148,8 +151,46 @@ def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption 
         for lost in downgrades:
             table.add_row(lost.destination, lost.kind, lost.stand_in, str(lost.count), lost.reason)
         Console().print(table)
+    if queues:
+        table = Table(
+            "destination", "state", "waiting", "dead", "since", "next attempt", "because", title="Destinations"
+        )
+        for queue in queues:
+            times = [
+                when.strftime("%Y-%m-%d %H:%M:%S") if when else "" for when in (queue.since, queue.next_attempt_at)
+            ]
+            table.add_row(
+                queue.destination, queue.state, str(queue.waiting), str(queue.dead), *times, queue.reason or ""
+            )
+        Console().print(table)
     for kind, states in counts.items():
         Console().print(f"{kind}: " + (", ".join(f"{state} {count}" for state, count in states.items()) or "none"))
+
+
+@app.command()
+def echo(
+    destination: Annotated[str | None, typer.Argument(help="Name of a destination; default: all of them.")] = None,
+    *,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Try whether destinations can be reached: C-ECHO, or a search over DICOMweb; nothing is sent."""
+    from dicom_node.deliver.echo import echo as try_one  # noqa: PLC0415
+
+    settings = load_settings(config)
+    names = [destination] if destination is not None else [one.name for one in settings.destinations]
+    if not names:
+        raise fail("destinations: there is none; add a [[destinations]] table", WRONG_USE)
+    found = []
+    for name in names:
+        found.append(one := try_one(settings, name))
+        if not as_json:
+            outcome = "ok" if one.reached else "FAILED"
+            said = one.said + (f": {one.advice}" if one.advice else "")
+            print(f"{name}: {outcome} ({one.over}, {one.seconds:.2f} s): {said}")  # noqa: T201
+    if as_json:
+        print_json([asdict(one) for one in found])
+    raise typer.Exit(0 if all(one.reached for one in found) else 1)
 
 
 @app.command()

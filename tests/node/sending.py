@@ -27,7 +27,7 @@ def write(folder: Path, uid: str, sop_class: str = SC_STORAGE) -> Path:
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.SOPClassUID, ds.SOPInstanceUID = sop_class, uid
-    ds.PatientName, ds.StudyInstanceUID = "Canary^Bird", STUDY
+    ds.PatientName, ds.PatientID, ds.StudyInstanceUID, ds.SeriesInstanceUID = "Canary^Bird", "1", STUDY, f"{STUDY}.1"
     ds.save_as(folder / f"{uid}.dcm", enforce_file_format=True)
     return folder / f"{uid}.dcm"
 

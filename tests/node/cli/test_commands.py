@@ -22,7 +22,8 @@ from dicom_node.storage.ledger import Ledger
 from explain_core.bundles.files import write_sums
 
 LIGHT = (
-    "receive.listener", "receive.intake", "route.dispatcher", "deliver.sender", "deliver.scu", "queue.broker", "status",
+    "receive.listener", "receive.intake", "route.dispatcher", "deliver.sender", "deliver.scu", "deliver.stow",
+    "deliver.web_client", "queue.broker", "status",
     "dicom.negotiation", "storage.ledger", "storage.spool", "models.promotion", "app", "cli", "demo.run",
 )  # fmt: skip
 
