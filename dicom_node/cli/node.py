@@ -137,8 +137,8 @@ def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption 
              "reason": one.reason, "done": one.done, "instances": one.instances, "received_at": one.received_at}
             for one in studies
         ]  # fmt: skip
-        lost = [asdict(one) for one in downgrades]
-        print_json({"counts": counts, "studies": rows, "downgrades": lost, "queues": [asdict(one) for one in queues]})
+        told = {"downgrades": [asdict(one) for one in downgrades], "queues": [asdict(one) for one in queues]}
+        print_json({"counts": counts, "studies": rows, **told})
         return
     table = Table("study", "revision", "state", "instances", "received", "reason")
     for one in studies:

@@ -200,13 +200,14 @@ class DestinationSettings(WebKeys):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        said = self.model_fields_set
-        web = [name for name in WebKeys.model_fields if name in said]
-        if self.url is not None and (mixed := [name for name in OVER_DICOM if name in said]):
-            raise ValueError(f"either DICOM (ae_title, host, port) or DICOMweb (url): remove url or {mixed[0]}")
-        if self.url is None and web:
+        said = {name for name, value in self if value is not None}
+        if self.url is not None:
+            if mixed := [name for name in OVER_DICOM if name in said]:
+                raise ValueError(f"either DICOM (ae_title, host, port) or DICOMweb (url): remove url or {mixed[0]}")
+            return self
+        if web := [name for name in WebKeys.model_fields if name in said]:
             raise ValueError(f"{web[0]} belongs to DICOMweb: add url, or remove {web[0]}")
-        if self.url is None and (absent := [name for name in OVER_DICOM[:3] if getattr(self, name) is None]):
+        if absent := [name for name in OVER_DICOM[:3] if name not in said]:
             raise ValueError(f"a destination needs ae_title, host and port, or url for DICOMweb: add {absent[0]}")
         return self
 

@@ -72,9 +72,9 @@ class Breakers(Store):
                     state=state if name in destinations else "unknown",
                     waiting=numbers.get((name, DeliveryState.PENDING), 0),
                     dead=numbers.get((name, DeliveryState.DEAD), 0),
-                    since=trouble and trouble.since,
-                    next_attempt_at=trouble and trouble.next_attempt_at,
-                    reason=trouble and trouble.reason,
+                    since=trouble.since if trouble else None,
+                    next_attempt_at=trouble.next_attempt_at if trouble else None,
+                    reason=trouble.reason if trouble else None,
                 )
             )
         return found

@@ -221,7 +221,7 @@ def test_three_destinations_one_away_one_dripping_one_fine(node):
     """As many threads as destinations, messages as the dispatcher sends them, real servers."""
     each, stop = 20, threading.Event()
     fine = Peer().start()
-    dripping = Peer(lambda _uid, _number: stop.wait(0.5) and 0).start()
+    dripping = Peer(lambda _uid, _number: stop.wait(2) and 0).start()
     here = node(("fine", fine.port), ("dripping", dripping.port), ("away", free_port()), retry_seconds=1)
     names = ("fine", "dripping", "away")
     here.owe(*(here.result(n, name) for n in range(1, each + 1) for name in names))

@@ -478,7 +478,7 @@ def test_a_dead_destination_is_left_in_peace_and_others_are_not(ledger):
 def test_of_a_paused_destination_the_delivery_that_was_tried_the_least_is_tried_alone(ledger):
     explained(ledger, *(delivery(number=n) for n in (1, 2, 3)))
     assert len(ledger.lease_deliveries("t1-1-pacs", "s1", at(50), 60, pause_after=2)) == 3
-    ledger.delivery_retry("t1-1-pacs", "s1", at(51), "broke off")
+    ledger.delivery_retry("t1-1-pacs", "s1", at(-9), "broke off")
     ledger.delivery_untried("t1-2-pacs", "s1", "away")
     ledger.delivery_untried("t1-3-pacs", "s1", "away")
     for _ in range(2):
