@@ -200,22 +200,26 @@ class Sender:
         waiting = {one.delivery_id: one for one in batch}
         missed = next((one.attempts for one in self.ledger.unreachable() if one.destination == destination.name), 0)
         answered, silent, trouble = False, 0, None
+        unanswered: list[tuple[Delivery, StoreOutcome]] = []
         try:
             with closing(self._store(batch, destination)) as outcomes:
                 for outcome in outcomes:
-                    delivery = waiting.pop(outcome.key)
                     if not _of_the_destination(outcome):
                         answered, silent = True, 0
-                        self._settle(delivery, owner, outcome)
+                        self._settle(waiting.pop(outcome.key), owner, outcome)
                         continue
                     silent, trouble = silent + 1, outcome.error
-                    self._settle_silence(delivery, owner, outcome, paused=missed >= self._policy.pause_after)
+                    unanswered.append((waiting[outcome.key], outcome))
                     if silent >= self._policy.pause_after:
                         break  # what is left would wait as long for nothing
-            for delivery in waiting.values():
-                self.ledger.delivery_untried(delivery.delivery_id, owner, str(trouble))
             shut = silent > 0 and isinstance(trouble, DeliveryUnreachable) and not trouble.tried
             self._look_back(destination.name, missed, trouble if shut or not answered else None, answered=answered)
+            # Only now, for what is let go is due at once where its destination is not left in peace.
+            for delivery, outcome in unanswered:
+                del waiting[delivery.delivery_id]
+                self._settle_silence(delivery, owner, outcome, paused=missed >= self._policy.pause_after)
+            for delivery in waiting.values():
+                self.ledger.delivery_untried(delivery.delivery_id, owner, str(trouble))
         except DeliveryError as error:
             self._fail_rest(waiting.values(), owner, str(error))
         except Exception as error:
