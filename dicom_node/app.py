@@ -25,6 +25,7 @@ from dicom_node.dicom import tls
 from dicom_node.errors import ConfigError
 from dicom_node.explain.running_model import RunningModel, open_explainer
 from dicom_node.learn.jobs import EndedJobs
+from dicom_node.nouns import Destination
 from dicom_node.queue import broker
 from dicom_node.receive.listener import Listener
 from dicom_node.route.dispatcher import Dispatcher
@@ -112,9 +113,9 @@ def check_tls(settings: Settings) -> None:
     """
     check_tls_port(settings)
     for one in settings.destinations:
-        files = settings.destination(one.name).tls
-        if files is not None:
-            tls.client_context(files, check_name=one.tls_check_name)
+        there = settings.destination(one.name)
+        if isinstance(there, Destination) and there.tls is not None:
+            tls.client_context(there.tls, check_name=one.tls_check_name)
     if settings.tls.certificate is not None:
         tls.validity(settings.tls.files).check(datetime.now(UTC))
 

@@ -99,9 +99,20 @@ class DeliveryRefused(DeliveryError):
 
 
 class DeliveryUnreachable(DeliveryError):
-    """The destination could not be reached or did not accept the association."""
+    """The destination could not be reached, did not let us in, or broke off.
+
+    Args:
+        message: what happened.
+        tried: an object was on its way, so that it may be the cause.
+        wait: seconds for which the destination asks to be left alone.
+    """
 
     retry: ClassVar[bool] = True
+
+    def __init__(self, message: str, *, tried: bool = False, wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.tried = tried
+        self.wait = wait
 
 
 class StudyUnsuitable(NodeError):

@@ -197,6 +197,36 @@ class CommitmentReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WebDestination:
+    """An origin server that takes results over DICOMweb (STOW-RS, PS3.18 section 10.5).
+
+    Attributes:
+        url: of the service, without a slash at its end; /studies follows it.
+        token_url: where a token is had for the client's credentials (RFC 6749 section 4.4); None: no token.
+        client_id: of these credentials.
+        client_secret_file: a file that holds nothing but the secret.
+        client_secret_variable: of the environment, instead of a file.
+        scope: what is asked for, or None.
+        authorities: PEM file of those that are trusted to sign the server's certificate; None: the system's.
+        certificate: our own, PEM, for mutual TLS, or None.
+        key: of our certificate; None: it is in the same file.
+        proxy: its URL, "environment" for what HTTPS_PROXY and its like say, or None: no proxy.
+    """
+
+    name: str
+    url: str
+    token_url: str | None = None
+    client_id: str | None = None
+    client_secret_file: Path | None = None
+    client_secret_variable: str | None = None
+    scope: str | None = None
+    authorities: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    proxy: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PassedBy:
     """An image that no route takes.
 
@@ -266,6 +296,24 @@ class Delivery:
     next_attempt_at: datetime
     last_error: str | None
     stand_in: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreachable:
+    """A destination that did not answer when it was last tried.
+
+    Attributes:
+        attempts: how often in a row.
+        since: the first of these.
+        next_attempt_at: until then it is left in peace.
+        reason: of the last.
+    """
+
+    destination: str
+    attempts: int
+    since: datetime
+    next_attempt_at: datetime
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from pydicom.datadict import dictionary_description
 from pydicom.uid import UID
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
+from dicom_node.deliver import stow
 from dicom_node.dicom import commitment, structure
 from dicom_node.dicom.image_pixel import USUAL
 from dicom_node.dicom.negotiation import TRANSFER_SYNTAXES, storage_sop_classes
@@ -36,7 +37,8 @@ def render() -> str:
         "Made by `dicom-node conformance` from the code's own tables; do not edit.",
         "",
         "The node is an acceptor and a requestor of Verification, Storage and the Storage Commitment Push Model; of",
-        "Storage Commitment it is SCP and SCU, and both as acceptor and as requestor.",
+        "Storage Commitment it is SCP and SCU, and both as acceptor and as requestor. It is a user agent of the Store",
+        "transaction (STOW-RS) and of one search (QIDO-RS).",
         "",
         "## Association acceptance",
         "",
@@ -96,6 +98,8 @@ def render() -> str:
                 for uid in uids
             ],
         ),
+        "",
+        *_web(),
     ]
     return "\n".join(lines) + "\n"
 
@@ -185,6 +189,26 @@ def _tolerance() -> list[str]:
         ("A Specific Character Set that is misspelt, empty or undecodable", "read as well as can be; never copied"),
     ]  # fmt: skip
     return ["## What is tolerated", "", *_table(("Peer or file", "Answer"), rows), ""]
+
+
+def _web() -> list[str]:
+    """The user agent's side of PS3.18."""
+    most = f"a study's objects, at most {stow.MOST_OBJECTS} and {stow.MOST_BYTES >> 20} MiB, or one larger one"
+    codes = ", ".join(f"0x{code:04X}" for code in sorted(stow.CLASS_REFUSED))
+    rows = [
+        ("Transaction", "Store (PS3.18 10.5), POST to /studies/{study}"),
+        ("Request", f"multipart/related; type=application/dicom, with Content-Length; {most}"),
+        ("Transfer syntaxes", "as above, each object as it is written"),
+        ("Answer", "application/dicom+json is asked for, application/dicom+xml understood; at most 1 MiB"),
+        ("Stored", "what Referenced SOP Sequence (0008,1199) names, with or without a Warning Reason (0008,1196)"),
+        ("Failed", "what Failed SOP Sequence (0008,1198) names, by its Failure Reason (0008,1197); what neither names"),
+        ("Not taken", f"{codes}, status 415: the stand-in is sent"),
+        ("Redirects", "not followed"),
+        ("HTTP", "1.1, a connection for each request; Retry-After is heeded, up to an hour"),
+        ("Security", "TLS 1.2 and newer, client certificates; Bearer tokens for client credentials (RFC 6749 4.4)"),
+        ("Verification", "Search (PS3.18 10.6), GET /studies?limit=1: `dicom-node echo`; the answer is not read"),
+    ]  # fmt: skip
+    return ["## DICOMweb user agent", "", *_table(("What", "How"), rows)]
 
 
 def _limits(node: NodeSettings) -> list[tuple[str, str]]:

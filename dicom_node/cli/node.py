@@ -1,16 +1,13 @@
 """Commands that run the node, explain files and show what became of studies."""
 
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, ledger_of, print_json
 from dicom_node.errors import OutOfResources
@@ -128,69 +125,6 @@ def explain(
 
 
 @app.command()
-def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption = False) -> None:
-    """What the node has received, explained, delivered and failed."""
-    ledger = ledger_of(load_settings(config))
-    counts, studies, downgrades = ledger.counts(), ledger.studies(limit), ledger.downgrades()
-    counts |= {"commitments": ledger.commitment_counts(), "commitment_reports": ledger.report_counts()}
-    stores, uncommitted = ledger.sizes(), ledger.uncommitted()
-    if as_json:
-        rows = [
-            {"study_instance_uid": one.study_instance_uid, "revision": one.revision, "state": one.state.value,
-             "reason": one.reason, "done": one.done, "instances": one.instances, "received_at": one.received_at}
-            for one in studies
-        ]  # fmt: skip
-        lists: dict[str, Sequence[Any]] = {"downgrades": downgrades, "uncommitted": uncommitted, "stores": stores}
-        told = {name: [asdict(one) for one in found] for name, found in lists.items()}
-        print_json({"counts": counts, "studies": rows} | told)
-        return
-    table = Table("study", "revision", "state", "instances", "received", "reason")
-    for one in studies:
-        received = one.received_at.strftime("%Y-%m-%d %H:%M:%S")
-        state = one.state.value if one.done is None else f"{one.state.value} {one.done:.0%}"
-        table.add_row(one.study_instance_uid, str(one.revision), state, str(one.instances), received, one.reason or "")
-    Console().print(table)
-    if downgrades:
-        table = Table("destination", "does not take", "gets instead", "objects", "because", title="Downgrades")
-        for lost in downgrades:
-            table.add_row(lost.destination, lost.kind, lost.stand_in, str(lost.count), lost.reason)
-        Console().print(table)
-    if stores:
-        table = Table("store", "files", "MB", "oldest", title=f"Stores, as of {stores[0].measured_at:%Y-%m-%d %H:%M}")
-        for store in stores:
-            oldest = "" if store.oldest is None else store.oldest.strftime("%Y-%m-%d %H:%M:%S")
-            table.add_row(store.name, str(store.files), f"{store.bytes / 1e6:,.1f}", oldest)
-        Console().print(table)
-    if uncommitted:
-        table = Table("destination", "objects", "because", title="Sent, not committed")
-        for unsafe in uncommitted:
-            table.add_row(unsafe.destination, str(unsafe.count), unsafe.reason or "no answer yet")
-        Console().print(table)
-    for kind, states in counts.items():
-        Console().print(f"{kind}: " + (", ".join(f"{state} {count}" for state, count in states.items()) or "none"))
-
-
-@app.command()
-def clean(
-    *,
-    config: ConfigOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Remove what [retention] no longer keeps, as the node does by itself every minute."""
-    from dicom_node import app as node  # noqa: PLC0415
-
-    gone = node.retention(load_settings(config)).clean(dry_run=dry_run)
-    if as_json:
-        print_json({"dry_run": dry_run, "removed": [asdict(one) for one in gone]})
-        return
-    table = Table("store", "because of", "items", "MB", title="Would go" if dry_run else "Removed")
-    for one in gone:
-        table.add_row(one.store, one.why, str(one.items), f"{one.bytes / 1e6:,.1f}")
-    Console().print(table if gone else "nothing to remove")
-
-
-@app.command()
 def rerun(
     study: Annotated[str | None, typer.Argument(help="Study Instance UID.")] = None,
     *,
@@ -230,23 +164,6 @@ def migrate(
     routes = {one.name: (one.destinations, one.results) for rule in settings.rules if (one := rule.route) is not None}
     before, after = migration.migrate(settings.node.database, routes, [one.name for one in settings.destinations])
     print(f"the ledger has the schema {after}, it had {before}")  # noqa: T201
-
-
-@app.command()
-def echo(
-    destination: Annotated[str, typer.Argument(help="Name of a destination in the settings.")],
-    *,
-    config: ConfigOption = None,
-) -> None:
-    """Ask a destination whether it answers (C-ECHO), over TLS where it has it; one line says why not."""
-    from dicom_node.deliver.scu import echo as ask  # noqa: PLC0415
-
-    settings = load_settings(config)
-    there = settings.destination(destination)
-    status = ask(there, calling_ae_title=settings.node.ae_title, timeout=settings.delivery.timeout)
-    if status != 0:
-        raise fail(f"{destination} answers C-ECHO with status 0x{status:04X}")
-    print(f"{destination} answers" + (" over TLS" if there.tls is not None else ""))  # noqa: T201
 
 
 @app.command("check-config")

@@ -27,7 +27,7 @@ from dicom_node.deliver import scu
 from dicom_node.deliver.reporting import Reporter
 from dicom_node.deliver.sender import RetryPolicy, next_attempt
 from dicom_node.dicom import commitment as push_model
-from dicom_node.errors import DeliveryError, DeliveryRefused, DeliveryUnreachable, NodeError
+from dicom_node.errors import ConfigError, DeliveryError, DeliveryRefused, DeliveryUnreachable, NodeError
 from dicom_node.nouns import CommitmentRequest, Destination
 from dicom_node.settings.sections import Settings
 from dicom_node.status import CommitmentStatus
@@ -157,7 +157,7 @@ class Committer:
         for one in self.settings.destinations:
             name = one.name
             if one.commitment and not self._at_work(name) and (request := self._open(name)) is not None:
-                self._in_a_thread(name, partial(self._ask, self.settings.destination(name), request))
+                self._in_a_thread(name, partial(self._ask, self._committing(name), request))
         for title in self.ledger.who_is_owed(self.clock()):
             reporter = Reporter(settings=self.settings, ledger=self.ledger, clock=self.clock)
             if not self._at_work(f"reports to {title}"):
@@ -171,14 +171,21 @@ class Committer:
         """
         request = self._open(name)
         if request is not None:
-            self._ask(self.settings.destination(name), request)
+            self._ask(self._committing(name), request)
         return request is not None
+
+    def _committing(self, name: str) -> Destination:
+        """A destination that is asked; the settings let `commitment` stand at those alone that speak DICOM."""
+        found = self.settings.destination(name)
+        if not isinstance(found, Destination):
+            raise ConfigError(f"destinations: {name!r} is no DICOM destination: nobody is asked to commit")
+        return found
 
     def _open(self, name: str) -> CommitmentRequest | None:
         limits = self.settings.delivery
         return self.ledger.open_commitment(
             name,
-            self.settings.destination(name).ae_title,
+            self._committing(name).ae_title,
             self.clock(),
             STEPS * limits.timeout + limits.commitment_wait,
             patience=BATCH_SECONDS,

@@ -13,7 +13,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +87,7 @@ def store(
     *,
     calling_ae_title: str,
     timeout: float,
-) -> Iterator[StoreOutcome]:
+) -> Generator[StoreOutcome]:
     """Send files to one destination, in order, and yield each outcome as soon as it is known.
 
     One association serves all. When it breaks, the file under way is unreachable and a new association is
@@ -192,12 +192,15 @@ class Silence(threading.Thread):
             self._association.dimse.msg_queue.put((None, None))
 
     def _moved(self) -> tuple[int, int] | None:
-        """Bytes that the peer has acknowledged, and bytes that came from it (tcp_info of Linux 4.1)."""
-        try:
-            info = cast("socket.socket", self._connection).getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
-            return struct.unpack_from("=QQ", info, 120)
-        except (OSError, struct.error):
-            return None
+        return moved(cast("socket.socket", self._connection))
+
+
+def moved(connection: socket.socket) -> tuple[int, int] | None:
+    """Bytes that the peer has acknowledged, and bytes that came from it (tcp_info of Linux 4.1); None: it is closed."""
+    try:
+        return struct.unpack_from("=QQ", connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136), 120)
+    except (OSError, struct.error):
+        return None
 
 
 class _Entity(AE):
@@ -355,9 +358,9 @@ def _store_one(association: Association, request: StoreRequest) -> StoreOutcome:
         reason = f"the result file cannot be sent ({type(error).__name__})"
         return _failed(request, DeliveryRefused(reason), retry=False)
     except RuntimeError:  # the association ended between our look and the request
-        return _failed(request, DeliveryUnreachable("the association was ended"), retry=True)
+        return _failed(request, DeliveryUnreachable("the association was ended", tried=True), retry=True)
     if "Status" not in answer:
-        return _failed(request, DeliveryUnreachable("no answer to C-STORE"), retry=True)
+        return _failed(request, DeliveryUnreachable("no answer to C-STORE", tried=True), retry=True)
     return _answered(request, int(answer.Status))
 
 

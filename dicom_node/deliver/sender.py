@@ -1,26 +1,33 @@
 """The outbox, emptied: the Celery task "dicom_node.deliver" and the retry policy.
 
-One message wakes a sender for one destination. The sender leases all that is due there, sends it over one
-association and records every object's outcome as it comes, so that a sender killed in the middle repeats at
-most the object under way; the destination sees the same SOP Instance UID again and keeps one.
+One message wakes a sender for one destination. The sender leases all that is due there, sends it, by C-STORE or by
+STOW-RS, and records every object's outcome as it comes, so that a sender killed in the middle repeats at most what is
+under way; the destination sees the same SOP Instance UID again and keeps one.
 
     delivered (0x0000 or a warning)     sent; where the destination is to commit to it, `commitment` asks
-    refused, unreachable, no answer     again after 30 s, 60 s, 120 s ... (at most an hour), then dead
+    refused                             again after 30 s, 60 s, 120 s ... (at most an hour), then dead
     SOP Class not taken                 downgraded: another object stands in (segmentation, else overlay, else
                                         secondary capture); dead when there is none
     file unreadable, no such            dead at once: waiting does not help; `rerun --failed` after the
     destination in the settings         destination is put right
+    destination not reached             waits for the destination; no attempt of the object is counted
+    broken off while it was sent,       as refused, for the object may be the cause; but while the destination is
+    out of resources (0xA7xx)           paused it is the destination that is in trouble, and no attempt is counted
+
+A destination that gave a batch no other answer is left in peace, for 30 s, 60 s, 120 s ... (at most `probe_seconds`).
+After `pause_after` such batches in a row it is paused: one object is tried at a time, the one that was tried the least,
+until there is an answer. So a destination may be away for a weekend without a single dead letter.
 """
 
 import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 from celery import Celery
@@ -28,13 +35,17 @@ from celery import Celery
 from dicom_node.clock import utc_now
 from dicom_node.deliver import scu
 from dicom_node.deliver.scu import StoreOutcome, StoreRequest
+from dicom_node.deliver.stow import Stow
 from dicom_node.errors import ConfigError, DeliveryError, DeliveryUnreachable, OutOfResources
-from dicom_node.nouns import Delivery, DeliveryState, Destination
+from dicom_node.nouns import Delivery, DeliveryState, Destination, WebDestination
 from dicom_node.queue import broker
 from dicom_node.settings.sections import DeliverySettings, Settings
 from dicom_node.status import Status
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.ledger.deliveries import LEASE_SECONDS
+
+LONGEST_WANTED = timedelta(hours=1)
+"""Of what a destination asks for by Retry-After."""
 
 log = structlog.get_logger(__name__)
 
@@ -48,12 +59,17 @@ class RetryPolicy:
         factor: each wait is this many times the one before.
         cap: longest wait.
         max_attempts: attempts after which a delivery is a dead letter.
+        pause_after: batches in a row without an answer after which a destination is paused; also objects in a row
+            after which a batch is given up.
+        probe_cap: longest wait for a destination that does not answer.
     """
 
     first: timedelta = timedelta(seconds=30)
     factor: float = 2.0
     cap: timedelta = timedelta(hours=1)
     max_attempts: int = 10
+    pause_after: int = 3
+    probe_cap: timedelta = timedelta(minutes=5)
 
     @classmethod
     def of(cls, settings: DeliverySettings) -> "RetryPolicy":
@@ -64,6 +80,8 @@ class RetryPolicy:
             factor=settings.factor,
             cap=max(first, timedelta(hours=1)),
             max_attempts=settings.max_attempts,
+            pause_after=settings.pause_after,
+            probe_cap=max(first, timedelta(seconds=settings.probe_seconds)),
         )
 
 
@@ -75,25 +93,42 @@ def next_attempt(attempts: int, now: datetime, policy: RetryPolicy) -> datetime 
         now: the time, aware.
         policy: how often and how late.
     """
-    if attempts >= policy.max_attempts:
-        return None
-    wait, capped = policy.first.total_seconds(), policy.cap.total_seconds()
-    for _ in range(attempts - 1):
+    return None if attempts >= policy.max_attempts else now + _wait(attempts, policy, policy.cap)
+
+
+def next_probe(missed: int, now: datetime, policy: RetryPolicy, wanted: float = 0.0) -> datetime:
+    """When to try a destination again that has not answered `missed` times in a row.
+
+    Args:
+        missed: at least 1.
+        now: the time, aware.
+        policy: how late.
+        wanted: seconds for which the destination itself asks; an hour at most.
+    """
+    return now + max(_wait(missed, policy, policy.probe_cap), min(timedelta(seconds=wanted), LONGEST_WANTED))
+
+
+def _wait(times: int, policy: RetryPolicy, cap: timedelta) -> timedelta:
+    wait, capped = policy.first.total_seconds(), cap.total_seconds()
+    for _ in range(times - 1):
         wait = min(wait * policy.factor, capped)
-    return now + timedelta(seconds=min(wait, capped))
+    return timedelta(seconds=min(wait, capped))
 
 
-class Store(Protocol):
+Kind_contra = TypeVar("Kind_contra", contravariant=True)
+
+
+class Store(Protocol[Kind_contra]):
     """scu.store, or something that behaves like it."""
 
     def __call__(
         self,
-        destination: Destination,
+        destination: Kind_contra,
         requests: Sequence[StoreRequest],
         *,
         calling_ae_title: str,
         timeout: float,
-    ) -> Iterator[StoreOutcome]:
+    ) -> Generator[StoreOutcome]:
         """Yield one outcome for each request."""
 
 
@@ -106,12 +141,14 @@ class Sender:
         ledger: where deliveries are leased and settled.
         clock: the time.
         store: the Storage SCU.
+        stow: the user agent of STOW-RS.
     """
 
     settings: Settings
     ledger: Ledger
     clock: Callable[[], datetime] = utc_now
-    store: Store = scu.store
+    store: Store[Destination] = scu.store
+    stow: Store[WebDestination] = field(default_factory=Stow)
 
     def deliver(self, delivery_id: str) -> int:
         """Send everything that is due at the destination of one delivery.
@@ -120,7 +157,9 @@ class Sender:
             how many objects were attempted; 0 when there is nothing to do, which is no fault.
         """
         owner = f"sender-{os.getpid()}-{uuid.uuid4().hex}"
-        batch = self.ledger.lease_deliveries(delivery_id, owner, self.clock(), LEASE_SECONDS)
+        batch = self.ledger.lease_deliveries(
+            delivery_id, owner, self.clock(), LEASE_SECONDS, pause_after=self._policy.pause_after
+        )
         if not batch:
             return 0
         name = batch[0].destination
@@ -156,22 +195,66 @@ class Sender:
             over.set()
             renewer.join()
 
-    def _send(self, batch: Sequence[Delivery], owner: str, destination: Destination) -> None:
+    def _send(self, batch: Sequence[Delivery], owner: str, destination: Destination | WebDestination) -> None:
         waiting = {one.delivery_id: one for one in batch}
+        missed = next((one.attempts for one in self.ledger.unreachable() if one.destination == destination.name), 0)
+        answered, silent, trouble = False, 0, None
+        unanswered: list[tuple[Delivery, StoreOutcome]] = []
         try:
-            for outcome in self.store(
-                destination,
-                [_request(one) for one in batch],
-                calling_ae_title=self.settings.node.ae_title,
-                timeout=self.settings.delivery.timeout,
-            ):
-                self._settle(waiting.pop(outcome.key), owner, outcome)
+            with closing(self._store(batch, destination)) as outcomes:
+                for outcome in outcomes:
+                    if not _of_the_destination(outcome):
+                        answered, silent = True, 0
+                        self._settle(waiting.pop(outcome.key), owner, outcome)
+                        continue
+                    silent, trouble = silent + 1, outcome.error
+                    unanswered.append((waiting[outcome.key], outcome))
+                    if silent >= self._policy.pause_after:
+                        break  # what is left would wait as long for nothing
+            shut = silent > 0 and isinstance(trouble, DeliveryUnreachable) and not trouble.tried
+            self._look_back(destination.name, missed, trouble if shut or not answered else None, answered=answered)
+            # Only now, for what is let go is due at once where its destination is not left in peace.
+            for delivery, outcome in unanswered:
+                del waiting[delivery.delivery_id]
+                self._settle_silence(delivery, owner, outcome, paused=missed >= self._policy.pause_after)
+            for delivery in waiting.values():
+                self.ledger.delivery_untried(delivery.delivery_id, owner, str(trouble))
         except DeliveryError as error:
             self._fail_rest(waiting.values(), owner, str(error))
         except Exception as error:
             # What is left must not hang until its lease runs out; the class says enough without the data.
             self._fail_rest(waiting.values(), owner, f"sending failed ({type(error).__name__})")
             raise
+
+    def _store(self, batch: Sequence[Delivery], destination: Destination | WebDestination) -> Generator[StoreOutcome]:
+        requests = [_request(one) for one in batch]
+        ours, timeout = self.settings.node.ae_title, self.settings.delivery.timeout
+        if isinstance(destination, WebDestination):
+            return self.stow(destination, requests, calling_ae_title=ours, timeout=timeout)
+        return self.store(destination, requests, calling_ae_title=ours, timeout=timeout)
+
+    def _look_back(self, destination: str, missed: int, trouble: DeliveryError | None, *, answered: bool) -> None:
+        """After a batch: the destination answers, or is left in peace."""
+        if answered and self.ledger.destination_reached(destination):
+            log.info("destination answers again", attempts=missed)
+            missed = 0
+        if trouble is None:
+            return
+        now, missed = self.clock(), missed + 1
+        until = next_probe(missed, now, self._policy, getattr(trouble, "wait", 0.0))
+        self.ledger.destination_unreachable(destination, now, until, str(trouble))
+        entry = log.bind(reason=str(trouble), attempts=missed, again=until.isoformat())
+        if missed == self._policy.pause_after:
+            entry.error("destination paused")
+        else:
+            entry.warning("destination does not answer")
+
+    def _settle_silence(self, delivery: Delivery, owner: str, outcome: StoreOutcome, *, paused: bool) -> None:
+        """No answer about the object: it counts as an attempt only where the object may be the cause."""
+        if paused or (isinstance(outcome.error, DeliveryUnreachable) and not outcome.error.tried):
+            self.ledger.delivery_untried(delivery.delivery_id, owner, str(outcome.error))
+        else:
+            self._settle(delivery, owner, outcome)
 
     def _settle(self, delivery: Delivery, owner: str, outcome: StoreOutcome) -> None:
         now = self.clock()
@@ -182,7 +265,8 @@ class Sender:
         repeated = outcome.status == Status.DUPLICATE_SOP_INSTANCE and delivery.attempts > 1
         if outcome.error is None or repeated:
             remark = "stored by an earlier attempt whose answer was lost (0x0111)" if repeated else None
-            wanted = self.settings.destination(delivery.destination).commitment
+            there = self.settings.destination(delivery.destination)
+            wanted = isinstance(there, Destination) and there.commitment
             self.ledger.delivery_sent(delivery.delivery_id, now, outcome.status or 0, remark, commitment=wanted)
             entry.log(logging.WARNING if outcome.status else logging.INFO, "delivered")
             return
@@ -197,8 +281,6 @@ class Sender:
             return
         self.ledger.delivery_retry(delivery.delivery_id, owner, again, reason)
         entry.warning("not delivered", reason=reason, attempts=delivery.attempts, again=again.isoformat())
-        if isinstance(outcome.error, DeliveryUnreachable):
-            self.ledger.postpone_destination(delivery.destination, again)
 
     def _downgrade(self, delivery: Delivery, owner: str, reason: str) -> None:
         entry = log.bind(delivery=delivery.delivery_id, sop_instance_uid=delivery.sop_instance_uid, kind=delivery.kind)
@@ -216,6 +298,7 @@ class Sender:
     def _bury(self, deliveries: Sequence[Delivery], owner: str, reason: str) -> None:
         for delivery in deliveries:
             self.ledger.delivery_dead(delivery.delivery_id, owner, reason, self.clock())
+        self.ledger.destination_reached(deliveries[0].destination)  # there is nothing that could answer again
         log.error("dead letters", reason=reason, count=len(deliveries))
 
     @property
@@ -226,6 +309,11 @@ class Sender:
 def register_deliver(app: Celery, sender: Sender) -> None:
     """Make `sender` answer the messages of "dicom_node.deliver"."""
     broker.register(app, broker.DELIVER, sender.deliver)
+
+
+def _of_the_destination(outcome: StoreOutcome) -> bool:
+    """Whether an outcome says less of the object than of its destination: no answer, or out of resources."""
+    return isinstance(outcome.error, DeliveryUnreachable) or (outcome.status or 0) & 0xFF00 == Status.OUT_OF_RESOURCES
 
 
 def _request(delivery: Delivery) -> StoreRequest:

@@ -17,7 +17,7 @@ from dicom_node.errors import ConfigError
 from dicom_node.settings.callers import caller
 from dicom_node.settings.methods import Key
 from dicom_node.settings.methods import problems as method_problems
-from dicom_node.settings.sections import PeerSettings, RetentionSettings, Settings
+from dicom_node.settings.sections import DestinationSettings, PeerSettings, RetentionSettings, Settings
 from explain_core import toml_files
 
 ENV_PREFIX = "DICOM_NODE_"
@@ -138,7 +138,7 @@ def _tls_problems(settings: Settings) -> Iterator[_Problem]:
         yield ("tls", "port"), "is node.port; choose another, or set node.plain = false"
     if not node.plain and not tls.serves:
         yield ("node", "plain"), "nobody could send: set tls.certificate, tls.key and tls.authorities, or plain = true"
-    sections: dict[str, Sequence[PeerSettings]] = {
+    sections: dict[str, Sequence[PeerSettings | DestinationSettings]] = {
         "destinations": settings.destinations,
         "commitment_peers": settings.commitment_peers,
     }

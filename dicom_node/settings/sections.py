@@ -17,11 +17,12 @@ from pydantic import (
 )
 
 from dicom_node.errors import ConfigError
-from dicom_node.nouns import AETitle, Destination, TLSFiles
+from dicom_node.nouns import AETitle, Destination, TLSFiles, WebDestination
 from dicom_node.settings.callers import caller
 from dicom_node.settings.default_rules import DEFAULT_RULES
 from dicom_node.settings.methods import Methods
 from dicom_node.settings.rule_tables import Name, ResultName, Rule, Section, split_words
+from dicom_node.settings.web import WebKeys
 
 _AE_TITLE_LENGTH = 16  # PS3.5, 6.2
 
@@ -223,10 +224,24 @@ class PeerSettings(Section):
     tls_check_name: bool = True
 
 
-class DestinationSettings(PeerSettings):
-    """[[destinations]]: a Storage SCP that takes results; what it does not say of them is as in [results]."""
+OVER_DICOM = (*PeerSettings.model_fields, "commitment")
+"""Keys of a destination that is reached over DICOM, and of no other; the first three it needs."""
+
+
+class DestinationSettings(WebKeys):
+    """[[destinations]]: who takes results, a Storage SCP or, with a `url`, a DICOMweb server.
+
+    What a table does not say of the results is as in [results].
+    """
 
     name: Name
+    ae_title: AETitleText | None = None
+    host: Annotated[str, Field(min_length=1)] | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    tls: bool = False
+    tls_authorities: Path | None = None
+    tls_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    tls_check_name: bool = True
     objects: Objects | None = None
     methods: Methods | None = None
     long_edge: LongEdge | None = None
@@ -234,6 +249,26 @@ class DestinationSettings(PeerSettings):
     explain: Policy | None = None
     synthetic_images: bool = False
     commitment: bool = False
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        said = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
+        if self.url is not None:
+            if mixed := [name for name in OVER_DICOM if name in said]:
+                raise ValueError(f"either DICOM (ae_title, host, port) or DICOMweb (url): remove url or {mixed[0]}")
+            return self
+        if web := [name for name in WebKeys.model_fields if name in said]:
+            raise ValueError(f"{web[0]} belongs to DICOMweb: add url, or remove {web[0]}")
+        if absent := [name for name in OVER_DICOM[:3] if name not in said]:
+            raise ValueError(f"a destination needs ae_title, host and port, or url for DICOMweb: add {absent[0]}")
+        return self
+
+    @property
+    def peer(self) -> PeerSettings | None:
+        """How it is reached over DICOM; None of a DICOMweb server."""
+        if self.url is not None:
+            return None
+        return PeerSettings.model_validate(self.model_dump(include=set(PeerSettings.model_fields)))
 
 
 class CommitmentPeer(PeerSettings):
@@ -246,6 +281,8 @@ class DeliverySettings(Section):
     retry_seconds: PositiveFloat = 30
     factor: Annotated[float, Field(ge=1, le=10)] = 2
     max_attempts: PositiveInt = 10
+    pause_after: PositiveInt = 3
+    probe_seconds: PositiveFloat = 300
     timeout: PositiveFloat = 30
     commitment_wait: Annotated[float, Field(ge=0, le=600)] = 5
     commitment_timeout: PositiveFloat = 3600
@@ -300,7 +337,7 @@ class Settings(Section):
         object.__setattr__(self, "rules", rules)  # before anyone has seen the object
         return self
 
-    def destination(self, name: str) -> Destination:
+    def destination(self, name: str) -> Destination | WebDestination:
         """The destination of that name.
 
         Raises:
@@ -308,13 +345,15 @@ class Settings(Section):
         """
         for one in self.destinations:
             if one.name == name:
-                return replace(self._reached(one, name), commitment=one.commitment)
+                if (peer := one.peer) is not None:
+                    return replace(self._reached(peer, name), commitment=one.commitment)
+                return WebDestination(name=name, **one.model_dump(include=set(WebKeys.model_fields)))
         raise ConfigError(f"destinations: there is no destination {name!r}; add it or change the rule")
 
     def commitment_peer(self, ae_title: str) -> Destination | None:
         """Where a peer of that AE title takes reports: as [[commitment_peers]] say, else as a destination; or None."""
-        known: tuple[PeerSettings, ...] = (*self.commitment_peers, *self.destinations)
-        return next((self._reached(one, ae_title) for one in known if one.ae_title == ae_title), None)
+        known = (*self.commitment_peers, *(one.peer for one in self.destinations))
+        return next((self._reached(one, ae_title) for one in known if one and one.ae_title == ae_title), None)
 
     @property
     def clean_below_mb(self) -> int:

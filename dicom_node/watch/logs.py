@@ -23,7 +23,7 @@ from explain_core.errors import ExplainError
 bound = structlog.contextvars.bound_contextvars
 """`with bound(association_id=..., study=..., task_id=...)`: every log line inside carries the identifiers."""
 
-_QUOTING = ("pydicom", "pynetdicom", "highdicom", "pylibjpeg", "PIL")
+_QUOTING = ("pydicom", "pynetdicom", "highdicom", "pylibjpeg", "PIL", "httpx2", "httpcore2")
 _SPEAKING_ERRORS = (NodeError, ExplainError)
 _FRAMES = 6
 _warnings_lock = threading.RLock()

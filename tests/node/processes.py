@@ -86,7 +86,7 @@ def sender(settings: Settings, ledger: Ledger, point: str) -> None:
     app = broker.make_celery(settings)
     store = deadly if point == "stored" else scu.store
     register_deliver(app, Sender(settings=settings, ledger=ledger, store=store))
-    broker.run_worker(app, broker.DELIVER, concurrency=2)
+    broker.run_worker(app, broker.DELIVER, concurrency=max(2, len(settings.destinations)))
 
 
 def main(role: str, folder: Path, point: str) -> None:

@@ -40,7 +40,10 @@ def at(seconds: float) -> datetime:
 def due(ledger, now: datetime) -> list[Delivery]:
     """Pending deliveries whose time has come and that no sender holds, oldest first."""
     with ledger._read() as connection:
-        return [deliveries._delivery(row) for row in deliveries._due_rows(connection, now, 1000)]
+        waited_for = deliveries._waited_for(connection, now)
+        rows = [row for name in waited_for for row in deliveries._due_rows(connection, now, 1000, name)]
+        rows = sorted(rows, key=lambda row: (row["next_attempt_at"], row["delivery_id"]))
+        return [deliveries._delivery(row) for row in rows]
 
 
 def association(name: str = "a1", seconds: float = 0) -> Association:
@@ -255,7 +258,7 @@ class Peer:
 
 
 def settings(folder: Path, *destinations, **sections):
-    """Settings with everything in `folder`; destinations are (name, AE title, port) and what else they say."""
+    """Settings with everything in `folder`; destinations are (name, AE title, port[, more]) or tables."""
     from dicom_node.settings.sections import Settings
 
     return Settings.model_validate(
@@ -266,8 +269,10 @@ def settings(folder: Path, *destinations, **sections):
                 "low_water_mb": 0,
             },
             "destinations": [
-                {"name": name, "ae_title": title, "host": "127.0.0.1", "port": port} | (profile[0] if profile else {})
-                for name, title, port, *profile in destinations
+                one
+                if isinstance(one, dict)
+                else {"name": one[0], "ae_title": one[1], "host": "127.0.0.1", "port": one[2]} | dict(*one[3:])
+                for one in destinations
             ],
             **sections,
         }

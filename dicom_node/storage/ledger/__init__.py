@@ -13,6 +13,7 @@ from dicom_node.storage.ledger.receiving import Added, Receiving
 from dicom_node.storage.ledger.reports import Downgrade, Replayed, Reports, StudySummary, Timeline
 from dicom_node.storage.ledger.set_back import SetBack
 from dicom_node.storage.ledger.tasks import Tasks
+from dicom_node.storage.ledger.unreachable import Breakers
 from dicom_node.storage.ledger.verdicts import Verdicts
 
 __all__ = [
@@ -36,6 +37,7 @@ class Ledger(
     Receiving,
     Tasks,
     Deliveries,
+    Breakers,
     Commitments,
     CommitmentReports,
     Reports,

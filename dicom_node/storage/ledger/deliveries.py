@@ -1,7 +1,7 @@
 """Ledger, answering side: the outbox. One row per result object and destination.
 
 A sender leases all due deliveries of one destination together: one association at a time per destination,
-and a destination that does not answer holds up nobody but itself.
+and a destination that does not answer holds up nobody but itself (see `unreachable`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,9 +13,10 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, func, 
 
 from dicom_node.nouns import Delivery, DeliveryState, SOPInstanceUID
 from dicom_node.storage.ledger.commitments import NO_COMMITMENT
-from dicom_node.storage.ledger.schema import deliveries, tasks
+from dicom_node.storage.ledger.schema import deliveries, tasks, unreachable
 from dicom_node.storage.ledger.stand_ins import call_in_stand_ins
 from dicom_node.storage.ledger.store import Store, insert_missing
+from dicom_node.storage.ledger.unreachable import left_in_peace
 
 LEASE_SECONDS = 30.0
 """Of a batch, renewed while its sender lives: how long what a killed sender held has to wait."""
@@ -31,7 +32,7 @@ class Deliveries(Store):
         `older_than` ago is still on its way and left out.
         """
         with self._read() as connection:
-            free = [one for one in _waited_for(connection) if not _is_busy(connection, one, now)]
+            free = [one for one in _waited_for(connection, now) if not _is_busy(connection, one, now)]
             first = [row for destination in free for row in _due_rows(connection, now, 1, destination)]
         return [
             _delivery(row) for row in first if row["submitted_at"] is None or row["submitted_at"] <= now - older_than
@@ -45,7 +46,7 @@ class Deliveries(Store):
             )
 
     def lease_deliveries(
-        self, delivery_id: str, owner: str, now: datetime, seconds: float, limit: int = 100
+        self, delivery_id: str, owner: str, now: datetime, seconds: float, limit: int = 100, *, pause_after: int = 3
     ) -> list[Delivery]:
         """Take the due deliveries of the destination that `delivery_id` goes to; counts one attempt each.
 
@@ -55,6 +56,7 @@ class Deliveries(Store):
             now: the time.
             seconds: how long until another sender may take what is not settled.
             limit: most deliveries in one batch.
+            pause_after: attempts in a row without an answer, after which one delivery alone is a batch.
 
         Returns:
             the batch, oldest first; empty when nothing is due or another sender is at this destination.
@@ -65,7 +67,12 @@ class Deliveries(Store):
             ).scalar_one_or_none()
             if destination is None or _is_busy(connection, destination, now):
                 return []
-            due = [row["delivery_id"] for row in _due_rows(connection, now, limit, destination)]
+            if destination in left_in_peace(connection, now):
+                return []
+            missed = select(unreachable.c.attempts).where(unreachable.c.destination == destination)
+            paused = (connection.execute(missed).scalar_one_or_none() or 0) >= pause_after
+            rows = _due_rows(connection, now, 1 if paused else limit, destination, least_tried=paused)
+            due = [row["delivery_id"] for row in rows]
             connection.execute(
                 update(deliveries)
                 .where(deliveries.c.delivery_id.in_(due), _found(), _free(now))
@@ -75,12 +82,12 @@ class Deliveries(Store):
                     attempts=deliveries.c.attempts + 1,
                 )
             )
-            rows = connection.execute(
+            leased = connection.execute(
                 select(deliveries)
                 .where(deliveries.c.delivery_id.in_(due), _found(), deliveries.c.owner == owner)
                 .order_by(deliveries.c.next_attempt_at, deliveries.c.delivery_id)
             ).mappings()
-            return [_delivery(row) for row in rows]
+            return [_delivery(row) for row in leased]
 
     def renew_deliveries(self, owner: str, now: datetime, seconds: float) -> None:
         """Extend the lease on what this owner still holds."""
@@ -128,6 +135,21 @@ class Deliveries(Store):
                 )
             )
 
+    def delivery_untried(self, delivery_id: str, owner: str, error: str) -> None:
+        """Its destination was not reached, which is no fault of its own: it counts no attempt, and is as it was."""
+        with self._write() as connection:
+            connection.execute(
+                update(deliveries)
+                .where(_held(delivery_id, owner))
+                .values(
+                    attempts=deliveries.c.attempts - 1,
+                    last_error=error,
+                    owner=None,
+                    lease_until=None,
+                    submitted_at=None,
+                )
+            )
+
     def delivery_dead(self, delivery_id: str, owner: str, error: str, now: datetime) -> None:
         """Dead letter: kept, shown, replayable; nothing changes when `owner` no longer holds it.
 
@@ -149,20 +171,6 @@ class Deliveries(Store):
                 return None
             row = connection.execute(select(deliveries).where(deliveries.c.delivery_id == delivery_id))
             return _delivery(row.mappings().one())
-
-    def postpone_destination(self, destination: str, until: datetime) -> None:
-        """Leave a destination that cannot be reached in peace: what waits for it waits until then."""
-        with self._write() as connection:
-            connection.execute(
-                update(deliveries)
-                .where(
-                    _pending(),
-                    deliveries.c.destination == destination,
-                    deliveries.c.owner.is_(None),
-                    deliveries.c.next_attempt_at < until,
-                )
-                .values(next_attempt_at=until, submitted_at=None)
-            )
 
     def deliveries(
         self, *, study: str | None = None, state: DeliveryState | None = None, limit: int = 1000
@@ -250,13 +258,14 @@ def _held(delivery_id: str, owner: str) -> ColumnElement[bool]:
     return and_(_pending(), deliveries.c.delivery_id == delivery_id, deliveries.c.owner == owner)
 
 
-def _waited_for(connection: Connection) -> Iterator[str]:
-    """Destinations that a delivery waits for: one look into the index for each, however much waits."""
+def _waited_for(connection: Connection, now: datetime) -> Iterator[str]:
+    """Destinations that a delivery waits for, but those that are left in peace: one look into the index for each."""
+    resting = left_in_peace(connection, now)
     last = ""
     while last is not None:
         following = select(func.min(deliveries.c.destination)).where(_pending(), deliveries.c.destination > last)
         last = connection.execute(following).scalar_one()
-        if last is not None:
+        if last is not None and last not in resting:
             yield last
 
 
@@ -266,10 +275,12 @@ def _is_busy(connection: Connection, destination: str, now: datetime) -> bool:
     return destination in set(connection.execute(held).scalars())
 
 
-def _due_rows(connection: Connection, now: datetime, limit: int, destination: str | None = None) -> list[RowMapping]:
-    query = select(deliveries).where(_due(now))
-    if destination is not None:
-        query = query.where(deliveries.c.destination == destination)
+def _due_rows(
+    connection: Connection, now: datetime, limit: int, destination: str, *, least_tried: bool = False
+) -> list[RowMapping]:
+    query = select(deliveries).where(_due(now), deliveries.c.destination == destination)
+    if least_tried:
+        query = query.order_by(deliveries.c.attempts)
     query = query.order_by(deliveries.c.next_attempt_at, deliveries.c.delivery_id).limit(limit)
     return list(connection.execute(query).mappings())
 

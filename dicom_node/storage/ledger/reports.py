@@ -10,7 +10,15 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, f
 
 from dicom_node.errors import NotKept
 from dicom_node.nouns import DeliveryState, StudyInstanceUID, StudyState, TaskState
-from dicom_node.storage.ledger.schema import associations, deliveries, instances, quarantine, studies, tasks
+from dicom_node.storage.ledger.schema import (
+    associations,
+    deliveries,
+    instances,
+    quarantine,
+    studies,
+    tasks,
+    unreachable,
+)
 from dicom_node.storage.ledger.store import Store
 
 _ANSWERED = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.DOWNGRADED)
@@ -289,6 +297,7 @@ class Reports(Store):
                     .where(*of_study, deliveries.c.reserve)
                     .values(_fresh_delivery(DeliveryState.STANDBY, now))
                 )
+            connection.execute(delete(unreachable))  # whoever asks for this has seen to the destinations
             gone = select(tasks.c.task_id).where(tasks.c.emptied_at.is_not(None))
             replayed_deliveries = connection.execute(
                 update(deliveries)

@@ -51,7 +51,7 @@ STATE = String(16)
 
 metadata = MetaData()
 
-SCHEMA = "0006"
+SCHEMA = "0007"
 """Of these tables: the last of migrations/versions."""
 FIRST = "0001"
 """Of a ledger made before there were migrations, which does not say so itself."""
@@ -244,3 +244,14 @@ commitment_reports = Table(  # Storage Commitment that peers ask us for
     Column("last_error", Text),
     Index("commitment_reports_due", "state", "next_attempt_at"),
 )
+
+unreachable = Table(
+    "unreachable",
+    metadata,
+    Column("destination", String(64), primary_key=True),
+    Column("attempts", Integer, nullable=False),  # in a row, without an answer
+    Column("since", UTCDateTime, nullable=False),
+    Column("next_attempt_at", UTCDateTime, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+"""Destinations that did not answer when last tried; one that answers has no row."""

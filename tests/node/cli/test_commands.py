@@ -25,7 +25,8 @@ from dicom_node.storage.ledger import Ledger
 from explain_core.bundles.files import write_sums
 
 LIGHT = (
-    "receive.listener", "receive.intake", "route.dispatcher", "deliver.sender", "deliver.scu", "queue.broker", "status",
+    "receive.listener", "receive.intake", "route.dispatcher", "deliver.sender", "deliver.scu", "deliver.stow",
+    "deliver.web_client", "queue.broker", "status",
     "dicom.negotiation", "storage.ledger", "storage.spool", "models.promotion", "app", "cli", "demo.run",
 )  # fmt: skip
 
@@ -188,9 +189,9 @@ def test_echo_asks_a_destination_over_tls_and_says_in_one_line_why_not(tmp_path)
     config = tmp_path / "node.toml"
     with running(tmp_path / "peer", tls=tls_settings(files), calling_ae_titles="EXPLAIN") as peer:
         config.write_text(TLS.format(files, peer.listener.tls_port))
-        assert "pacs answers over TLS" in run("echo", "pacs", "--config", config).stdout.splitlines()
+        assert run("echo", "pacs", "--config", config).stdout.splitlines()[-1].endswith("answers C-ECHO over TLS")
         done = run("echo", "plain", "--config", config, expect=1)
-        assert done.stderr.splitlines()[-1].startswith("error: ")
+        assert done.stdout.splitlines()[-1].startswith("plain: FAILED (DICOM")
         done = run("echo", "paks", "--config", config, expect=2)
         assert "there is no destination 'paks'" in done.stderr
 

@@ -1,7 +1,6 @@
 """The Storage SCU and the sender, against real SCPs on loopback."""
 
 import gc
-import itertools
 import shutil
 import subprocess
 from datetime import timedelta
@@ -10,37 +9,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydicom import Dataset, dcmread
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, RLELossless
+from pydicom import dcmread
+from pydicom.uid import RLELossless
+from sending import CR_STORAGE, SEG_STORAGE, SR_STORAGE, Node, write
 from structlog.testing import capture_logs
-from working import SC_STORAGE, STUDY, T0, Peer, at, delivery, due, free_port, instance, settings, study, task, wait_for
+from working import SC_STORAGE, STUDY, T0, Peer, at, due, free_port, wait_for
 
 from dicom_node.deliver import scu
 from dicom_node.deliver.sender import RetryPolicy, Sender, next_attempt
 from dicom_node.errors import DeliveryRefused, DeliveryUnreachable
-from dicom_node.nouns import AETitle, DeliveryState, Destination, SOPInstanceUID, StudyState
+from dicom_node.nouns import AETitle, DeliveryState, Destination, SOPInstanceUID
 from dicom_node.storage.ledger import Ledger, Replayed
-
-SR_STORAGE = "1.2.840.10008.5.1.4.1.1.88.33"
-SEG_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
-CR_STORAGE = "1.2.840.10008.5.1.4.1.1.1"
-CHAIN = {
-    "segmentation": (SEG_STORAGE, "overlay"),
-    "overlay": (CR_STORAGE, "secondary_capture"),
-    "secondary_capture": (SC_STORAGE, None),
-}
-"""Three kinds of three SOP Classes, each standing in for the one before."""
-
-
-def write(folder: Path, uid: str, sop_class: str = SC_STORAGE) -> Path:
-    ds = Dataset()
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.SOPClassUID, ds.SOPInstanceUID = sop_class, uid
-    ds.PatientName, ds.StudyInstanceUID = "Canary^Bird", STUDY
-    ds.save_as(folder / f"{uid}.dcm", enforce_file_format=True)
-    return folder / f"{uid}.dcm"
 
 
 def request(folder: Path, number: int, sop_class: str = SC_STORAGE) -> scu.StoreRequest:
@@ -258,63 +237,6 @@ def test_waits_never_shrink_never_exceed_the_cap_and_end(first, factor, attempts
 # ---- the sender
 
 
-class Node:
-    """A ledger with explained deliveries and a sender with a clock that the test moves."""
-
-    def __init__(self, folder: Path, *peers_: tuple[str, int], **delivery_settings) -> None:
-        self.folder = folder
-        self.settings = settings(
-            folder,
-            *((name, "PACS", port) for name, port in peers_),
-            delivery={"timeout": 5} | delivery_settings,
-        )
-        self.ledger = Ledger(self.settings.node.database)
-        self.ledger.create()
-        self.now = at(100)
-        self.sender = Sender(settings=self.settings, ledger=self.ledger, clock=lambda: self.now)
-        self._tasks = itertools.count(1)
-
-    def owe(self, *deliveries) -> None:
-        number = next(self._tasks)
-        uid = f"{STUDY}.{number}"
-        self.ledger.add_instance(instance(1, study=uid))
-        revision = study(instance(1, study=uid))
-        self.ledger.mark_ready(revision, [task(revision, f"t{number}")], T0)
-        self.ledger.lease(f"t{number}", "w", T0, 60)
-        owed = {"deliveries": deliveries, "state": StudyState.EXPLAINED, "reason": None, "now": T0}
-        assert self.ledger.complete(f"t{number}", "w", **owed)
-
-    def result(self, number: int, destination: str = "pacs", sop_class: str = SC_STORAGE, **changes):
-        path = write(self.folder, f"2.25.{number}", sop_class)
-        return delivery("t1", number, destination, path=path, sop_class_uid=sop_class, **changes)
-
-    def owe_chain(self, *wanted: str) -> None:
-        """The kinds of CHAIN, those that are not wanted on standby."""
-        self.owe(
-            *(
-                self.result(
-                    number,
-                    sop_class=sop_class,
-                    kind=kind,
-                    fallback=fallback,
-                    state=DeliveryState.PENDING if kind in wanted else DeliveryState.STANDBY,
-                )
-                for number, (kind, (sop_class, fallback)) in enumerate(CHAIN.items(), start=1)
-            )
-        )
-
-    def deliver_all(self) -> None:
-        """Messages as the dispatcher sends them, until nothing is due."""
-        while waiting := due(self.ledger, self.now):
-            self.sender.deliver(waiting[0].delivery_id)
-
-    def kinds(self) -> dict[str, str]:
-        return {one.kind: one.state.value for one in self.ledger.deliveries()}
-
-    def states(self) -> dict[str, DeliveryState]:
-        return {one.delivery_id.removeprefix("t1-"): one.state for one in self.ledger.deliveries()}
-
-
 @pytest.fixture
 def node(tmp_path):
     made = []
@@ -381,9 +303,9 @@ def test_refused_objects_come_again_later_and_the_others_do_not(peers, node):
     assert set(here.states().values()) == {DeliveryState.SENT}
 
 
-def test_a_dead_destination_ends_in_dead_letters_that_replay_once_it_is_back(peers, node):
-    port = free_port()
-    here = node(("pacs", port), retry_seconds=30, max_attempts=3)
+def test_refusals_end_in_dead_letters_that_replay_once_the_destination_takes_them(peers, node):
+    pacs = peers(lambda _uid, number: 0xC000 if number <= 3 else 0)
+    here = node(("pacs", pacs.port), retry_seconds=30, max_attempts=3)
     here.owe(here.result(1))
     attempts = []
     for _ in range(5):
@@ -393,13 +315,10 @@ def test_a_dead_destination_ends_in_dead_letters_that_replay_once_it_is_back(pee
         here.now = max(here.now, row.next_attempt_at)
     assert [int((one - at(100)).total_seconds()) for one in attempts] == [0, 30, 90]
     assert row.state is DeliveryState.DEAD
-    assert "does not answer" in row.last_error
-    pacs = peers()
-    here.settings = settings(here.folder, ("pacs", "PACS", pacs.port))
-    here.sender = Sender(settings=here.settings, ledger=here.ledger, clock=lambda: here.now)
+    assert "0xC000" in row.last_error
     assert here.ledger.replay_failed(None, here.now) == Replayed(tasks=0, deliveries=1)
     here.sender.deliver("t1-1-pacs")
-    assert pacs.uids == ["2.25.1"]
+    assert pacs.uids == ["2.25.1"] * 4
     assert here.states() == {"1-pacs": DeliveryState.SENT}
 
 
@@ -419,7 +338,7 @@ def test_what_waits_for_an_unreachable_destination_is_not_tried_one_by_one(node,
     here.owe(here.result(1), here.result(2))
     assert here.sender.deliver("t1-1-pacs") == 1
     assert due(here.ledger, here.now) == []
-    assert [one.attempts for one in here.ledger.deliveries()] == [1, 0]
+    assert [one.attempts for one in here.ledger.deliveries()] == [0, 0]
     assert len(due(here.ledger, at(130))) == 2
 
 

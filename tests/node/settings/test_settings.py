@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from dicom_node.errors import ConfigError
+from dicom_node.nouns import Destination, WebDestination
 from dicom_node.settings.loading import load_settings
 from dicom_node.settings.rule_tables import result_names
 from dicom_node.settings.sections import DestinationSettings, Settings
@@ -20,6 +21,8 @@ SHIPPED = Path(__file__).parents[3] / "deploy" / "dicom-node.toml"
 LINES = SHIPPED.read_text().splitlines()
 DESTINATION = '[[destinations]]\nname = "a"\nae_title = "A"\nhost = "h"\nport = 1'
 TLS = '[tls]\ncertificate = "a"\nkey = "b"\nauthorities = "c"\n'
+WEB = '[[destinations]]\nname = "a"\nurl = "https://x/dicom-web"'
+TOKEN = 'token_url = "https://x/t"\nclient_id = "me"\nclient_secret_file = "f"'  # noqa: S105
 PLAIN = '[{"name": "a", "ae_title": "A", "host": "h", "port": 1}]'
 KEY_LINES = [
     (number, match[1]) for number, line in enumerate(LINES, start=1) if (match := re.match(r"([a-z_]+) = ", line))
@@ -95,7 +98,7 @@ def test_the_shipped_file_has_every_key_with_its_default(tmp_path):
         assert set(table) <= {field.alias or name for name, field in model.model_fields.items()}
 
     check(Settings, shipped, "")
-    assert set(shipped["destinations"][0]) == set(DestinationSettings.model_fields)
+    assert {key for one in shipped["destinations"] for key in one} == set(DestinationSettings.model_fields)
     assert load_settings(SHIPPED, {}).destination("pacs").port == 104
     file = tmp_path / "all.toml"
     file.write_text(text)
@@ -128,6 +131,21 @@ def test_a_peer_that_asks_is_found_by_its_ae_title(tmp_path):
     assert [settings.commitment_peer(title).port for title in ("CT", "A")] == [2, 1]
     assert settings.commitment_peer("OTHER") is None
     assert "commitment_peers.1.ae_title: used twice" in wrong(tmp_path, PEER + PEER)
+
+
+def test_a_destination_is_reached_over_dicom_or_over_dicomweb(tmp_path):
+    file = tmp_path / "node.toml"
+    other = WEB.replace('"a"', '"b"').replace('web"', 'web/"')
+    file.write_text(f"{DESTINATION}\n{other}\n{TOKEN}")
+    settings = load_settings(file, {})
+    assert settings.destination("a") == Destination(name="a", ae_title="A", host="h", port=1, tls_name="h")
+    assert settings.destination("b") == WebDestination(
+        name="b",
+        url="https://x/dicom-web",
+        token_url="https://x/t",  # noqa: S106
+        client_id="me",
+        client_secret_file=Path("f"),
+    )
 
 
 def test_a_destination_says_only_what_differs(tmp_path):
@@ -226,7 +244,6 @@ def test_a_wrong_value_is_named_with_its_line(tmp_path_factory, place):
         (f"{DESTINATION}\nlong_edge = 100", "node.toml:6: destinations.0.long_edge: should be greater than or"),
         (f"{DESTINATION}\nsynthetic_images = 3", "node.toml:6: destinations.0.synthetic_images: should be a valid"),
         (f"{DESTINATION}\nsynthetic = true", "node.toml:6: destinations.0.synthetic: unknown key; did you mean synth"),
-        ('[[destinations]]\nname = "a"\nae_title = "A"\nhost = "h"', "node.toml:1: destinations.0.port: add this"),
         (
             '[node]\ncalling_ae_titles = ["PACS@10.1.2.3/16"]',
             "node.toml:2: node.calling_ae_titles.0: after the @ stands an address or a network, such as 10.1.0.0/16",
@@ -242,6 +259,26 @@ def test_a_wrong_value_is_named_with_its_line(tmp_path_factory, place):
         (f"{TLS}listen = false\n[node]\nplain = false", "node.toml:7: node.plain: nobody could send"),
         (f"{DESTINATION}\ntls = true", "node.toml:6: destinations.0.tls: set tls.authorities, or tls_authorities here"),
         (f'{DESTINATION}\ntls_name = "x"', "node.toml:6: destinations.0.tls_name: has no use without tls = true"),
+        (
+            '[[destinations]]\nname = "a"\nae_title = "A"\nhost = "h"',
+            "node.toml:1: destinations.0: a destination needs a",
+        ),
+        (
+            f'{DESTINATION}\nurl = "https://x/y"',
+            "node.toml:1: destinations.0: either DICOM (ae_title, host, port) or DIC",
+        ),
+        (
+            f'{DESTINATION}\nproxy = "environment"',
+            "node.toml:1: destinations.0: proxy belongs to DICOMweb: add url, or",
+        ),
+        (f'{WEB}\nclient_id = "x"', "node.toml:1: destinations.0: client credentials need a token_url"),
+        (f'{WEB}\ntoken_url = "https://x/t"', "node.toml:1: destinations.0: a token_url needs client_id and one of"),
+        (f'{WEB}\n{TOKEN}\nclient_secret_variable = "X"', "node.toml:1: destinations.0: a token_url needs client_id"),
+        (f"{WEB.replace('https', 'http')}\n{TOKEN}", "node.toml:1: destinations.0: secrets and tokens go over https"),
+        (f'{WEB}\nkey = "k.pem"', "node.toml:1: destinations.0: a key needs its certificate"),
+        (f'{WEB}\nproxy = "http://me:secret@p"', "node.toml:4: destinations.0.proxy: put no user name and no password"),
+        (WEB.replace("https:", "ftp:"), "node.toml:3: destinations.0.url: use a URL such as https://pacs.example.org/"),
+        (f'{WEB[:-1]}?key=secret"', "node.toml:3: destinations.0.url: a URL here has no ? and no #"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path, text, message):

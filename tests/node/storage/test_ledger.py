@@ -468,9 +468,31 @@ def test_one_message_wakes_one_sender_for_each_destination(ledger):
 
 def test_a_dead_destination_is_left_in_peace_and_others_are_not(ledger):
     explained(ledger, delivery(), delivery(destination="archive"))
-    ledger.postpone_destination("pacs", at(500))
+    ledger.destination_unreachable("pacs", at(10), at(40), "away")
+    ledger.destination_unreachable("pacs", at(40), at(500), "still away")
+    (row,) = ledger.unreachable()
+    assert (row.attempts, row.since, row.next_attempt_at, row.reason) == (2, at(10), at(500), "still away")
     assert [one.destination for one in due(ledger, at(499))] == ["archive"]
+    assert ledger.lease_deliveries("t1-1-pacs", "s", at(499), 60) == []
     assert len(due(ledger, at(500))) == 2
+    assert [ledger.destination_reached("pacs") for _ in range(2)] == [True, False]
+    assert len(due(ledger, at(499))) == 2
+
+
+def test_of_a_paused_destination_the_delivery_that_was_tried_the_least_is_tried_alone(ledger):
+    explained(ledger, *(delivery(number=n) for n in (1, 2, 3)))
+    assert len(ledger.lease_deliveries("t1-1-pacs", "s1", at(50), 60, pause_after=2)) == 3
+    ledger.delivery_retry("t1-1-pacs", "s1", at(-9), "broke off")
+    ledger.delivery_untried("t1-2-pacs", "s1", "away")
+    ledger.delivery_untried("t1-3-pacs", "s1", "away")
+    for _ in range(2):
+        ledger.destination_unreachable("pacs", at(52), at(60), "away")
+    (probe,) = ledger.lease_deliveries("t1-1-pacs", "s2", at(60), 60, pause_after=2)
+    assert (probe.delivery_id, probe.attempts) == ("t1-2-pacs", 1)
+    ledger.delivery_untried("t1-2-pacs", "s1", "not held by this one")
+    assert ledger.lease_deliveries("t1-1-pacs", "s3", at(61), 60, pause_after=2) == []
+    ledger.delivery_untried("t1-2-pacs", "s2", "away")
+    assert [one.attempts for one in ledger.deliveries()] == [1, 0, 0]
 
 
 # ---- objects whose SOP Class a destination does not take
