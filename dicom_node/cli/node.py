@@ -66,7 +66,7 @@ def serve(
     if only is None:
         node.supervise(config, node.SERVE, settings)
     else:
-        node.run_role(only, settings)
+        node.run_role(only, settings, config)
 
 
 @app.command()

@@ -18,7 +18,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -27,6 +27,7 @@ from celery import Celery
 
 from dicom_node.clock import utc_now
 from dicom_node.deliver import scu
+from dicom_node.deliver.audited import Sending
 from dicom_node.deliver.scu import StoreOutcome, StoreRequest
 from dicom_node.errors import ConfigError, DeliveryError, DeliveryUnreachable, OutOfResources
 from dicom_node.nouns import Delivery, DeliveryState, Destination
@@ -34,6 +35,7 @@ from dicom_node.queue import broker
 from dicom_node.settings.sections import DeliverySettings, Settings
 from dicom_node.status import Status
 from dicom_node.storage.ledger import Ledger
+from dicom_node.watch.audit import Audit
 
 LEASE_SECONDS = 30.0
 """Of a batch, renewed while its sender lives: how long what a killed sender held has to wait."""
@@ -108,12 +110,14 @@ class Sender:
         ledger: where deliveries are leased and settled.
         clock: the time.
         store: the Storage SCU.
+        audit: is told what was sent to whom.
     """
 
     settings: Settings
     ledger: Ledger
     clock: Callable[[], datetime] = utc_now
     store: Store = scu.store
+    audit: Audit = field(default_factory=Audit.nowhere)
 
     def deliver(self, delivery_id: str) -> int:
         """Send everything that is due at the destination of one delivery.
@@ -160,6 +164,7 @@ class Sender:
 
     def _send(self, batch: Sequence[Delivery], owner: str, destination: Destination) -> None:
         waiting = {one.delivery_id: one for one in batch}
+        told = Sending(self.audit, destination, batch)
         try:
             for outcome in self.store(
                 destination,
@@ -167,6 +172,8 @@ class Sender:
                 calling_ae_title=self.settings.node.ae_title,
                 timeout=self.settings.delivery.timeout,
             ):
+                sent = waiting[outcome.key]
+                told.tell(sent, None if _repeated(sent, outcome) else outcome.error)
                 self._settle(waiting.pop(outcome.key), owner, outcome)
         except DeliveryError as error:
             self._fail_rest(waiting.values(), owner, str(error))
@@ -174,14 +181,15 @@ class Sender:
             # What is left must not hang until its lease runs out; the class says enough without the data.
             self._fail_rest(waiting.values(), owner, f"sending failed ({type(error).__name__})")
             raise
+        finally:
+            told.end(waiting.values())
 
     def _settle(self, delivery: Delivery, owner: str, outcome: StoreOutcome) -> None:
         now = self.clock()
         entry = log.bind(
             delivery=delivery.delivery_id, sop_instance_uid=delivery.sop_instance_uid, status=outcome.status
         )
-        # What an earlier attempt stored, whose answer was lost, is there: UIDs are ours and follow from the content.
-        repeated = outcome.status == Status.DUPLICATE_SOP_INSTANCE and delivery.attempts > 1
+        repeated = _repeated(delivery, outcome)
         if outcome.error is None or repeated:
             remark = "stored by an earlier attempt whose answer was lost (0x0111)" if repeated else None
             self.ledger.delivery_sent(delivery.delivery_id, now, outcome.status or 0, remark)
@@ -227,6 +235,11 @@ class Sender:
 def register_deliver(app: Celery, sender: Sender) -> None:
     """Make `sender` answer the messages of "dicom_node.deliver"."""
     broker.register(app, broker.DELIVER, sender.deliver)
+
+
+def _repeated(delivery: Delivery, outcome: StoreOutcome) -> bool:
+    """Whether an earlier attempt, whose answer was lost, stored it: UIDs are ours and follow from the content."""
+    return outcome.status == Status.DUPLICATE_SOP_INSTANCE and delivery.attempts > 1
 
 
 def _request(delivery: Delivery) -> StoreRequest:

@@ -21,11 +21,13 @@ from pynetdicom.transport import AssociationServer
 from dicom_node.dicom.negotiation import presentation_contexts
 from dicom_node.errors import ConfigError, NodeError
 from dicom_node.nouns import AETitle, Association
+from dicom_node.receive import audited
 from dicom_node.receive.intake import Intake, Outcome, Request, refusal
 from dicom_node.receive.reception import PartFile, Reception
 from dicom_node.settings.sections import Settings
 from dicom_node.status import Status, rejection
 from dicom_node.storage.spool import Spool
+from dicom_node.watch.audit import Audit, Node
 
 if TYPE_CHECKING:
     from dicom_node.storage.ledger import Ledger
@@ -38,6 +40,7 @@ MOST_PENDING_PER_HOST = 8
 """Connections of one host without an association: a host that connects and stays silent takes no more slots."""
 MOST_PENDING = 64
 """Connections of all hosts without an association; each costs two threads, for `acse_timeout` at most."""
+REJECTED_PERMANENT = 0x01
 LOCAL_LIMIT_EXCEEDED = (0x02, 0x03, 0x02)
 """Result (transient), source and reason of an A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
 
@@ -50,6 +53,7 @@ class Listener:
         ledger: where acknowledged instances are recorded.
         spool: where they lie.
         clock: the time, aware.
+        audit: is told who sent what, and who was turned away.
     """
 
     def __init__(
@@ -58,8 +62,10 @@ class Listener:
         ledger: "Ledger",
         spool: Spool,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        audit: Audit | None = None,
     ) -> None:
         self._node = settings.node
+        self._audit = audit or Audit.nowhere()
         self._ledger = ledger
         self._spool = spool
         self._clock = clock
@@ -222,8 +228,10 @@ class Listener:
 
     def _on_rejected(self, event: evt.Event) -> None:
         answer: Any = event.assoc.acceptor.primitive
-        meaning = rejection(answer.result, answer.result_source, answer.diagnostic)
-        log.warning("association rejected", reason=meaning, **_titles(event.assoc))
+        meaning, titles = rejection(answer.result, answer.result_source, answer.diagnostic), _titles(event.assoc)
+        log.warning("association rejected", reason=meaning, **titles)
+        if answer.result == REJECTED_PERMANENT:
+            self._audit.node_rejected(Node(ae_title=titles["calling"], address=titles["peer"]), meaning)
 
     def _on_store(self, event: evt.Event) -> Dataset:
         outcome = self._store(event)
@@ -259,7 +267,9 @@ class Listener:
             transfer_syntax=str(event.context.transfer_syntax),
             association=association,
         )
-        return self._intake.take(request, received, self._clock())
+        outcome = self._intake.take(request, received, self._clock())
+        audited.tell_object(self._audit, reception, request, outcome)  # before the peer is answered
+        return outcome
 
     def _record(self, acceptor: Acceptor, reception: Reception) -> Association:
         """The association as a noun; the ledger learns of it with its first object."""
@@ -289,6 +299,7 @@ class Listener:
         with self._lock:
             if self._receptions.pop(acceptor, None) is None:
                 return
+        audited.tell_end(reception)
         if reception.opened_at is not None:
             log.info("association ended", association=reception.association_id)
         if reception.recorded:

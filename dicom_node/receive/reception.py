@@ -37,6 +37,7 @@ from dicom_node.receive.association_request import ASSOCIATE_RQ, tidied
 from dicom_node.receive.file_meta import FileMetaFilter
 from dicom_node.status import Status
 from dicom_node.storage.spool import Spool
+from dicom_node.watch.audit_transfers import Transfers
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -189,6 +190,7 @@ class Reception:
         opened_at: when the association was accepted; None before.
         recorded: whether the ledger knows the association.
         counted: host and calling AE title of an association that takes one of the slots; None before it is asked for.
+        transfers: what came over the association, for the audit; None before its first object.
     """
 
     def __init__(self, acceptor: Acceptor, spool: Spool, *, max_pdu: int, deadline: float) -> None:
@@ -196,6 +198,7 @@ class Reception:
         self.opened_at: datetime | None = None
         self.recorded = False
         self.counted: tuple[str, str] | None = None
+        self.transfers: Transfers | None = None
         self._acceptor = acceptor
         self._spool = spool
         self._longest_p_data = max_pdu + PDU_SLACK
@@ -213,6 +216,11 @@ class Reception:
         """Whether the threads of the connection have ended; pynetdicom does not always say so with an event."""
         started = self._acceptor.ident is not None
         return started and not (self._acceptor.is_alive() or self._acceptor.dul.is_alive())
+
+    @property
+    def ended(self) -> bool:
+        """Whether the connection is over."""
+        return self._ended
 
     def guard(self) -> None:
         """Put the limits in place; before the association's threads start."""

@@ -102,6 +102,7 @@ def _contradictions(settings: Settings) -> Iterator[_Problem]:
         yield ("broker", "visibility_timeout"), "must be more than hard_time_limit, or tasks run twice"
     if settings.study.max_seconds < settings.study.quiet_seconds:
         yield ("study", "max_seconds"), "must not be less than quiet_seconds"
+    yield from _audit_contradictions(settings)
     for section, named in (("destinations", settings.destinations), ("rules", settings.rules)):
         names = [one.name for one in named]
         for index, name in enumerate(names):
@@ -114,3 +115,12 @@ def _contradictions(settings: Settings) -> Iterator[_Problem]:
                 ("rules", index, "destinations"),
                 f"unknown destination; there is: {', '.join(sorted(known)) or 'none'}",
             )
+
+
+def _audit_contradictions(settings: Settings) -> Iterator[_Problem]:
+    audit = settings.audit
+    if audit.syslog_key is not None and audit.syslog_certificate is None:
+        yield ("audit", "syslog_key"), "is the key of syslog_certificate, which is missing"
+    if audit.syslog_host is None and (audit.syslog_ca or audit.syslog_certificate) is not None:
+        key = "syslog_ca" if audit.syslog_ca is not None else "syslog_certificate"
+        yield ("audit", key), "is for the server syslog_host, which is missing"

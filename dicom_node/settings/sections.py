@@ -127,6 +127,20 @@ class ExportSettings(Section):
     key: Path = Path("var/export.key")
 
 
+class AuditSettings(Section):
+    """[audit]: the audit trail of PS3.15 A.5, and where it is sent to (A.6)."""
+
+    folder: Path = Path("var/audit")
+    file_mb: Annotated[int, Field(ge=1, le=1024)] = 64
+    seal_key: Path | None = None
+    patient_ids: bool = True
+    syslog_host: Annotated[str, Field(min_length=1)] | None = None
+    syslog_port: Annotated[int, Field(ge=1, le=65535)] = 6514
+    syslog_ca: Path | None = None
+    syslog_certificate: Path | None = None
+    syslog_key: Path | None = None
+
+
 def _wanted_objects(names: tuple[str, ...]) -> tuple[str, ...]:
     if not names:
         raise ValueError("name at least one result object, or remove the key")
@@ -222,6 +236,7 @@ class Settings(Section):
     delivery: DeliverySettings = DeliverySettings()
     rules: Annotated[tuple[Rule, ...], Field(validate_default=True)] = DEFAULT_RULES  # type: ignore[assignment]
     logging: LoggingSettings = LoggingSettings()
+    audit: AuditSettings = AuditSettings()
 
     @model_validator(mode="after")
     def _complete_rules(self) -> Self:

@@ -138,13 +138,13 @@ def settings(folder, **node):
 
 
 @contextlib.contextmanager
-def running(folder, *, spool=None, ledger=None, **node):
+def running(folder, *, spool=None, ledger=None, audit=None, **node):
     """A node that listens on a free port of loopback."""
     chosen = settings(folder, **node)
     ledger = ledger or Ledger(chosen.node.database)
     ledger.create()
     spool = spool or Spool(chosen.node.spool, chosen.node.low_water_mb * MB)
-    listener = Listener(chosen, ledger, spool)
+    listener = Listener(chosen, ledger, spool, audit=audit)
     port = listener.start()
     try:
         yield Node(listener, ledger, spool, port)

@@ -261,6 +261,7 @@ def settings(folder: Path, *destinations, **sections):
                 "database": f"sqlite:///{folder}/ledger.sqlite",
                 "low_water_mb": 0,
             },
+            "audit": {"folder": folder / "audit"},
             "destinations": [
                 {"name": name, "ae_title": title, "host": "127.0.0.1", "port": port} | (profile[0] if profile else {})
                 for name, title, port, *profile in destinations

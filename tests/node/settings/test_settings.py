@@ -68,7 +68,10 @@ def test_frozen():
         load_settings(None, {}).node.port = 1
 
 
-COMMENTED = {"calling_ae_titles", "bundle", "augmentations", "institution", "timezone", "destinations", "rules"}
+COMMENTED = {
+    *("calling_ae_titles", "bundle", "augmentations", "institution", "timezone", "destinations", "rules"),
+    *("seal_key", "syslog_host", "syslog_ca", "syslog_certificate", "syslog_key"),
+}
 """Keys whose value in the shipped file is no default."""
 
 
