@@ -129,19 +129,34 @@ def open_audit(settings: Settings, name: str, *, send: bool = False) -> Abstract
     Raises:
         ConfigError: the folder, the key or a certificate cannot be used.
     """
+    server = audit_server(settings) if send else None
+    trail, ids = audit_trail(settings), settings.audit.patient_ids
+    return opened(name, trail, ae_title=settings.node.ae_title, patient_ids=ids, server=server)
+
+
+def audit_server(settings: Settings) -> Server | None:
+    """The audit repository that the trail is sent to, if there is one."""
     chosen = settings.audit
-    server = None
-    if send and chosen.syslog_host is not None:
-        server = Server(
-            host=chosen.syslog_host,
-            port=chosen.syslog_port,
-            authorities=chosen.syslog_ca,
-            certificate=chosen.syslog_certificate,
-            key=chosen.syslog_key,
-        )
-    return opened(
-        name, audit_trail(settings), ae_title=settings.node.ae_title, patient_ids=chosen.patient_ids, server=server
+    if chosen.syslog_host is None:
+        return None
+    return Server(
+        host=chosen.syslog_host,
+        port=chosen.syslog_port,
+        authorities=chosen.syslog_ca,
+        certificate=chosen.syslog_certificate,
+        key=chosen.syslog_key,
     )
+
+
+def check_audit(settings: Settings) -> None:
+    """Refuse a key or certificates of the audit that cannot be used; nothing is made or sent.
+
+    Raises:
+        ConfigError: the message names the setting and says what to do.
+    """
+    read_key(settings.audit.seal_key)
+    if (server := audit_server(settings)) is not None:
+        server.context()
 
 
 def run_listener(settings: Settings, stop: threading.Event, audit: Audit) -> None:

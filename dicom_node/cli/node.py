@@ -196,10 +196,11 @@ def migrate(
 
 @app.command("check-config")
 def check_config(*, config: ConfigOption = None) -> None:
-    """Check the settings file, and that the model serves its methods; one line says what the first error is."""
+    """Check the settings file, its files, and that the model serves its methods; one line says the first error."""
     from dicom_node import app as node  # noqa: PLC0415
 
     settings = load_settings(config)
+    node.check_audit(settings)
     node.check_methods(settings, settings.model.bundle)
     methods = ", ".join(settings.methods_for())
     print(f"ok: {len(settings.rules)} rule(s), {len(settings.destinations)} destination(s), methods: {methods}")  # noqa: T201

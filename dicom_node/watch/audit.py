@@ -245,11 +245,11 @@ class Audit:
 
 
 def _by_study(images: Iterable[Transferred]) -> list[Transferred]:
-    found: dict[str, Transferred] = {}
+    found: dict[tuple[str, str], Transferred] = {}
     for one in images:
-        before = found.get(one.study)
+        before = found.get((one.study, one.patient_id))
         counts = Counter(one.sop_classes) + Counter(before.sop_classes if before else {})
-        found[one.study] = replace(before or one, sop_classes=counts)
+        found[one.study, one.patient_id] = replace(before or one, sop_classes=counts)
     return list(found.values())
 
 

@@ -20,6 +20,7 @@ from dicom_node.watch.logs import place
 from explain_core.files import write
 
 LOOK_SECONDS = 1.0
+JOIN_SECONDS = 3.0
 KEY_BYTES = 32
 CONFIGURATION = "settings.json"
 """Digests of the settings that each process last ran with, table by table."""
@@ -85,9 +86,9 @@ def opened(
         yield audit
     finally:
         stop.set()
-        background.join()
+        background.join(JOIN_SECONDS)
         recorder.close()
-        if forwarder is not None:
+        if forwarder is not None and not background.is_alive():  # else it waits for a server, and ends with the process
             forwarder.step()
             forwarder.close()
 

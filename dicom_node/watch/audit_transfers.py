@@ -46,7 +46,8 @@ class Tell(Protocol):
 
 @dataclass(slots=True)
 class _Study:
-    patient_id: str
+    """Of one patient: where two come under one Study Instance UID there are two."""
+
     planned: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
@@ -65,20 +66,20 @@ class Transfers:
     def __init__(self, tell: Tell, *, receiving: bool) -> None:
         self._tell = tell
         self._receiving = receiving
-        self._studies: dict[str, _Study] = {}
+        self._studies: dict[tuple[str, str], _Study] = {}
         self._ended = False
         self._lock = threading.Lock()
 
     def plan(self, study: str, patient_id: str, sop_class: str) -> None:
         """An object is going to be sent; `begin` tells of all of them."""
         with self._lock:
-            self._studies.setdefault(study, _Study(patient_id)).planned[sop_class] += 1
+            self._studies.setdefault((study, patient_id), _Study()).planned[sop_class] += 1
 
     def begin(self) -> None:
         """Tell of what was planned."""
         with self._lock:
-            for study, one in self._studies.items():
-                self._begin(study, one, one.planned)
+            for key, one in self._studies.items():
+                self._begin(*key, one.planned)
 
     def done(self, study: str, patient_id: str, sop_class: str, *, known: bool = False) -> None:
         """An object was handed over; `known` where the receiver had it before."""
@@ -106,29 +107,29 @@ class Transfers:
 
     def _note(self, study: str, patient_id: str, sop_class: str, count: Callable[[_Study], None]) -> None:
         with self._lock:
-            one = self._studies.get(study)
+            one = self._studies.get((study, patient_id))
             if one is None:
                 if len(self._studies) >= MOST_STUDIES:
                     self._tell_all()
-                one = self._studies[study] = _Study(patient_id)
-                self._begin(study, one, Counter({sop_class: 1}))
+                one = self._studies[study, patient_id] = _Study()
+                self._begin(study, patient_id, Counter({sop_class: 1}))
             count(one)
             if self._ended:
                 self._tell_all()
 
-    def _begin(self, study: str, one: _Study, sop_classes: Mapping[str, int]) -> None:
+    def _begin(self, study: str, patient_id: str, sop_classes: Mapping[str, int]) -> None:
         if study:
-            self._tell(Transferred(study=study, patient_id=one.patient_id, sop_classes=sop_classes), ended=False)
+            self._tell(Transferred(study=study, patient_id=patient_id, sop_classes=sop_classes), ended=False)
 
     def _tell_all(self) -> None:
-        for study, one in self._studies.items():
+        for (study, patient_id), one in self._studies.items():
             done, failed = one.done.total(), one.failed.total()
             outcome = Outcome.SUCCESS
             if failed:
                 outcome = Outcome.MINOR_FAILURE if done else Outcome.SERIOUS_FAILURE
             told = Transferred(
                 study=study,
-                patient_id=one.patient_id,
+                patient_id=patient_id,
                 sop_classes=one.done if done else one.failed,
                 new=done == 0 or one.known < done if self._receiving else None,
                 outcome=outcome,

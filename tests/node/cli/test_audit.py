@@ -76,6 +76,7 @@ def test_a_key_is_made_well_or_refused_with_advice(site):
     key = site / "seal.key"
     (site / "node.toml").write_text(f'[audit]\nfolder = "{site}/audit"\nseal_key = "{key}"\n')
     assert "openssl rand -hex 32" in run(site, "audit", "verify", expect=2).stderr
+    assert "openssl rand -hex 32" in run(site, "check-config", expect=2).stderr
     key.write_text("short")
     assert "fewer than 32 characters" in run(site, "audit", "verify", expect=2).stderr
     key.write_text("k" * 64)
@@ -93,12 +94,11 @@ def test_an_export_is_in_the_trail_before_it_is_there(tmp_path):
     assert events(tmp_path / "audit") == ["Export"]
     objects = message["ParticipantObjectIdentification"]
     studies = [one for one in objects if one["ParticipantObjectTypeCode"] == "2"]
-    assert sorted(one["ParticipantObjectID"] for one in studies) == sorted(
-        {film(1).StudyInstanceUID, film(2).StudyInstanceUID}
-    )
+    of = {"1": film(1).StudyInstanceUID, "2": film(2).StudyInstanceUID}
+    assert sorted(one["ParticipantObjectID"] for one in studies) == [of["1"], of["2"], of["2"]], "one for each patient"
     assert sum(int(one["ParticipantObjectDescription"][0]["SOPClass"][0]["NumberOfInstances"]) for one in studies) == 3
     assert {one["ParticipantObjectDescription"][0]["Anonymized"] for one in studies} == {"true"}
-    assert {"CANARY1", "CANARY2"} <= {one["ParticipantObjectID"] for one in objects}
+    assert {"CANARY1", "CANARY2", "CANARY3"} <= {one["ParticipantObjectID"] for one in objects}
     person, process, media = message["ActiveParticipant"]
     assert (person["UserIsRequestor"], process["UserName"]) == ("true", "export")
     assert media["UserID"] == (tmp_path / "out").as_uri()
@@ -150,3 +150,13 @@ def test_a_role_that_an_error_ends_says_so(tmp_path, error, outcome, said):
     event = lines(tmp_path / "audit")[-1]["EventIdentification"]
     assert (event["EventOutcomeIndicator"], event.get("EventOutcomeDescription")) == (outcome, said)
     assert events(tmp_path / "audit") == [START, STOP]
+
+
+def test_settings_of_the_repository_that_cannot_work_are_one_line(site):
+    def said(text):
+        (site / "node.toml").write_text(f"[audit]\n{text}")
+        return run(site, "check-config", expect=2).stderr
+
+    assert "node.toml:2: audit.syslog_ca: is for the server syslog_host" in said('syslog_ca = "x"\n')
+    assert "audit.syslog_key: is the key of syslog_certificate" in said('syslog_host = "a"\nsyslog_key = "x"\n')
+    assert "audit.syslog_ca: x cannot be used: No such file" in said('syslog_host = "a"\nsyslog_ca = "x"\n')

@@ -113,6 +113,19 @@ def test_duplicates_alone_are_read_and_not_created():
     assert "ParticipantObjectIdentification" not in made[2]
 
 
+def test_two_patients_under_one_study_uid_are_told_apart():
+    made = []
+    transfers = Audit("listener", "EXPLAIN", made.extend).receiving(PEER)
+    for patient in ("P1", "P2", "P1"):
+        transfers.done(STUDY, patient, CR)
+    transfers.end()
+    told = [one["ParticipantObjectIdentification"] for one in made[2:]]
+    assert [(study["ParticipantObjectID"], patient["ParticipantObjectID"]) for study, patient in told] == [
+        (STUDY, "P1"),
+        (STUDY, "P2"),
+    ]
+
+
 def test_an_association_that_stays_open_keeps_few_studies_in_memory():
     made = []
     transfers = Audit("listener", "EXPLAIN", made.extend).receiving(PEER)
