@@ -195,6 +195,17 @@ def test_a_server_that_is_away_gets_everything_in_order_when_it_is_back(trail, k
     second.stop()
 
 
+def test_what_a_server_takes_that_has_said_goodbye_is_not_sent(trail, forwarder, repository):
+    login(trail, 0, 3)
+    assert forwarder.step() == 3
+    arrive(repository, 3)
+    before = (trail.folder / audit_syslog.POSITION).read_text()
+    repository._connections[0].shutdown(socket.SHUT_WR)  # its TCP still acknowledges what comes
+    login(trail, 3, 5)
+    assert forwarder.step() == 0
+    assert (trail.folder / audit_syslog.POSITION).read_text() == before
+
+
 def test_one_process_sends_at_a_time_and_another_goes_on_when_it_ends(trail, keys, repository):
     login(trail, 0, 3)
     one, other = (Forwarder(trail.folder, server(keys, repository.port)) for _ in range(2))

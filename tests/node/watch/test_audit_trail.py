@@ -464,7 +464,8 @@ def test_a_full_disk_holds_nobody_up_is_said_and_the_trail_says_since_when(tmp_p
             (disk / "rest").write_bytes(b"x" * 8192)
         for number in range(40):
             audit.login(f"meanwhile{number}", "127.0.0.1")
-        assert verify(trail.folder).fault == "", "no torn line of one that lives"
+        meanwhile = verify(trail.folder)
+        assert (meanwhile.fault, meanwhile.remarks) == ("", []), "no torn line of one that lives"
         filler.unlink()
         audit.login("after", "127.0.0.1")
         assert verify(trail.folder).fault == ""
