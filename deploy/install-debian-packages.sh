@@ -6,6 +6,8 @@
 #   postgresql     the ledger's database when hosts are many
 #   orthanc-dicomweb, npm, chromium, fonts-dejavu-core
 #                  what opens results in OHIF: DICOMweb, OHIF itself, a browser, and letters for the browser
+#   rsyslog, rsyslog-openssl
+#                  an audit repository that is not ours: syslog over TLS
 #   libfribidi0    lays out names in Arabic and Hebrew in pictures; without it they fall back to Latin letters
 # Installs what is missing when it may (root and apt-get); otherwise it says what is missing and exits with 1.
 set -u
@@ -18,6 +20,8 @@ declare -A packages=(
     [pg_ctl]=postgresql
     [chromium]=chromium
     [npm]=npm
+    [rsyslogd]=rsyslog
+    [/usr/share/doc/rsyslog-openssl]=rsyslog-openssl
     [/usr/share/doc/libfribidi0]=libfribidi0
     [/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf]=fonts-dejavu-core
 )

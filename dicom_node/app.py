@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -32,9 +33,14 @@ from dicom_node.route.dispatcher import Dispatcher
 from dicom_node.settings.sections import Settings
 from dicom_node.storage.bundles import bundle_path
 from dicom_node.storage.ledger import Ledger
-from dicom_node.storage.retention import Retention
+from dicom_node.storage.retention import Retention, Store
 from dicom_node.storage.spool import Spool
 from dicom_node.watch import logs
+from dicom_node.watch.audit import Audit
+from dicom_node.watch.audit_kept import OldTrail
+from dicom_node.watch.audit_running import opened, read_key, tell_configuration, told
+from dicom_node.watch.audit_syslog import Server
+from dicom_node.watch.audit_trail import Trail
 from explain_core.bundles.files import need_scales, scaled_methods
 from explain_core.errors import BundleError
 from explain_core.explanation import Explainer
@@ -132,9 +138,63 @@ def running_bundle(settings: Settings) -> Path:
     return bundle_path(settings, open_ledger(settings).deployed("champion"))
 
 
-def run_listener(settings: Settings, stop: threading.Event) -> None:
+def audit_trail(settings: Settings) -> Trail:
+    """The node's audit trail, its folder made where it is missing.
+
+    Raises:
+        ConfigError: the folder cannot be used, or the key.
+    """
+    chosen = settings.audit
+    try:
+        return Trail(chosen.folder, key=read_key(chosen.seal_key), longest=chosen.file_mb * MEGABYTE)
+    except OSError as error:
+        raise ConfigError(f"audit.folder: {chosen.folder} cannot be made: {error.strerror}") from error
+
+
+def open_audit(settings: Settings, name: str, *, send: bool = False) -> AbstractContextManager[Audit]:
+    """The audit of this process.
+
+    Args:
+        settings: [audit], and the AE title.
+        name: of the process: a role or a command.
+        send: whether it also sends the trail to the audit repository, if there is one.
+
+    Raises:
+        ConfigError: the folder, the key or a certificate cannot be used.
+    """
+    server = audit_server(settings) if send else None
+    trail, ids = audit_trail(settings), settings.audit.patient_ids
+    return opened(name, trail, ae_title=settings.node.ae_title, patient_ids=ids, server=server)
+
+
+def audit_server(settings: Settings) -> Server | None:
+    """The audit repository that the trail is sent to, if there is one."""
+    chosen = settings.audit
+    if chosen.syslog_host is None:
+        return None
+    return Server(
+        host=chosen.syslog_host,
+        port=chosen.syslog_port,
+        authorities=chosen.syslog_ca,
+        certificate=chosen.syslog_certificate,
+        key=chosen.syslog_key,
+    )
+
+
+def check_audit(settings: Settings) -> None:
+    """Refuse a key or certificates of the audit that cannot be used; nothing is made or sent.
+
+    Raises:
+        ConfigError: the message names the setting and says what to do.
+    """
+    read_key(settings.audit.seal_key)
+    if (server := audit_server(settings)) is not None:
+        server.context()
+
+
+def run_listener(settings: Settings, stop: threading.Event, audit: Audit) -> None:
     """Receive until `stop`."""
-    listener = Listener(settings, open_ledger(settings), open_spool(settings))
+    listener = Listener(settings, open_ledger(settings), open_spool(settings), audit=audit)
     port = listener.start()
     log.info(
         "listening",
@@ -147,32 +207,35 @@ def run_listener(settings: Settings, stop: threading.Event) -> None:
     listener.stop()
 
 
-def run_dispatcher(settings: Settings, stop: threading.Event) -> None:
+def run_dispatcher(settings: Settings, stop: threading.Event, _audit: Audit) -> None:
     """Assemble, route, submit and reconcile until `stop`."""
     Dispatcher(settings, open_ledger(settings), broker.make_celery(settings)).run(stop)
 
 
-def run_sender(settings: Settings, stop: threading.Event) -> None:
+def run_sender(settings: Settings, stop: threading.Event, audit: Audit) -> None:
     """Deliver results until SIGTERM, which Celery handles; beside that ask for, and report, Storage Commitment."""
     app, ledger = broker.make_celery(settings), open_ledger(settings)
-    register_deliver(app, Sender(settings=settings, ledger=ledger))
+    register_deliver(app, Sender(settings=settings, ledger=ledger, audit=audit))
     committer = Committer(settings=settings, ledger=ledger)
     threading.Thread(target=committer.run, args=(stop,), name="commitment", daemon=True).start()
     broker.run_worker(app, broker.DELIVER, concurrency=max(1, len(settings.destinations)))
 
 
 def retention(settings: Settings) -> Retention:
-    """What removes what is over, from the spool and from the folders of retraining jobs."""
-    others = [(EndedJobs(settings.retraining.jobs), settings.retention.jobs_days)]
+    """What removes what is over: from the spool, from the folders of retraining jobs, and of the audit trail."""
+    others: list[tuple[Store, float]] = [
+        (EndedJobs(settings.retraining.jobs), settings.retention.jobs_days),
+        (OldTrail(settings.audit.folder, sent=settings.audit.syslog_host is not None), settings.retention.audit_days),
+    ]
     return Retention(settings=settings, ledger=open_ledger(settings), spool=open_spool(settings), others=others)
 
 
-def run_retention(settings: Settings, stop: threading.Event) -> None:
+def run_retention(settings: Settings, stop: threading.Event, _audit: Audit) -> None:
     """Remove what is over until `stop`."""
     retention(settings).run(stop)
 
 
-def run_worker(settings: Settings, _stop: threading.Event) -> None:
+def run_worker(settings: Settings, _stop: threading.Event, _audit: Audit) -> None:
     """Explain until SIGTERM, which Celery handles; the model is loaded before the first task is taken.
 
     Raises:
@@ -189,14 +252,14 @@ def run_worker(settings: Settings, _stop: threading.Event) -> None:
     broker.run_worker(app, broker.EXPLAIN)
 
 
-def run_shadow(settings: Settings, stop: threading.Event) -> None:
+def run_shadow(settings: Settings, stop: threading.Event, _audit: Audit) -> None:
     """Let the challenger see what the champion has explained, until `stop`."""
     from dicom_node.models import shadow  # noqa: PLC0415 - loads torch
 
     shadow.run(settings, stop)
 
 
-ROLES: Final[Mapping[str, Callable[[Settings, threading.Event], None]]] = {
+ROLES: Final[Mapping[str, Callable[[Settings, threading.Event, Audit], None]]] = {
     "listener": run_listener,
     "dispatcher": run_dispatcher,
     "sender": run_sender,
@@ -206,13 +269,24 @@ ROLES: Final[Mapping[str, Callable[[Settings, threading.Event], None]]] = {
 }
 
 
-def run_role(role: str, settings: Settings) -> None:
-    """Run one role in this process until SIGTERM or SIGINT."""
+def run_role(role: str, settings: Settings, config: Path | None = None) -> None:
+    """Run one role in this process until SIGTERM or SIGINT; the audit is told of start, stop and changed settings."""
     logs.configure(settings.logging.level, as_json=settings.logging.as_json)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    ROLES[role](settings, stop)
+    with audited(settings, role, config) as audit:
+        ROLES[role](settings, stop, audit)
+
+
+@contextmanager
+def audited(settings: Settings, role: str, config: Path | None) -> Iterator[Audit]:
+    """The audit of a role that runs: its start, its stop, and settings that are other than at its last start."""
+    with open_audit(settings, role, send=True) as audit, told(audit):
+        tables = settings.model_dump(mode="json", by_alias=True)
+        uri = "urn:dicom-node:environment" if config is None else config.absolute().as_uri()
+        tell_configuration(audit, settings.audit.folder, tables, uri)
+        yield audit
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from dicom_node.dicom.negotiation import TRANSFER_SYNTAXES, storage_sop_classes
 from dicom_node.dicom.tls import CIPHER_SUITES
 from dicom_node.settings.sections import DeliverySettings, NodeSettings, TLSSettings
 from dicom_node.status import COMMITMENT_MEANING, FAILURES, REJECTIONS, STATUS_MEANING
+from dicom_node.watch import audit_message, audit_syslog
 from explain_core import plugins
 
 RESULTS = "dicom_node.results.objects"
@@ -100,6 +101,7 @@ def render() -> str:
         ),
         "",
         *_web(),
+        *_audit(),
     ]
     return "\n".join(lines) + "\n"
 
@@ -209,6 +211,40 @@ def _web() -> list[str]:
         ("Verification", "Search (PS3.18 10.6), GET /studies?limit=1: `dicom-node echo`; the answer is not read"),
     ]  # fmt: skip
     return ["## DICOMweb user agent", "", *_table(("What", "How"), rows)]
+
+
+def _audit() -> list[str]:
+    """The audit messages and what triggers them (PS3.2 N.11.2.2)."""
+    event, kind = audit_message.EventID, audit_message.EventType
+    rows = [
+        (event.APPLICATION_ACTIVITY, kind.APPLICATION_START, "a role begins its work"),
+        (event.APPLICATION_ACTIVITY, kind.APPLICATION_STOP, "a role ends; with the error that ended it"),
+        (event.AUDIT_LOG_USED, None, "`dicom-node audit verify`"),
+        (event.BEGIN_TRANSFERRING_DICOM_INSTANCES, None, "a study's first object came; results will be sent"),
+        (event.DICOM_INSTANCES_TRANSFERRED, None, "the association ended; results were sent, or were not"),
+        (event.EXPORT, None, "`dicom-node export`, `dicom-node retrain submit --labels`"),
+        (event.SECURITY_ALERT, kind.NODE_AUTHENTICATION, "an association was rejected: unknown AE title"),
+        (event.SECURITY_ALERT, kind.SOFTWARE_CONFIGURATION, "`dicom-node model` changed what runs; other settings"),
+        (event.SECURITY_ALERT, kind.AUDIT_RECORDING_STOPPED, "since then the trail could not be written"),
+        (event.SECURITY_ALERT, kind.AUDIT_RECORDING_STARTED, "the trail is written again"),
+    ]  # fmt: skip
+    return [
+        "## Audit messages",
+        "",
+        "Audit Trail Message Format Profile (PS3.15 A.5) and, where `audit.syslog_host` is set, Audit Trail Message",
+        f"Transmission Profile - SYSLOG-TLS (PS3.15 A.6), MSGID {audit_syslog.MESSAGE_ID}, no structured data.",
+        "Patients are named by Patient ID alone, and not at all where `audit.patient_ids` is false.",
+        "",
+        *_table(
+            ("Event ID", "Event type", "Trigger"),
+            [(_coded(one), _coded(of) if of is not None else "", trigger) for one, of, trigger in rows],
+        ),
+    ]
+
+
+def _coded(value: audit_message.EventID | audit_message.EventType) -> str:
+    code = audit_message.code(value)
+    return f'({code["csd-code"]}, {code["codeSystemName"]}, "{code["originalText"]}")'
 
 
 def _limits(node: NodeSettings) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from explain_core.errors import ExplainError
 
 if TYPE_CHECKING:
     from dicom_node.storage.ledger import Ledger
+    from dicom_node.watch.audit import Audit
 
 WRONG_USE = 2
 
@@ -47,6 +49,13 @@ def ledger_of(settings: Settings) -> "Ledger":
     from dicom_node.app import open_ledger  # noqa: PLC0415 - commands load only what they need
 
     return open_ledger(settings)
+
+
+def audit_of(settings: Settings, command: str) -> AbstractContextManager["Audit"]:
+    """The audit of a command that uses patients' data or changes the node."""
+    from dicom_node.app import open_audit  # noqa: PLC0415
+
+    return open_audit(settings, command)
 
 
 def print_json(value: Any) -> None:

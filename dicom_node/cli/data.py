@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, ledger_of, print_json
+from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, audit_of, fail, ledger_of, print_json
 from dicom_node.settings.loading import load_settings
 from dicom_node.storage.ledger.verdicts import Note, Opinion, ReaderVerdict
 
@@ -53,7 +53,8 @@ def export(
     wishes = Wishes(labels=labels, since=since and since.replace(tzinfo=UTC), unlabelled=unlabelled, new_key=new_key)
     try:
         ledger = ledger_of(settings)
-        report = run(settings, ledger, out, wishes, now=datetime.now(UTC), progress=_progress())
+        with audit_of(settings, "export") as audit:
+            report = run(settings, ledger, out, wishes, now=datetime.now(UTC), progress=_progress(), audit=audit)
     except LabelsWrong as error:
         _print_problems(error, as_json=as_json)
         raise

@@ -1,10 +1,8 @@
 """Models that the node runs: versions, promotion, rollback."""
 
-import getpass
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,13 +13,14 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Column, Table
 
-from dicom_node.cli._shared import ConfigOption, JsonOption, fail, print_json
+from dicom_node.cli._shared import ConfigOption, JsonOption, audit_of, fail, print_json
 from dicom_node.models import promotion
 from dicom_node.settings.loading import load_settings
 from dicom_node.settings.sections import Settings
 from dicom_node.storage import bundles
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.ledger.deployments import Deployment
+from dicom_node.watch.audit import Audit, user_name
 from explain_core.bundles.files import verify as verify_bundle
 from explain_core.bundles.registry import Registry, RegistryError, Version
 from explain_core.errors import BundleError
@@ -40,6 +39,7 @@ class _Place:
     settings: Settings
     ledger: Ledger
     registry: Registry
+    audit: Audit
 
     def versions(self) -> tuple[list[Version], list[str]]:
         """All versions, their aliases set right by the ledger, and what differed.
@@ -61,23 +61,17 @@ class _Place:
 
 
 @contextmanager
-def _place(config: Path | None) -> Iterator[_Place]:
-    """Open ledger and registry; their errors and those of bundles end the command in one line."""
+def _place(config: Path | None, changing: str = "") -> Iterator[_Place]:
+    """Open ledger, registry, and the audit of a changing command; errors end the command in one line."""
     from dicom_node.app import open_ledger  # noqa: PLC0415 - commands load only what they need
 
     settings = load_settings(config)
     try:
         ledger = open_ledger(settings)
-        yield _Place(settings, ledger, promotion.open_registry(settings))
+        with audit_of(settings, changing) if changing else nullcontext(Audit.nowhere()) as audit:
+            yield _Place(settings, ledger, promotion.open_registry(settings), audit)
     except OSError as error:
         raise fail(f"{error.filename or 'file'}: {error.strerror or error}") from error
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"
 
 
 @app.command("list")
@@ -178,13 +172,13 @@ def promote(
     as_json: JsonOption = False,
 ) -> None:
     """Make a version the champion; workers take it with their next study."""
-    with _place(config) as place:
+    with _place(config, "model promote") as place:
         row = promotion.promote(
             place.settings,
             place.ledger,
             place.registry,
             version,
-            by=_user(),
+            by=user_name(),
             reason=reason,
             force=force,
             now=datetime.now(UTC),
@@ -204,15 +198,15 @@ def shadow(
     """Make a version the challenger: it sees what the champion sees, and its results are not sent."""
     if (version is None) != off:
         raise fail("give a VERSION or --off", 2)
-    with _place(config) as place:
+    with _place(config, "model shadow") as place:
         now = datetime.now(UTC)
         if version is None:
-            if not place.ledger.withdraw("challenger", by=_user(), reason=reason, now=now):
+            if not place.ledger.withdraw("challenger", by=user_name(), reason=reason, now=now):
                 raise fail("there is no challenger")
             row = place.ledger.history("challenger")[-1]
         else:
             row = promotion.shadow(
-                place.settings, place.ledger, place.registry, version, by=_user(), reason=reason, now=now
+                place.settings, place.ledger, place.registry, version, by=user_name(), reason=reason, now=now
             )
         _say(place, row, as_json=as_json)
 
@@ -220,15 +214,19 @@ def shadow(
 @app.command()
 def rollback(*, reason: Reason = "", config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Go back to the champion before the last promotion that was not taken back; needs no registry."""
-    with _place(config) as place:
+    with _place(config, "model rollback") as place:
         row = promotion.rollback(
-            place.settings, place.ledger, place.registry, by=_user(), reason=reason, now=datetime.now(UTC)
+            place.settings, place.ledger, place.registry, by=user_name(), reason=reason, now=datetime.now(UTC)
         )
         _say(place, row, as_json=as_json)
 
 
 def _say(place: _Place, row: Deployment, *, as_json: bool) -> None:
-    """What a change came to."""
+    """What a change came to; to the audit, and to who made it."""
+    uri = f"urn:sha256:{row.digest}" if row.digest else place.settings.model.bundle.absolute().as_uri()
+    details = {"Version": str(row.number or ""), "Reason": row.reason, "Forced": "against an objection" * row.forced}
+    told = {key: text for key, text in details.items() if text}
+    place.audit.software_changed(f"{row.role}: {row.action}", uri, told, by_person=True)
     said = place.follow()
     if as_json:
         print_json(_row(row) | {"notes": said})
@@ -310,7 +308,7 @@ def import_bundle(
         raise fail(f"{source}: no such file or folder", 2)
     with _place(config) as place, bundles.unpacked(source, place.settings.model.store) as folder:
         made = place.registry.register(
-            folder, gate="none", reason=f"imported by {_user()}: {reason}", lineage={"job": "import"}, metrics={}
+            folder, gate="none", reason=f"imported by {user_name()}: {reason}", lineage={"job": "import"}, metrics={}
         )
         said = place.follow()
         if as_json:

@@ -66,7 +66,7 @@ def serve(
         node.check_tls_port(settings)
         node.supervise(config, node.SERVE, settings)
     else:
-        node.run_role(only, settings)
+        node.run_role(only, settings, config)
 
 
 @app.command()
@@ -168,11 +168,12 @@ def migrate(
 
 @app.command("check-config")
 def check_config(*, config: ConfigOption = None) -> None:
-    """Check the settings, the files of TLS, and that the model serves its methods; one line says what is wrong."""
+    """Check the settings, the files they name, and that the model serves its methods; one line says what is wrong."""
     from dicom_node import app as node  # noqa: PLC0415
 
     settings = load_settings(config)
     node.check_tls(settings)
+    node.check_audit(settings)
     node.check_methods(settings, settings.model.bundle)
     methods = ", ".join(settings.methods_for())
     print(f"ok: {len(settings.rules)} rule(s), {len(settings.destinations)} destination(s), methods: {methods}")  # noqa: T201

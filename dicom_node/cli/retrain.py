@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, ledger_of, print_json
+from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, audit_of, fail, ledger_of, print_json
 from dicom_node.errors import BrokerUnreachable, NodeError
 from dicom_node.learn.jobs import Jobs, JobStatus, checked
 from dicom_node.queue import broker
@@ -88,14 +88,16 @@ def _export(settings: Settings, labels: Path, out: Path) -> Path:
     from dicom_node.learn.labels import LabelsWrong  # noqa: PLC0415
 
     try:
-        export(
-            settings,
-            ledger_of(settings),
-            out,
-            Wishes(labels=labels),
-            now=datetime.now(UTC),
-            progress=lambda *_: None,
-        )
+        with audit_of(settings, "retrain submit") as audit:
+            export(
+                settings,
+                ledger_of(settings),
+                out,
+                Wishes(labels=labels),
+                now=datetime.now(UTC),
+                progress=lambda *_: None,
+                audit=audit,
+            )
     except LabelsWrong as error:
         for problem in error.problems:
             print(f"{labels}:{problem.line}: {problem.what}", file=sys.stderr)  # noqa: T201
@@ -240,8 +242,10 @@ def worker(
     retry_seconds: Annotated[float, typer.Option(help="First wait for room or for the registry.")] = 10.0,
 ) -> None:
     """Run jobs until stopped, one at a time, as `[retraining]` allows; needs the extra `training`."""
+    from dicom_node.app import audited  # noqa: PLC0415
     from dicom_node.learn.worker import work  # noqa: PLC0415 - commands load only what they need
 
     settings = load_settings(config)
     logs_of.configure(settings.logging.level, as_json=settings.logging.as_json)
-    work(settings, every=every, retry_seconds=retry_seconds)
+    with audited(settings, "retraining", config):
+        work(settings, every=every, retry_seconds=retry_seconds)

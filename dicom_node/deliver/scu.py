@@ -6,18 +6,14 @@ status 0x0122 it says that the destination does not take the SOP Class. The peer
 anywhere: it may quote patient data.
 """
 
-import contextlib
 import socket
 import ssl
-import struct
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any
 
 import pydicom
 from pydicom.errors import InvalidDicomError
@@ -31,18 +27,15 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 from pynetdicom.transport import AssociationSocket
 
+from dicom_node.deliver.silence import Silence
 from dicom_node.dicom.tls import client_context
 from dicom_node.dicom.tls_failures import meaning
 from dicom_node.errors import ConfigError, DeliveryError, DeliveryRefused, DeliveryUnreachable
 from dicom_node.nouns import Destination, SOPInstanceUID
 
 CONNECT_SECONDS = 10.0
-SLOWEST_READER = 20_000
-"""Bytes a second at which a destination takes out of its buffers what it has been sent."""
 SUCCESS = 0x0000
 SOP_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.6
-_BESIDE = 4096
-"""Bytes of a file that are not sent: preamble and file meta information."""
 MAX_CONTEXTS = 128  # PS3.8 section 9.3.2.2: odd identifiers from 1 to 255
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
@@ -140,67 +133,6 @@ def echo(destination: Destination, *, calling_ae_title: str, timeout: float) -> 
         if "Status" not in status:
             raise DeliveryUnreachable("no answer to C-ECHO")
         return int(status.Status)
-
-
-class Silence(threading.Thread):
-    """Ends a connection over which nothing moves any more while one object is sent; a slow one may take its time.
-
-    Progress is what the peer's TCP has acknowledged or sent. When the whole object is acknowledged it may still lie in
-    the peer's buffers: to be read from there it has, beside `seconds`, the time of SLOWEST_READER.
-
-    Args:
-        association: over which it is sent.
-        connection: of the association; None watches nothing.
-        seconds: without progress.
-        path: the object.
-    """
-
-    def __init__(self, association: Association, connection: socket.socket | None, seconds: float, path: Path) -> None:
-        super().__init__(name="silence", daemon=True)
-        self._association = association
-        self._connection = connection
-        self._seconds = seconds
-        self._size = path.stat().st_size if path.exists() else 0
-        self._over = threading.Event()
-
-    def __enter__(self) -> Self:
-        self._begun = self._moved() if self._connection is not None else None
-        if self._connection is not None:
-            self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        if self._connection is not None:
-            self.join()
-
-    def run(self) -> None:
-        """Look ten times in the allowed time."""
-        seen, since = self._begun, time.monotonic()
-        while not self._over.wait(min(1.0, self._seconds / 10)):
-            now = self._moved()
-            if now is None or self._begun is None or not self._association.dul.is_alive():
-                break
-            if now != seen:
-                seen, since = now, time.monotonic()
-            whole = now[0] - self._begun[0] >= self._size - _BESIDE
-            if time.monotonic() - since > self._seconds + (self._size / SLOWEST_READER if whole else 0):
-                with contextlib.suppress(OSError):
-                    cast("socket.socket", self._connection).shutdown(socket.SHUT_RDWR)
-                break
-        if not self._over.is_set():  # whoever waits for the answer: there will be none, and pynetdicom may not say so
-            self._association.dimse.msg_queue.put((None, None))
-
-    def _moved(self) -> tuple[int, int] | None:
-        return moved(cast("socket.socket", self._connection))
-
-
-def moved(connection: socket.socket) -> tuple[int, int] | None:
-    """Bytes that the peer has acknowledged, and bytes that came from it (tcp_info of Linux 4.1); None: it is closed."""
-    try:
-        return struct.unpack_from("=QQ", connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136), 120)
-    except (OSError, struct.error):
-        return None
 
 
 class _Entity(AE):

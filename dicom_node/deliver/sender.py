@@ -34,6 +34,7 @@ from celery import Celery
 
 from dicom_node.clock import utc_now
 from dicom_node.deliver import scu
+from dicom_node.deliver.audited import Sending
 from dicom_node.deliver.scu import StoreOutcome, StoreRequest
 from dicom_node.deliver.stow import Stow
 from dicom_node.errors import ConfigError, DeliveryError, DeliveryUnreachable, OutOfResources
@@ -43,6 +44,7 @@ from dicom_node.settings.sections import DeliverySettings, Settings
 from dicom_node.status import Status
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.ledger.deliveries import LEASE_SECONDS
+from dicom_node.watch.audit import Audit
 
 LONGEST_WANTED = timedelta(hours=1)
 """Of what a destination asks for by Retry-After."""
@@ -142,6 +144,7 @@ class Sender:
         clock: the time.
         store: the Storage SCU.
         stow: the user agent of STOW-RS.
+        audit: is told what was sent to whom.
     """
 
     settings: Settings
@@ -149,6 +152,7 @@ class Sender:
     clock: Callable[[], datetime] = utc_now
     store: Store[Destination] = scu.store
     stow: Store[WebDestination] = field(default_factory=Stow)
+    audit: Audit = field(default_factory=Audit.nowhere)
 
     def deliver(self, delivery_id: str) -> int:
         """Send everything that is due at the destination of one delivery.
@@ -200,15 +204,18 @@ class Sender:
         missed = next((one.attempts for one in self.ledger.unreachable() if one.destination == destination.name), 0)
         answered, silent, trouble = False, 0, None
         unanswered: list[tuple[Delivery, StoreOutcome]] = []
+        told = Sending(self.audit, destination, batch)
         try:
             with closing(self._store(batch, destination)) as outcomes:
                 for outcome in outcomes:
+                    sent = waiting[outcome.key]
+                    told.tell(sent, None if _repeated(sent, outcome) else outcome.error)
                     if not _of_the_destination(outcome):
                         answered, silent = True, 0
                         self._settle(waiting.pop(outcome.key), owner, outcome)
                         continue
                     silent, trouble = silent + 1, outcome.error
-                    unanswered.append((waiting[outcome.key], outcome))
+                    unanswered.append((sent, outcome))
                     if silent >= self._policy.pause_after:
                         break  # what is left would wait as long for nothing
             shut = silent > 0 and isinstance(trouble, DeliveryUnreachable) and not trouble.tried
@@ -225,6 +232,8 @@ class Sender:
             # What is left must not hang until its lease runs out; the class says enough without the data.
             self._fail_rest(waiting.values(), owner, f"sending failed ({type(error).__name__})")
             raise
+        finally:
+            told.end()
 
     def _store(self, batch: Sequence[Delivery], destination: Destination | WebDestination) -> Generator[StoreOutcome]:
         requests = [_request(one) for one in batch]
@@ -261,8 +270,7 @@ class Sender:
         entry = log.bind(
             delivery=delivery.delivery_id, sop_instance_uid=delivery.sop_instance_uid, status=outcome.status
         )
-        # What an earlier attempt stored, whose answer was lost, is there: UIDs are ours and follow from the content.
-        repeated = outcome.status == Status.DUPLICATE_SOP_INSTANCE and delivery.attempts > 1
+        repeated = _repeated(delivery, outcome)
         if outcome.error is None or repeated:
             remark = "stored by an earlier attempt whose answer was lost (0x0111)" if repeated else None
             there = self.settings.destination(delivery.destination)
@@ -314,6 +322,11 @@ def register_deliver(app: Celery, sender: Sender) -> None:
 def _of_the_destination(outcome: StoreOutcome) -> bool:
     """Whether an outcome says less of the object than of its destination: no answer, or out of resources."""
     return isinstance(outcome.error, DeliveryUnreachable) or (outcome.status or 0) & 0xFF00 == Status.OUT_OF_RESOURCES
+
+
+def _repeated(delivery: Delivery, outcome: StoreOutcome) -> bool:
+    """Whether an earlier attempt, whose answer was lost, stored it: UIDs are ours and follow from the content."""
+    return outcome.status == Status.DUPLICATE_SOP_INSTANCE and delivery.attempts > 1
 
 
 def _request(delivery: Delivery) -> StoreRequest:

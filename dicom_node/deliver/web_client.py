@@ -23,7 +23,8 @@ from urllib.parse import quote_plus, urlencode
 
 import httpx2
 
-from dicom_node.deliver import scu
+from dicom_node.deliver.scu import CONNECT_SECONDS
+from dicom_node.deliver.silence import SLOWEST_READER, moved
 from dicom_node.errors import DeliveryUnreachable
 from dicom_node.nouns import WebDestination
 from dicom_node.settings.web import ENVIRONMENT
@@ -92,7 +93,7 @@ class WebClient:
             verify=_context(self._destination),
             proxy=None if proxy in {None, ENVIRONMENT} else proxy,
             trust_env=proxy == ENVIRONMENT,
-            timeout=httpx2.Timeout(None, connect=min(self._timeout, scu.CONNECT_SECONDS)),
+            timeout=httpx2.Timeout(None, connect=min(self._timeout, CONNECT_SECONDS)),
             limits=httpx2.Limits(max_keepalive_connections=0),
             headers={"User-Agent": "dicom-explanation-node", "Accept-Encoding": "identity"},
         )
@@ -178,7 +179,7 @@ class WebClient:
 
 
 class _Silence(threading.Thread):
-    """Ends a connection over which nothing moves any more; a slow one may take its time, as in scu.Silence.
+    """Ends a connection over which nothing moves any more; a slow one may take its time, as in `silence`.
 
     When the whole body is acknowledged it may still lie in buffers on the way: to be read from there it has, beside
     `seconds`, the time of SLOWEST_READER. An answer that does not end is ended after ANSWER_TIMEOUTS.
@@ -213,14 +214,14 @@ class _Silence(threading.Thread):
         since, whole_at = time.monotonic(), None
         while not self._over.wait(min(1.0, self._seconds / 10)):
             connection = self._connection
-            if connection is None or (now := scu.moved(connection)) is None:  # not yet, or between TCP and TLS
+            if connection is None or (now := moved(connection)) is None:  # not yet, or between TCP and TLS
                 continue
             moment = time.monotonic()
             if now != seen:
                 seen, since = now, moment
             if whole_at is None and now[0] >= self._size:
                 whole_at = moment
-            buffered = self._size / scu.SLOWEST_READER if whole_at is not None else 0
+            buffered = self._size / SLOWEST_READER if whole_at is not None else 0
             endless = whole_at is not None and moment - whole_at > ANSWER_TIMEOUTS * self._seconds + buffered
             if endless or moment - since > self._seconds + buffered:
                 self.gave_up = True

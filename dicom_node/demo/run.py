@@ -66,6 +66,9 @@ host = "127.0.0.1"
 port = {pacs_port}
 synthetic_images = {synthetic}
 
+[audit]
+folder = "{folder}/audit"
+
 [logging]
 json = true
 {explain}"""

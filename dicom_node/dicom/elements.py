@@ -24,6 +24,11 @@ def texts(ds: Dataset, keyword: str) -> list[str]:
     return [str(one) for one in value] if isinstance(value, MultiValue | list | tuple) else [str(value)]
 
 
+def patient_id(ds: Dataset) -> str:
+    """Patient ID (0010,0020) as text, "" where there is none; it belongs into results and into the audit alone."""
+    return "\\".join(texts(ds, "PatientID")).strip()
+
+
 def orientation(ds: Dataset) -> tuple[str, str] | None:
     """Patient Orientation (0020,0020) of the rows and of the columns, or None."""
     match texts(ds, "PatientOrientation"):

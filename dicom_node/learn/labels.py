@@ -5,7 +5,8 @@
     000124,normal
 
 UTF-8 (a byte order mark may stand before), columns separated by commas, one row per study. A target is 0, negative or
-normal, or 1, positive or opacity, in any case of letters.
+normal, or 1, positive or opacity, in any case of letters. What is said quotes no cell: it may be a patient's number or
+name, and what is said is printed.
 """
 
 import codecs
@@ -132,7 +133,7 @@ def _key_column(lines: Sequence[tuple[int, list[str]]], problems: list[Problem])
     for column in (ACCESSION, STUDY):
         if sorted(header) == sorted((column, TARGET)):
             return column
-    problems.append(Problem(lines[0][0], f"{expected}, not {','.join(lines[0][1])[:200]}"))
+    problems.append(Problem(lines[0][0], expected))
     return None
 
 
@@ -160,7 +161,7 @@ def _rows(
 
 
 def _no_label(label: str) -> str:
-    said = f"{label[:40]!r} is no target; use {', '.join(TARGETS)}"
+    said = f"what stands there is no target; use {', '.join(TARGETS)}"
     return f"{said} (a spreadsheet has made a decimal of it?)" if _FLOAT.fullmatch(label) else said
 
 
@@ -176,19 +177,19 @@ def _resolve(
         if before is not row:
             contrary = {before.target, row.target} == {0, 1}
             what = "another target than" if contrary else "the same study as"
-            problems.append(Problem(row.line, f"{row.key}: {what} in line {before.line}"))
+            problems.append(Problem(row.line, f"{what} in line {before.line}"))
             continue
         found = studies.get(row.key, ())
         if not found:
-            problems.append(Problem(row.line, f"{row.key}: no study with this {column} was received{_hint(row, bare)}"))
+            problems.append(Problem(row.line, f"no study with this {column} was received{_hint(row, bare)}"))
         elif len(found) > 1:
             named = ", ".join(sorted(found))
-            problems.append(Problem(row.line, f"{row.key}: {len(found)} studies have this {column}: {named}"))
+            problems.append(Problem(row.line, f"{len(found)} studies have this {column}: {named}"))
         else:
             other = by.setdefault(found[0], row)
             if other is not row:
                 what = "another target" if {other.target, row.target} == {0, 1} else "the same"
-                problems.append(Problem(row.line, f"{row.key}: the study of line {other.line}, with {what}"))
+                problems.append(Problem(row.line, f"the study of line {other.line}, with {what}"))
             targets[found[0]] = row.target
     return targets
 

@@ -8,6 +8,8 @@ no Maximum Length item (PS3.8 D.1)        no limit
 
 import struct
 
+from pynetdicom.association import Association as Acceptor
+
 ASSOCIATE_RQ = 0x01
 _TITLES = (slice(10, 26), slice(26, 42))
 """Called and calling AE title in the PDU (table 9-11)."""
@@ -70,3 +72,19 @@ def _items(data: bytes) -> list[tuple[int, bytes]] | None:
 
 def _made(kind: int, value: bytes) -> bytes:
     return _ITEM.pack(kind, len(value)) + value
+
+
+def titles_of(acceptor: Acceptor) -> dict[str, str]:
+    """Who calls whom, for the log and the ledger."""
+    requested = acceptor.requestor.primitive
+    return {
+        "calling": legible(getattr(requested, "calling_ae_title", "")),
+        "called": legible(getattr(requested, "called_ae_title", "")),
+        "peer": str(acceptor.requestor.address),
+    }
+
+
+def legible(title: str | None) -> str:
+    """An AE title as it may stand in a line of a log: whoever calls chooses its bytes."""
+    text = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in str(title or ""))
+    return text.strip()[:16]

@@ -16,13 +16,14 @@ a fault of ours                            removed        -            Processin
 import dataclasses
 import threading
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
+from dicom_node.dicom import elements
 from dicom_node.dicom.identity import same_object
 from dicom_node.dicom.reading import read_header
 from dicom_node.dicom.structure import check_structure
@@ -41,6 +42,7 @@ log = structlog.get_logger(__name__)
 
 _LOCKS = 64
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_ABOUT = ("StudyInstanceUID", "PatientID")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +57,27 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """Whose object it is, for the audit alone; empty where the object does not say.
+
+    Attributes:
+        study: Study Instance UID.
+        patient_id: Patient ID; a repr leaves it out.
+        known: whether the object was here before.
+    """
+
+    study: str = ""
+    patient_id: str = field(default="", repr=False)
+    known: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """The answer to a C-STORE request; failures carry a comment for the sender's log."""
 
     status: Status
     comment: str | None = None
+    about: About = About()
 
 
 class Conflict(PeerError):
@@ -92,9 +110,9 @@ class Intake:
         try:
             return self._take(request, received, now)
         except PeerError as error:
-            where = self._quarantine(request, received, error, now)
+            where, about = self._quarantine(request, received, error, now)
             entry.warning("object refused", status=f"0x{error.status:04X}", reason=str(error), quarantine=where)
-            return refusal(error)
+            return refusal(error, about)
         except NodeError as error:
             entry.error("object not stored", status=f"0x{error.status:04X}", reason=str(error))
             return refusal(error)
@@ -109,7 +127,7 @@ class Intake:
 
     def _take(self, request: Request, received: Received, now: datetime) -> Outcome:
         self._spool.check_space()
-        instance = _identify(request, received, self._spool, now)
+        instance, patient_id = _identify(request, received, self._spool, now)
         uid, study, again = instance.sop_instance_uid, instance.study_instance_uid, ""
         with self._locks[hash(uid) % _LOCKS]:
             known = self._ledger.find_instance(uid)
@@ -134,7 +152,8 @@ class Intake:
             sop=uid,
             size=instance.size,
         )
-        return Outcome(status=Status.SUCCESS)
+        about = About(study=instance.study_instance_uid, patient_id=patient_id, known=known is not None)
+        return Outcome(status=Status.SUCCESS, about=about)
 
     def _yield(self, instance: Instance, received: Received) -> None:
         """Take a file back whose UID another listener has recorded meanwhile.
@@ -147,29 +166,31 @@ class Intake:
         if known is None or not same_object(known.path, received.path):
             raise Conflict("SOP Instance UID is already stored with other content")
 
-    def _quarantine(self, request: Request, received: Received, error: PeerError, now: datetime) -> str | None:
+    def _quarantine(
+        self, request: Request, received: Received, error: PeerError, now: datetime
+    ) -> tuple[str | None, About]:
         """Keep a refused object for a person to look at; the answer to the peer does not depend on it."""
         name = f"{type(error).__name__}-{request.sop_instance_uid}-{received.sha256[:16]}"
         try:
             target = self._spool.quarantine_path(name)
             seen = target.exists()
             self._spool.quarantine(received.path, name)
+            about = _about(target)
             if not seen:
-                study = _study_of(target)
-                self._ledger.add_quarantine(request.sop_instance_uid, study, target, str(error), now)
+                self._ledger.add_quarantine(request.sop_instance_uid, about.study, target, str(error), now)
         except (NodeError, OSError):
             log.exception("quarantine failed", sop=request.sop_instance_uid)
-            return None
-        return target.name
+            return None, About()
+        return target.name, about
 
 
-def refusal(error: NodeError) -> Outcome:
+def refusal(error: NodeError, about: About | None = None) -> Outcome:
     """The answer that an error stands for."""
-    return Outcome(status=Status(error.status), comment=error_comment(str(error)))
+    return Outcome(status=Status(error.status), comment=error_comment(str(error)), about=about or About())
 
 
-def _identify(request: Request, received: Received, spool: Spool, now: datetime) -> Instance:
-    """Name the object by its own data set.
+def _identify(request: Request, received: Received, spool: Spool, now: datetime) -> tuple[Instance, str]:
+    """Name the object by its own data set, and its patient's ID.
 
     Raises:
         DatasetUnreadable: the data set cannot be read or is too much to read, or a UID is missing or not valid.
@@ -177,8 +198,9 @@ def _identify(request: Request, received: Received, spool: Spool, now: datetime)
     """
     check_structure(received.path)
     with without_warnings():
-        header = read_header(received.path, _UIDS)
+        header = read_header(received.path, (*_UIDS, *_ABOUT))
         found = {keyword: str(header.get(keyword) or "") for keyword in _UIDS}
+    patient_id = elements.patient_id(header)
     for keyword, uid in found.items():
         if not uid:
             raise DatasetUnreadable(f"{keyword} is missing")
@@ -193,7 +215,7 @@ def _identify(request: Request, received: Received, spool: Spool, now: datetime)
     if found["SOPInstanceUID"] != request.sop_instance_uid:
         raise SOPClassMismatch("SOP Instance UID differs from the request")
     study, sop = found["StudyInstanceUID"], found["SOPInstanceUID"]
-    return Instance(
+    instance = Instance(
         sop_instance_uid=SOPInstanceUID(sop),
         sop_class_uid=found["SOPClassUID"],
         series_instance_uid=SeriesInstanceUID(found["SeriesInstanceUID"]),
@@ -206,12 +228,16 @@ def _identify(request: Request, received: Received, spool: Spool, now: datetime)
         size=received.size,
         received_at=now,
     )
+    return instance, patient_id
 
 
-def _study_of(path: Path) -> str:
-    """The Study Instance UID in a quarantined file, or the empty string."""
+def _about(path: Path) -> About:
+    """What a quarantined file says of its study and patient, as far as it can be read."""
     try:
         with without_warnings():
-            return checked_uid(str(read_header(path, ("StudyInstanceUID",)).get("StudyInstanceUID") or ""))
+            header = read_header(path, _ABOUT)
+            patient_id = elements.patient_id(header)
+            study = checked_uid(str(header.get("StudyInstanceUID") or ""))
     except DatasetUnreadable:
-        return ""
+        return About()
+    return About(study=study, patient_id=patient_id)

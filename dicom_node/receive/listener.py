@@ -21,6 +21,8 @@ from dicom_node.dicom.commitment import Message
 from dicom_node.dicom.negotiation import presentation_contexts
 from dicom_node.errors import ConfigError, NodeError
 from dicom_node.nouns import AETitle, Association
+from dicom_node.receive import audited
+from dicom_node.receive.association_request import titles_of
 from dicom_node.receive.commitment import CommitmentProvider
 from dicom_node.receive.intake import Intake, Outcome, Request, refusal
 from dicom_node.receive.pace import Pace
@@ -32,6 +34,7 @@ from dicom_node.settings.callers import caller, why_not
 from dicom_node.settings.sections import Settings
 from dicom_node.status import CommitmentStatus, Status, rejection
 from dicom_node.storage.spool import Spool
+from dicom_node.watch.audit import Audit, Node
 
 if TYPE_CHECKING:
     from dicom_node.storage.ledger import Ledger
@@ -44,6 +47,7 @@ MOST_PENDING_PER_HOST = 8
 """Connections of one host without an association: a host that connects and stays silent takes no more slots."""
 MOST_PENDING = 64
 """Connections of all hosts without an association; each costs two threads, for `acse_timeout` at most."""
+REJECTED_PERMANENT = 0x01
 LOCAL_LIMIT_EXCEEDED = (0x02, 0x03, 0x02)
 """Result (transient), source and reason of an A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
 CALLING_NOT_RECOGNISED = (0x01, 0x01, 0x03)
@@ -60,6 +64,7 @@ class Listener:
         ledger: where acknowledged instances are recorded.
         spool: where they lie.
         clock: the time, aware.
+        audit: is told who sent what, and who was turned away.
 
     Attributes:
         tls_port: the port of DICOM TLS once it has started, also when the settings say 0; None without TLS.
@@ -71,11 +76,13 @@ class Listener:
         ledger: "Ledger",
         spool: Spool,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        audit: Audit | None = None,
     ) -> None:
         self.tls_port: int | None = None
         self._node = settings.node
         self._tls_settings = settings.tls
         self._callers = tuple(caller(entry) for entry in settings.node.calling_ae_titles)
+        self._audit = audit or Audit.nowhere()
         self._ledger = ledger
         self._spool = spool
         self._clock = clock
@@ -231,7 +238,7 @@ class Listener:
 
     def _on_requested(self, event: evt.Event) -> None:
         """Reject an association, or count it; pynetdicom would count connections that never ask for one, too."""
-        acceptor, titles = event.assoc, _titles(event.assoc)
+        acceptor, titles = event.assoc, titles_of(event.assoc)
         peer = (titles["peer"], titles["calling"])
         if titles["called"] != self._node.ae_title:
             self._reject(acceptor, CALLED_NOT_RECOGNISED)
@@ -250,7 +257,10 @@ class Listener:
             self._reject(acceptor, LOCAL_LIMIT_EXCEEDED, open=len(counted), of_peer=of_peer)
 
     def _reject(self, acceptor: Acceptor, answer: tuple[int, int, int], **more: Any) -> None:
-        log.warning("association rejected", reason=rejection(*answer), **more, **_titles(acceptor))
+        meaning, titles = rejection(*answer), titles_of(acceptor)
+        log.warning("association rejected", reason=meaning, **more, **titles)
+        if answer[0] == REJECTED_PERMANENT:
+            self._audit.node_rejected(Node(ae_title=titles["calling"], address=titles["peer"]), meaning)
         acceptor.acse.send_reject(*answer)
         acceptor.kill()
 
@@ -261,7 +271,7 @@ class Listener:
             log.info(
                 "association accepted",
                 association=reception.association_id,
-                **_titles(event.assoc),
+                **titles_of(event.assoc),
                 **reception.secured,
             )
 
@@ -299,22 +309,24 @@ class Listener:
             transfer_syntax=str(event.context.transfer_syntax),
             association=association,
         )
-        return self._intake.take(request, received, self._clock())
+        outcome = self._intake.take(request, received, self._clock())
+        audited.tell_object(self._audit, reception, request, outcome)  # before the peer is answered
+        return outcome
 
     def _on_action(self, event: evt.Event) -> tuple[int, None]:
-        reception, calling = self._receptions.get(event.assoc), _titles(event.assoc)["calling"]
+        reception, calling = self._receptions.get(event.assoc), titles_of(event.assoc)["calling"]
         if reception is None:
             return int(CommitmentStatus.PROCESSING_FAILURE), None
         asked, context = Message.of_action(event), event.context.context_id
         return int(self._commitment.take(asked, calling, reception.commitment, context)), None
 
     def _on_report(self, event: evt.Event) -> tuple[int, None]:
-        heard = self._commitment.hear(Message.of_event_report(event), _titles(event.assoc)["calling"])
+        heard = self._commitment.hear(Message.of_event_report(event), titles_of(event.assoc)["calling"])
         return int(heard), None
 
     def _record(self, acceptor: Acceptor, reception: Reception) -> Association:
         """The association as a noun; the ledger learns of it with its first object."""
-        titles = _titles(acceptor)
+        titles = titles_of(acceptor)
         association = Association(
             association_id=reception.association_id,
             calling_ae_title=AETitle(titles["calling"]),
@@ -340,6 +352,7 @@ class Listener:
         with self._lock:
             if self._receptions.pop(acceptor, None) is None:
                 return
+        audited.tell_end(reception)
         if reception.opened_at is not None:
             log.info("association ended", association=reception.association_id)
         if reception.recorded:
@@ -371,19 +384,3 @@ class Listener:
             self._close_in_ledger()
             if self._tls is not None:
                 self._tls.look()
-
-
-def _titles(acceptor: Acceptor) -> dict[str, str]:
-    """Who calls whom, for the log and the ledger."""
-    requested = acceptor.requestor.primitive
-    return {
-        "calling": _legible(getattr(requested, "calling_ae_title", "")),
-        "called": _legible(getattr(requested, "called_ae_title", "")),
-        "peer": str(acceptor.requestor.address),
-    }
-
-
-def _legible(title: str | None) -> str:
-    """An AE title as it may stand in a line of a log: whoever calls chooses its bytes."""
-    text = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in str(title or ""))
-    return text.strip()[:16]

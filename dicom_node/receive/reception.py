@@ -35,6 +35,7 @@ from dicom_node.receive.part_file import PartFile
 from dicom_node.receive.same_association import SameAssociation
 from dicom_node.receive.secure import Handshake
 from dicom_node.storage.spool import Spool
+from dicom_node.watch.audit_transfers import Transfers
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -80,6 +81,7 @@ class Reception:
         recorded: whether the ledger knows the association.
         counted: host and calling AE title of an association that takes one of the slots; None before it is asked for.
         commitment: what of Storage Commitment goes over it.
+        transfers: what came over the association, for the audit; None before its first object.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Reception:
         self.recorded = False
         self.counted: tuple[str, str] | None = None
         self.commitment = SameAssociation(acceptor)
+        self.transfers: Transfers | None = None
         self._acceptor = acceptor
         self._spool = spool
         self._longest_p_data = max_pdu + PDU_SLACK
@@ -110,6 +113,11 @@ class Reception:
         """Whether the threads of the connection have ended; pynetdicom does not always say so with an event."""
         started = self._acceptor.ident is not None
         return started and not (self._acceptor.is_alive() or self._acceptor.dul.is_alive())
+
+    @property
+    def ended(self) -> bool:
+        """Whether the connection is over."""
+        return self._ended
 
     @property
     def secured(self) -> dict[str, str]:

@@ -19,7 +19,8 @@ from dicom_node.dicom.elements import code
 from dicom_node.dicom.greys import Greys
 from dicom_node.errors import Reason
 from dicom_node.nouns import Task
-from dicom_node.settings.sections import Compression, NodeSettings, Policy, ResultSettings
+from dicom_node.settings.answers import Compression, Policy, ResultSettings
+from dicom_node.settings.sections import NodeSettings
 from explain_core.explanation import Assessment, Explanation, ModelIdentity
 from explain_core.radiograph import Radiograph
 

@@ -16,7 +16,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from dicom_node.settings.sections import Compression
+from dicom_node.settings.answers import Compression
 
 QUALITY = 95
 """Of JPEG, on the scale of libjpeg: steps of text and outlines stay sharp."""

@@ -6,7 +6,8 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from dicom_node.results.context import ResultOptions
-from dicom_node.settings.sections import MORPHS, SYNTHETIC, Settings
+from dicom_node.settings.answers import MORPHS, SYNTHETIC
+from dicom_node.settings.sections import Settings
 
 
 def result_options(settings: Settings, destination: str | None = None, only: Sequence[str] = ()) -> ResultOptions:

@@ -11,6 +11,9 @@ An AE title is a claim that anybody can make; an address takes more to forge, a 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,3 +75,22 @@ def _example(place: str) -> str:
         return str(ip_network(place, strict=False))
     except ValueError:
         return "10.1.0.0/16"
+
+
+_AE_TITLE_LENGTH = 16  # PS3.5, 6.2
+
+
+def _ae_title(value: str) -> str:
+    title = value.strip()
+    if not 0 < len(title) <= _AE_TITLE_LENGTH or "\\" in title or not title.isascii() or not title.isprintable():
+        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
+    return title
+
+
+def _caller(value: str) -> str:
+    _ae_title(caller(value).ae_title)
+    return value.strip()
+
+
+AETitleText = Annotated[str, AfterValidator(_ae_title)]
+CallerText = Annotated[str, AfterValidator(_caller)]

@@ -14,10 +14,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from dicom_node.errors import ConfigError
+from dicom_node.settings.answers import DestinationSettings, PeerSettings
 from dicom_node.settings.callers import caller
 from dicom_node.settings.methods import Key
 from dicom_node.settings.methods import problems as method_problems
-from dicom_node.settings.sections import DestinationSettings, PeerSettings, RetentionSettings, Settings
+from dicom_node.settings.sections import RetentionSettings, Settings
 from explain_core import toml_files
 
 ENV_PREFIX = "DICOM_NODE_"
@@ -110,6 +111,7 @@ def _contradictions(settings: Settings) -> Iterator[_Problem]:
         yield ("broker", "visibility_timeout"), "must be more than hard_time_limit, or tasks run twice"
     if settings.study.max_seconds < settings.study.quiet_seconds:
         yield ("study", "max_seconds"), "must not be less than quiet_seconds"
+    yield from _audit_contradictions(settings)
     for section, named in (("destinations", settings.destinations), ("rules", settings.rules)):
         names = [one.name for one in named]
         for index, name in enumerate(names):
@@ -162,3 +164,12 @@ def _commitment(settings: Settings) -> Iterator[_Problem]:
     for index, title in enumerate(titles):
         if title in titles[:index]:
             yield ("commitment_peers", index, "ae_title"), "used twice; a peer has one address"
+
+
+def _audit_contradictions(settings: Settings) -> Iterator[_Problem]:
+    audit = settings.audit
+    if audit.syslog_key is not None and audit.syslog_certificate is None:
+        yield ("audit", "syslog_key"), "is the key of syslog_certificate, which is missing"
+    if audit.syslog_host is None and (audit.syslog_ca or audit.syslog_certificate) is not None:
+        key = "syslog_ca" if audit.syslog_ca is not None else "syslog_certificate"
+        yield ("audit", key), "is for the server syslog_host, which is missing"

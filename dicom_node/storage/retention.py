@@ -6,6 +6,7 @@ results      every delivery of the task is settled; reports stay           resul
 images       the same of every task of the study; its reports go, too      images_days
 quarantine   a person had the time to look                                 quarantine_days, quarantine_mb
 jobs         the job has ended                                             jobs_days
+audit        the day is over, and the audit repository has it              audit_days
 rows         the study's files are gone                                    ledger_days
 
 Nothing goes before it is delivered: a delivery that waits holds its study, and one that is dead does until it is

@@ -97,7 +97,10 @@ class Node:
         node = self.settings.node
         config = self.folder / "node.toml"
         key = self.settings.export.key
-        config.write_text(f'[node]\nspool = "{node.spool}"\ndatabase = "{node.database}"\n[export]\nkey = "{key}"\n')
+        config.write_text(
+            f'[node]\nspool = "{node.spool}"\ndatabase = "{node.database}"\n[export]\nkey = "{key}"\n'
+            f'[audit]\nfolder = "{self.settings.audit.folder}"\n'
+        )
         done = CliRunner().invoke(app, [*map(str, arguments), "--config", str(config)])
         assert done.exit_code == expect, done.output
         return done

@@ -91,7 +91,7 @@ def sender(settings: Settings, ledger: Ledger, point: str) -> None:
 
 def main(role: str, folder: Path, point: str) -> None:
     settings = Settings.model_validate(json.loads((folder / "settings.json").read_text()))
-    logs.configure("info")
+    logs.configure(settings.logging.level)
     ledger = Ledger(settings.node.database)
     ledger.create()
     spool = Spool(settings.node.spool, 0)

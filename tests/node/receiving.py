@@ -143,13 +143,13 @@ def settings(folder, tls=None, **node):
 
 
 @contextlib.contextmanager
-def running(folder, *, spool=None, ledger=None, tls=None, **node):
+def running(folder, *, spool=None, ledger=None, audit=None, tls=None, **node):
     """A node that listens on a free port of loopback; `tls` is its [tls] table (certificates.tls_settings)."""
     chosen = settings(folder, tls, **node)
     ledger = ledger or Ledger(chosen.node.database)
     ledger.create()
     spool = spool or Spool(chosen.node.spool, chosen.node.low_water_mb * MB)
-    listener = Listener(chosen, ledger, spool)
+    listener = Listener(chosen, ledger, spool, audit=audit)
     port = listener.start()
     try:
         yield Node(listener, ledger, spool, port)

@@ -29,6 +29,9 @@ spool = "{folder}/spool"
 database = "sqlite:///{folder}/ledger.sqlite"
 low_water_mb = 0
 
+[audit]
+folder = "{folder}/audit"
+
 [study]
 quiet_seconds = 0.5
 

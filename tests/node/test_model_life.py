@@ -37,6 +37,7 @@ def test_trained_promoted_refused_and_gone_back(tmp_path):
     settings = tmp_path / "node.toml"
     settings.write_text(
         f'[node]\ndatabase = "sqlite:///{tmp_path}/ledger.sqlite"\nspool = "{tmp_path}/spool"\n'
+        f'[audit]\nfolder = "{tmp_path}/audit"\n'
         f'[model]\nbundle = "{make_champion(tmp_path / "configured")}"\nstore = "{tmp_path}/store"\n'
         f'[registry]\nuri = "sqlite:///{tmp_path}/mlflow.sqlite"\nartifacts = "{tmp_path}/artifacts"\n'
     )

@@ -56,6 +56,7 @@ class Site:
         config = folder / "node.toml"
         config.write_text(
             f'[node]\ndatabase = "sqlite:///{folder}/ledger.sqlite"\nspool = "{folder}/spool"\n'
+            f'[audit]\nfolder = "{folder}/audit"\n'
             f'[model]\nstore = "{folder}/models"\nbundle = "{bundle(folder / "configured", "0")}"\n'
             f'[registry]\nuri = "sqlite:///{folder}/mlflow.sqlite"\nartifacts = "{folder}/artifacts"\n'
         )

@@ -268,6 +268,7 @@ def settings(folder: Path, *destinations, **sections):
                 "database": f"sqlite:///{folder}/ledger.sqlite",
                 "low_water_mb": 0,
             },
+            "audit": {"folder": folder / "audit"},
             "destinations": [
                 one
                 if isinstance(one, dict)

@@ -33,6 +33,9 @@ spool = "{folder}/spool"
 database = "sqlite:///{folder}/ledger.sqlite"
 low_water_mb = 50
 
+[audit]
+folder = "{folder}/audit"
+
 [study]
 quiet_seconds = 1
 

@@ -26,6 +26,8 @@ from dicom_node.nouns import Instance, SOPInstanceUID
 from dicom_node.route.rules import Action, decide_instance
 from dicom_node.settings.sections import Settings
 from dicom_node.storage.ledger import Ledger
+from dicom_node.watch.audit import Audit
+from dicom_node.watch.audit_transfers import Transferred
 from dicom_node.watch.logs import place, without_warnings
 
 Progress = Callable[[str, int, int], None]
@@ -144,10 +146,18 @@ class _Image:
     source: Path
     row: Mapping[str, object]
     facts: Facts
+    about: Transferred
 
 
 def export(
-    settings: Settings, ledger: Ledger, out: Path, wishes: Wishes, *, now: datetime, progress: Progress
+    settings: Settings,
+    ledger: Ledger,
+    out: Path,
+    wishes: Wishes,
+    *,
+    now: datetime,
+    progress: Progress,
+    audit: Audit | None = None,
 ) -> Report:
     """Write a de-identified training set into the new folder `out`.
 
@@ -158,6 +168,7 @@ def export(
         wishes: what is to be exported.
         now: the time.
         progress: told from time to time.
+        audit: is told whose images are exported, before the folder is there.
 
     Returns:
         What was done.
@@ -185,6 +196,7 @@ def export(
             names=Pseudonyms(pseudonyms.export_key(settings.export.key, record, new=wishes.new_key)),
             table=table,
             said=opinions(ledger.verdicts()),
+            audit=audit or Audit.nowhere(),
         )
         for done, study in enumerate(studies):
             progress("studies", done, len(studies))
@@ -230,6 +242,7 @@ class _Job:
     names: Pseudonyms
     table: Mapping[str, int]
     said: Mapping[SOPInstanceUID, Opinions]
+    audit: Audit
     report: Report = field(default_factory=Report)
     images: list[_Image] = field(default_factory=list)
     boxes: list[dict[str, object]] = field(default_factory=list)
@@ -316,7 +329,8 @@ class _Job:
             "sex": facts.sex,
             "age": "" if facts.age is None else facts.age,
         }
-        self.images.append(_Image(name=name, source=instance.path, row=row, facts=facts))
+        about = Transferred(study=study, patient_id=elements.patient_id(ds), sop_classes={instance.sop_class_uid: 1})
+        self.images.append(_Image(name=name, source=instance.path, row=row, facts=facts, about=about))
         self.report.targets[value] += 1
         self.report.sources[target.source] += bool(target.source)
         if not identified and study not in self.report.without_id:
@@ -367,6 +381,7 @@ class _Job:
         self.draft.add_manifest(report.counts, now, facts, pseudonyms.fingerprint(self.names.key))
         check(self.draft.folder, self._sources(progress), fixed_text())
         pseudonyms.remember_key(self.names.key, self.record)
+        self.audit.exported(self.draft.target, [image.about for image in self.images])
         self.draft.commit()
         return report
 

@@ -321,6 +321,9 @@ def test_a_ledger_of_another_schema_is_refused_in_one_line(command, tmp_path, ro
     with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as old:
         old.executescript((root / "tests" / "golden" / "ledger_0001_sqlite.sql").read_text())
     config = tmp_path / "node.toml"
-    config.write_text(f'[node]\nspool = "{tmp_path}/spool"\ndatabase = "sqlite:///{tmp_path}/ledger.sqlite"\n')
+    config.write_text(
+        f'[node]\nspool = "{tmp_path}/spool"\ndatabase = "sqlite:///{tmp_path}/ledger.sqlite"\n'
+        f'[audit]\nfolder = "{tmp_path}/audit"\n'
+    )
     said = run(*command.split(), "--config", config, expect=2).stderr.strip()
     assert re.fullmatch(r"error: .*the ledger has the schema 0001, .*`dicom-node migrate`.*", said)

@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from auditing import events, lines
 from toys import Site, bundle
 from typer.testing import CliRunner
 
@@ -265,3 +266,25 @@ def test_a_wrong_setting_of_the_registry_is_one_line(admin):
     done = admin.run("list", env={"DICOM_NODE_REGISTRY__URI": "ftp://x"}, expect=2)
     assert "DICOM_NODE_REGISTRY__URI" in done.stderr
     assert open_registry(admin.settings).versions() == []
+
+
+def test_promotions_and_rollbacks_are_changes_of_the_software_configuration_in_the_audit(admin):
+    first = admin.version("1")
+    admin.version("2", "refused")
+    admin.run("promote", 1, "--reason", "first")
+    admin.run("promote", 2, "--force", "--reason", "the old one is broken")
+    admin.run("rollback")
+    admin.run("shadow", 1)
+    admin.run("shadow", "--off")
+    admin.run("promote", 9, expect=1)
+    admin.run("list")
+    trail = admin.folder / "audit"
+    assert set(events(trail)) == {"Security Alert: Software Configuration"}
+    subjects = [line["ParticipantObjectIdentification"][0] for line in lines(trail)]
+    told = [{one["type"]: one["value"] for one in subject["ParticipantObjectDetail"]} for subject in subjects]
+    assert [one["Alert Description"] for one in told] == [
+        "champion: deploy", "champion: deploy", "champion: rollback", "challenger: deploy", "challenger: withdraw",
+    ]  # fmt: skip
+    assert (told[1]["Forced"], told[1]["Reason"]) == ("against an objection", "the old one is broken")
+    assert subjects[0]["ParticipantObjectID"] == f"urn:sha256:{first.digest}"
+    assert "@" in lines(trail)[0]["ActiveParticipant"][1]["UserID"]

@@ -46,6 +46,7 @@ class Site:
     def write_config(self, url: str, parts: Path) -> None:
         self.config.write_text(
             f'[node]\ndatabase = "sqlite:///{self.folder}/ledger.sqlite"\nspool = "{self.folder}/spool"\n'
+            f'[audit]\nfolder = "{self.folder}/audit"\n'
             f'[broker]\nurl = "{url}"\n[model]\nbundle = "{parts / "champion"}"\n'
             f'[registry]\nuri = "sqlite:///{self.folder}/mlflow.sqlite"\nartifacts = "{self.folder}/artifacts"\n'
             f'[retraining]\njobs = "{self.folder}/jobs"\nnice = 1\nthreads = 1\n'

@@ -14,7 +14,7 @@ from slow_line import SlowLine
 from working import SC_STORAGE, STUDY, T0, Peer, delivery, free_port, instance, settings, study, task
 
 from dicom_node.clock import utc_now
-from dicom_node.deliver import scu, sender
+from dicom_node.deliver import scu, sender, silence
 from dicom_node.deliver.sender import Sender
 from dicom_node.errors import DeliveryUnreachable
 from dicom_node.nouns import AETitle, DeliveryState, Destination, SOPInstanceUID, StudyState
@@ -68,7 +68,7 @@ def test_a_line_on_which_nothing_moves_any_more_is_given_up(peer, request_):
 
 
 def test_a_destination_that_never_answers_is_given_up(request_, monkeypatch):
-    monkeypatch.setattr(scu, "SLOWEST_READER", 1_000_000)
+    monkeypatch.setattr(silence, "SLOWEST_READER", 1_000_000)
     released = threading.Event()
     silent = Peer(lambda _uid, _number: released.wait(30) and 0).start()
     try:

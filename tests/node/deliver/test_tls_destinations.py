@@ -13,7 +13,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from working import SC_STORAGE, STUDY, Peer, free_port
 
-from dicom_node.deliver import scu
+from dicom_node.deliver import scu, silence
 from dicom_node.errors import DeliveryUnreachable
 from dicom_node.nouns import AETitle, Destination, SOPInstanceUID
 
@@ -177,7 +177,7 @@ def test_a_destination_that_says_nothing_is_given_up(mine, request_):
 
 
 def test_a_destination_that_never_answers_is_given_up(theirs, mine, peers, request_, monkeypatch):
-    monkeypatch.setattr(scu, "SLOWEST_READER", 10_000_000)
+    monkeypatch.setattr(silence, "SLOWEST_READER", 10_000_000)
     released = threading.Event()
     port = peers(server(theirs), answer=lambda _uid, _number: released.wait(30) and 0)
     (outcome,) = send(there(port, mine), request_, timeout=1)

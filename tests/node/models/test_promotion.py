@@ -425,6 +425,8 @@ calling_ae_titles = ["MODALITY"]
 spool = "{folder}/spool"
 database = "sqlite:///{folder}/ledger.sqlite"
 low_water_mb = 0
+[audit]
+folder = "{folder}/audit"
 [study]
 quiet_seconds = 0.3
 [broker]

@@ -51,6 +51,7 @@ def command(here: Node, *arguments: str):
     config.write_text(
         f'[node]\nspool = "{here.settings.node.spool}"\ndatabase = "{here.settings.node.database}"\n'
         f'[model]\nbundle = "{here.settings.model.bundle}"\nstore = "{here.settings.model.store}"\n'
+        f'[audit]\nfolder = "{here.folder}/audit"\n'
     )
     return CliRunner().invoke(app, [*arguments, "--config", str(config)])
 
@@ -419,6 +420,7 @@ def test_the_role_runs_a_real_bundle_beside_the_node_at_the_lowest_priority(tmp_
     config.write_text(
         f'[node]\nspool = "{here.settings.node.spool}"\ndatabase = "{here.settings.node.database}"\n'
         f'[model]\nbundle = "{default}"\nstore = "{tmp_path}/models"\ndevice = "cpu"\naugmentations = 0\n'
+        f'[audit]\nfolder = "{tmp_path}/audit"\n'
     )
     process = subprocess.Popen([sys.executable, "-m", "dicom_node", "serve", "--only", "shadow", "-c", str(config)])
     try:

@@ -17,8 +17,7 @@ from pynetdicom.pdu import A_ASSOCIATE_RQ
 from receiving import CR, radiograph, running
 from test_abuse import associate_request, raw
 
-from dicom_node.receive.association_request import tidied
-from dicom_node.receive.listener import _legible
+from dicom_node.receive.association_request import legible, tidied
 
 ACCEPTED, REJECTED = 0x02, 0x03
 UNKNOWN_CALLING, UNKNOWN_CALLED = b"\x01\x01\x03", b"\x01\x01\x07"
@@ -168,5 +167,5 @@ TITLES = {
 
 
 @pytest.mark.parametrize("title", TITLES)
-def test_a_title_in_a_log_is_one_short_legible_word(title):
-    assert _legible(title) == TITLES[title]
+def test_a_title_in_a_log_is_one_shortlegible_word(title):
+    assert legible(title) == TITLES[title]

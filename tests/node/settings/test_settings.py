@@ -12,9 +12,10 @@ from pydantic import BaseModel, ValidationError
 
 from dicom_node.errors import ConfigError
 from dicom_node.nouns import Destination, WebDestination
+from dicom_node.settings.answers import DestinationSettings
 from dicom_node.settings.loading import load_settings
 from dicom_node.settings.rule_tables import result_names
-from dicom_node.settings.sections import DestinationSettings, Settings
+from dicom_node.settings.sections import Settings
 from explain_core import plugins
 
 SHIPPED = Path(__file__).parents[3] / "deploy" / "dicom-node.toml"
@@ -75,7 +76,7 @@ def test_frozen():
 
 COMMENTED = {
     "calling_ae_titles", "bundle", "augmentations", "institution", "timezone", "destinations", "rules",
-    "clean_below_mb", "commitment_peers",
+    "clean_below_mb", "commitment_peers", "seal_key", "syslog_host", "syslog_ca", "syslog_certificate", "syslog_key",
 } | {f"tls.{key}" for key in ("certificate", "key", "authorities", "revocations")}  # fmt: skip
 """Keys whose value in the shipped file is no default."""
 
