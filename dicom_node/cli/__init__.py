@@ -4,12 +4,13 @@ import os
 
 import typer
 
-from dicom_node.cli import audit, data, drift, look, model, node, retrain
+from dicom_node.cli import audit, data, doctor, drift, look, model, node, retrain
 from dicom_node.cli._shared import OneLine
 
 app = typer.Typer(cls=OneLine, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(node.app)
 app.add_typer(look.app)
+app.add_typer(doctor.app)
 app.add_typer(data.app)
 app.add_typer(drift.app)
 app.add_typer(audit.app, name="audit")
