@@ -13,5 +13,5 @@ class HonestRequest(Request):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
         self._connection_errors = ()  # those that Celery would catch

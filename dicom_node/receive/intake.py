@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
+from pydicom import Dataset
 
+from dicom_node.dicom.elements import texts
 from dicom_node.dicom.identity import same_object
 from dicom_node.dicom.reading import read_header
 from dicom_node.dicom.structure import check_structure
@@ -168,7 +170,7 @@ def _identify(request: Request, received: Received, spool: Spool, now: datetime)
     check_structure(received.path)
     with without_warnings():
         header = read_header(received.path, _UIDS)
-        found = {keyword: str(header.get(keyword) or "") for keyword in _UIDS}
+        found = {keyword: _uid(header, keyword) for keyword in _UIDS}
     for keyword, uid in found.items():
         if not uid:
             raise DatasetUnreadable(f"{keyword} is missing")
@@ -198,10 +200,15 @@ def _identify(request: Request, received: Received, spool: Spool, now: datetime)
     )
 
 
+def _uid(header: Dataset, keyword: str) -> str:
+    """The value of a UI element, whatever VR a damaged one has; two values make no UID."""
+    return "\\".join(texts(header, keyword))
+
+
 def _study_of(path: Path) -> str:
     """The Study Instance UID in a quarantined file, or the empty string."""
     try:
         with without_warnings():
-            return checked_uid(str(read_header(path, ("StudyInstanceUID",)).get("StudyInstanceUID") or ""))
+            return checked_uid(_uid(read_header(path, ("StudyInstanceUID",)), "StudyInstanceUID"))
     except DatasetUnreadable:
         return ""

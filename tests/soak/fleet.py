@@ -25,13 +25,13 @@ ROOT = Path(__file__).resolve().parents[2]
 PROCESSES = ROOT / "tests" / "node" / "processes.py"
 LOOK_SECONDS = 0.5
 SETTLED = {"sent", "standby", "downgraded"}
-FINAL = {"explained", "ignored"}
+FINAL = {"explained", "ignored", "failed"}
 
 _CONFIG = """
 [node]
 ae_title = "EXPLAIN"
 port = {port}
-calling_ae_titles = ["MODALITY"]
+calling_ae_titles = ["MODALITY", "PACS"]
 spool = "{folder}/spool"
 database = "{database}"
 low_water_mb = 50

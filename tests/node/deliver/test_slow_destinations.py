@@ -41,8 +41,8 @@ class SlowLine(threading.Thread):
         with contextlib.ExitStack() as held, contextlib.suppress(OSError):
             near = held.enter_context(held.enter_context(self._listening).accept()[0])
             far = held.enter_context(socket.create_connection(("127.0.0.1", self._there)))
-            near.settimeout(5)
-            far.settimeout(5)
+            near.settimeout(60)
+            far.settimeout(60)
             back = threading.Thread(target=self._back, args=(far, near), daemon=True)
             back.start()
             passed = 0
@@ -65,16 +65,21 @@ class SlowLine(threading.Thread):
                 near.sendall(part)
 
 
-@pytest.fixture
-def request_(tmp_path):
+def request_for(folder, size):
+    """An object of so many bytes that is to be sent."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.SOPClassUID, ds.SOPInstanceUID, ds.StudyInstanceUID = SC_STORAGE, "2.25.1", STUDY
-    ds.add_new(0x00420011, "OB", b"\1" * SIZE)
-    path = tmp_path / "1.dcm"
+    ds.add_new(0x00420011, "OB", b"\1" * size)
+    path = folder / "1.dcm"
     ds.save_as(path, enforce_file_format=True)
     return scu.StoreRequest(key="1", sop_instance_uid=SOPInstanceUID("2.25.1"), sop_class_uid=SC_STORAGE, path=path)
+
+
+@pytest.fixture
+def request_(tmp_path):
+    return request_for(tmp_path, SIZE)
 
 
 def send(port, request, timeout):
