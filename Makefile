@@ -1,6 +1,7 @@
 # make demo   sets everything up and explains a real radiograph, ARGS="--once" to stop afterwards
 # make test   sets everything up and runs every gate: lint, types, contracts, and the tests that need no minutes
 # make test-all   the tests of minutes: crash matrices, viewers, trainings, whole nodes
+# make faults   attacks on a fresh node, a row for each: what it did once, what it does now
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +12,7 @@ JOBS ?= 3
 # PyTorch on a CPU takes and gives back much memory; in huge pages that costs a part of the time (glibc 2.35 or newer).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test test-all check lint types contracts pytest debian ohif clean
+.PHONY: demo test test-all faults check lint types contracts pytest debian ohif clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/dicom-node demo $(ARGS)
@@ -21,6 +22,9 @@ test: debian ohif $(VENV)/.dev
 
 test-all: debian ohif $(VENV)/.dev
 	$(BIN)/pytest -m slow --numprocesses $(JOBS) --dist loadfile
+
+faults: $(VENV)/.dev
+	$(BIN)/python -m tests.faults $(ARGS)
 
 check: lint types contracts
 

@@ -4,6 +4,7 @@ Reasons in the errors finish the sentence "not analysed because ..."; they quote
 """
 
 import math
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,12 +88,11 @@ def _stored(ds: Dataset) -> tuple[NDArray[np.int32], ImagePixel]:
     syntax = UID(str(meta.get("TransferSyntaxUID", ""))) if meta is not None else UID("")
     if not syntax.is_transfer_syntax or syntax.is_private:
         raise DatasetUnreadable("its transfer syntax is unknown", Reason.SYNTAX)
-    if not ds.PixelData:
-        raise DatasetUnreadable("its pixel data are empty or cut off", Reason.PIXELS)
-    codestream = _codestream(ds.PixelData, syntax) if syntax.is_compressed else None
+    data = _bytes(ds)
+    codestream = _codestream(data, syntax) if syntax.is_compressed else None
     module = image_pixel(ds, codestream, native=not syntax.is_compressed)
     if not syntax.is_compressed:
-        _check_length(ds.PixelData, module)
+        _check_length(data, module)
     array = _decode(ds, syntax, module, codestream)
     if array.shape != (module.rows, module.columns):
         raise DatasetUnreadable(f"its pixel data decode to shape {array.shape}, not to Rows x Columns", Reason.PIXELS)
@@ -101,6 +101,19 @@ def _stored(ds: Dataset) -> tuple[NDArray[np.int32], ImagePixel]:
     if codestream is None:
         return _significant_bits(array, module), module
     return _of_codestream(array.astype(np.int32), codestream, module), module
+
+
+def _bytes(ds: Dataset) -> bytes:
+    """Pixel Data, whose VR a damaged file may have changed into any other, or none of the standard."""
+    try:
+        data: object = ds.PixelData
+    except Exception as error:
+        raise DatasetUnreadable("its pixel data are of another VR than OB or OW", Reason.PIXELS) from error
+    if not isinstance(data, bytes | None):
+        raise DatasetUnreadable("its pixel data are of another VR than OB or OW", Reason.PIXELS)
+    if not data:
+        raise DatasetUnreadable("its pixel data are empty or cut off", Reason.PIXELS)
+    return data
 
 
 def _decode(ds: Dataset, syntax: UID, module: ImagePixel, codestream: Codestream | None) -> NDArray[np.generic]:
@@ -145,7 +158,7 @@ def _codestream(data: bytes, syntax: UID) -> Codestream | None:
     """What compressed pixel data say of themselves; truncated ones are refused, for several decoders fill them up."""
     try:
         frame = next(iter(generate_frames(data, number_of_frames=1)))
-    except (ValueError, StopIteration, EOFError) as error:
+    except (ValueError, StopIteration, EOFError, struct.error) as error:
         raise DatasetUnreadable(f"its pixel data ({syntax.name}) are wrongly encapsulated", Reason.PIXELS) from error
     # The JPEG family ends with FFD9, which entropy-coded data cannot contain; padding may follow.
     if syntax in JPEG | JPEG_2000 and b"\xff\xd9" not in frame[-64:]:

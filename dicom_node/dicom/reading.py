@@ -3,14 +3,14 @@
 Files may be cut off in transfer, or be small and unpack to any size.
 """
 
+import io
+import os
 import zlib
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
-from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset, read_file_meta_info
 from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -39,24 +39,32 @@ def read(path: Path) -> Dataset:
         if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             check_structure(path, MOST_INFLATED)
         try:
-            ds = dcmread(path)
+            ds = _whole(path)
             if not ds:  # pydicom drops every element when encapsulated pixel data lack their end
-                ds = dcmread(path, stop_before_pixels=True)
+                ds = _whole(path, stop_before_pixels=True)
                 ds.add_new("PixelData", "OB", b"")
-        except (
-            InvalidDicomError,
-            OSError,
-            EOFError,
-            ValueError,
-            KeyError,
-            AttributeError,
-            RecursionError,
-            zlib.error,
-        ) as error:
+        except MemoryError:  # not for what the file says it holds: _Reader
+            raise
+        except Exception as error:  # bytes that are no data set: pydicom raises many kinds
             raise DatasetUnreadable("the file cannot be read as DICOM") from error
     if "SOPInstanceUID" not in ds:
         raise DatasetUnreadable("the file holds no data set")
     return ds
+
+
+class _Reader(io.BufferedReader):
+    """A file's reader that makes room for no more bytes than the file has, however many it is asked for."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _KEPT_IN_MEMORY:
+            size = min(size, os.fstat(self.fileno()).st_size)
+        return super().read(size)
+
+
+def _whole(path: Path, *, stop_before_pixels: bool = False) -> Dataset:
+    """A file by pydicom, which asks for as many bytes as an element says it has."""
+    with _Reader(path.open("rb", buffering=0)) as file:
+        return dcmread(file, stop_before_pixels=stop_before_pixels)
 
 
 def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
@@ -120,7 +128,7 @@ def inflates_within(path: Path, limit: int) -> bool:
 
 def _read_deflated_header(path: Path, meta: FileMetaDataset, keywords: Sequence[str] | None) -> Dataset:
     header = read_dataset(
-        BytesIO(inflated(path, meta, MOST_LOOKED_AT)),
+        io.BytesIO(inflated(path, meta, MOST_LOOKED_AT)),
         is_implicit_VR=False,
         is_little_endian=True,
         stop_when=lambda tag, _vr, _length: tag >= _FIRST_PIXEL_TAG,

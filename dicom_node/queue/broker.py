@@ -123,7 +123,7 @@ def register(app: Celery, name: str, work: Callable[[str], object]) -> None:
                 place=place(error),
             )
 
-    app.task(name=name, acks_late=name != RETRAIN)(run)
+    app.task(name=name, acks_late=name != RETRAIN, Request="dicom_node.queue.request:HonestRequest")(run)
 
 
 def submit(app: Celery, name: str, identifier: str) -> None:

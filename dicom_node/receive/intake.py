@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
+from pydicom import Dataset
 
 from dicom_node.dicom import elements
 from dicom_node.dicom.identity import same_object
@@ -199,7 +200,7 @@ def _identify(request: Request, received: Received, spool: Spool, now: datetime)
     check_structure(received.path)
     with without_warnings():
         header = read_header(received.path, (*_UIDS, *_ABOUT))
-        found = {keyword: str(header.get(keyword) or "") for keyword in _UIDS}
+        found = {keyword: _uid(header, keyword) for keyword in _UIDS}
     patient_id = elements.patient_id(header)
     for keyword, uid in found.items():
         if not uid:
@@ -231,13 +232,18 @@ def _identify(request: Request, received: Received, spool: Spool, now: datetime)
     return instance, patient_id
 
 
+def _uid(header: Dataset, keyword: str) -> str:
+    """The value of a UI element, whatever VR a damaged one has; two values make no UID."""
+    return "\\".join(elements.texts(header, keyword))
+
+
 def _about(path: Path) -> About:
     """What a quarantined file says of its study and patient, as far as it can be read."""
     try:
         with without_warnings():
             header = read_header(path, _ABOUT)
             patient_id = elements.patient_id(header)
-            study = checked_uid(str(header.get("StudyInstanceUID") or ""))
+            study = checked_uid(_uid(header, "StudyInstanceUID"))
     except DatasetUnreadable:
         return About()
     return About(study=study, patient_id=patient_id)

@@ -42,11 +42,17 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_REQUESTS_THAT_ARE_LATE = frozenset((event, state) for event in ("Evt9", "Evt15") for state in ("Sta1", "Sta13"))
-"""P-DATA and A-ABORT requests of ours where the connection is closed or closing: no entry of PS3.8 table 9-10."""
+_REQUESTS_THAT_ARE_LATE = frozenset(
+    (event, state) for event in ("Evt7", "Evt8", "Evt9", "Evt14", "Evt15") for state in ("Sta1", "Sta13")
+)
+"""Answers to an A-ASSOCIATE or A-RELEASE, P-DATA and A-ABORT requests of ours where the connection is closed or
+closing: no entry of PS3.8 table 9-10."""
 
+INVALID_PDU = "Evt19"  # PS3.8 table 9-10
 PDU_HEADER = struct.Struct(">BxL")  # PS3.8 9.3.1
-P_DATA_TF = 0x04
+P_DATA_TF, ABORT = 0x04, 0x07
+_ABORT_REASON = slice(8, 10)
+"""Source and reason of an A-ABORT (PS3.8 9.3.8); nobody asks for them."""
 PDU_TYPES = range(0x01, 0x08)
 PDU_SLACK = 1024
 """Bytes more than the negotiated length that are forgiven: some peers leave PDV headers out of their sum."""
@@ -135,7 +141,9 @@ class Reception:
         decode = self._acceptor.dul._decode_pdu  # noqa: SLF001 - the only place where a PDU lies before it is read
 
         def decode_tidied(bytestream: bytearray) -> Any:
-            request = bytestream[:1] == bytes([ASSOCIATE_RQ])  # data are passed on without being copied
+            if bytestream[0] == ABORT:
+                bytestream[_ABORT_REASON] = bytes(2)  # pynetdicom's thread would die of one that is not defined
+            request = bytestream[0] == ASSOCIATE_RQ  # data are passed on without being copied
             return decode(bytearray(tidied(bytes(bytestream))) if request else bytestream)
 
         self._acceptor.dul._decode_pdu = decode_tidied  # type: ignore[method-assign]  # noqa: SLF001
@@ -145,9 +153,19 @@ class Reception:
         act = machine.do_action
 
         def act_unless_closing(event: str) -> None:
-            """An answer or a second abort may find the connection closing; pynetdicom's thread would die of it."""
-            if (event, machine.current_state) not in _REQUESTS_THAT_ARE_LATE:
+            """An answer or a second abort may find the connection closing; pynetdicom's thread would die of it.
+
+            So it would of a PDU with a value that its own classes refuse; to the peer that is an invalid PDU.
+            """
+            if (event, machine.current_state) in _REQUESTS_THAT_ARE_LATE:
+                return
+            try:
                 act(event)
+            except ValueError:
+                if event == INVALID_PDU:
+                    raise
+                log.warning("invalid PDU", association=self.association_id, exc_info=True)
+                self._acceptor.dul.event_queue.put(INVALID_PDU)
 
         machine.do_action = act_unless_closing  # type: ignore[method-assign]
 
@@ -258,7 +276,7 @@ class Reception:
             except Exception:
                 log.warning("invalid message", association=self.association_id, exc_info=True)
                 self._acceptor.dimse.message = None
-                self._acceptor.dul.event_queue.put("Evt19")
+                self._acceptor.dul.event_queue.put(INVALID_PDU)
                 return
 
     def _redirect(self, message: DIMSEMessage | None) -> None:

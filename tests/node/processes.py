@@ -91,6 +91,8 @@ def sender(settings: Settings, ledger: Ledger, point: str) -> None:
 
 def main(role: str, folder: Path, point: str) -> None:
     settings = Settings.model_validate(json.loads((folder / "settings.json").read_text()))
+    if port := os.environ.get("NODE_PORT"):  # of a second listener
+        settings = settings.model_copy(update={"node": settings.node.model_copy(update={"port": int(port)})})
     logs.configure(settings.logging.level)
     ledger = Ledger(settings.node.database)
     ledger.create()

@@ -1,12 +1,14 @@
 """kill -9 of real processes around a real Redis: nothing acknowledged is lost, and there is one set of results."""
 
 import collections
+import os
 import subprocess
 import threading
 from pathlib import Path
 
 import pydicom
 import pytest
+from databases import emptied
 from radiographs import encode, synthetic
 from working import (
     CR_STORAGE,
@@ -34,11 +36,15 @@ RESULTS = 3
 SETTLED = {"sent", "standby", "downgraded"}
 
 
-class Node:
-    """Redis, a PACS, and the four roles as processes that a test starts and kills."""
+SEVERAL = {"listener": 2, "worker": 3, "sender": 2}
 
-    def __init__(self, folder: Path) -> None:
+
+class Node:
+    """Redis, a PACS, and the four roles as processes that a test starts and kills; of a role several, or one."""
+
+    def __init__(self, folder: Path, database: str | None = None, counts: dict[str, int] | None = None) -> None:
         self.folder = folder
+        self.counts = counts or {}
         self.redis = RedisServer(folder)
         self.redis.start()
         self.pacs = Peer().start()
@@ -48,39 +54,56 @@ class Node:
             ("pacs", "PACS", self.pacs.port),
             node={
                 "spool": str(folder / "spool"),
-                "database": f"sqlite:///{folder}/ledger.sqlite",
+                "database": database or f"sqlite:///{folder}/ledger.sqlite",
                 "low_water_mb": 0,
                 "port": self.port,
                 "calling_ae_titles": ["MODALITY"],
             },
             study={"quiet_seconds": 0.5},
-            broker={"url": self.redis.url, "lease_seconds": 3, "max_attempts": 20},
+            broker={"url": self.redis.url, "lease_seconds": 5, "max_attempts": 20},
             delivery={"retry_seconds": 0.5, "timeout": 3},
         )
         (folder / "settings.json").write_text(made.model_dump_json(by_alias=True))
         self.ledger = Ledger(made.node.database)
         self.ledger.create()
-        self.processes: dict[str, object] = {}
+        self.processes: dict[str, list[subprocess.Popen[bytes]]] = {}
         self.entities: list[scu._Entity] = []
 
     def start(self, *roles: str, point: str = "") -> None:
+        """Start all processes of each role; where they kill themselves at a point, one."""
         for role in roles:
-            with (self.folder / f"{role}.log").open("ab") as log:
-                self.processes[role] = python(PROCESSES, role, str(self.folder), point, stdout=log, stderr=log)
+            count = 1 if point else self.counts.get(role, 1)
+            self.processes[role] = [self._started(role, point, number) for number in range(count)]
+
+    def _started(self, role: str, point: str, number: int) -> subprocess.Popen[bytes]:
+        port = {"NODE_PORT": str(free_port())} if role == "listener" and number else {}
+        with (self.folder / f"{role}.log").open("ab") as log:
+            return python(PROCESSES, role, str(self.folder), point, stdout=log, stderr=log, env=os.environ | port)
 
     def kill(self, role: str) -> None:
-        process = self.processes.pop(role)
-        process.kill()
-        assert process.wait(60) == -9
+        for process in self.processes.pop(role):
+            process.kill()
+            assert process.wait(60) == -9
 
     def wait_until_killed(self, role: str) -> None:
         """By its own hand, at the point that it was started with."""
+        (process,) = self.processes.pop(role)
         try:
-            status = self.processes[role].wait(60)
+            status = process.wait(60)
         except subprocess.TimeoutExpired:
+            process.kill()
             raise AssertionError(self.log("dispatcher") + self.log(role)) from None
         assert status == -9, self.log(role)
-        del self.processes[role]
+
+    def worker_of_the_task(self) -> subprocess.Popen[bytes]:
+        """The one that holds the lease of the only task."""
+        from sqlalchemy import select
+
+        from dicom_node.storage.ledger.schema import tasks
+
+        with self.ledger._read() as connection:
+            owner = connection.execute(select(tasks.c.owner)).scalar_one()
+        return next(one for one in self.processes["worker"] if f"-{one.pid}-" in owner)
 
     def go(self) -> None:
         (self.folder / "go").touch()
@@ -121,9 +144,8 @@ class Node:
             raise AssertionError(f"{self.ledger.counts()}\n{logs}") from None
 
     def stop(self) -> None:
-        for process in self.processes.values():
-            process.kill()
-            process.wait()
+        for role in list(self.processes):
+            self.kill(role)
         for entity in self.entities:
             entity.connection.close()
         self.pacs.stop()
@@ -131,10 +153,15 @@ class Node:
         self.ledger.close()
 
 
-@pytest.fixture
-def node():
+SEVERAL_ON_POSTGRESQL = pytest.param("several on PostgreSQL", marks=(pytest.mark.slow, pytest.mark.external))
+
+
+@pytest.fixture(params=["one on SQLite", SEVERAL_ON_POSTGRESQL])
+def node(request):
+    several = request.param != "one on SQLite"
+    database = emptied(request.getfixturevalue("postgres_url")) if several else None
     with short_folder() as folder:
-        made = Node(folder)
+        made = Node(folder, database, SEVERAL if several else None)
         try:
             yield made
         finally:
@@ -283,12 +310,13 @@ def test_a_worker_told_to_end_finishes_its_task_first(node):
     put(node, 1)
     node.start("dispatcher", "worker")
     wait_for((node.folder / "explaining").exists, 60, "the worker to begin")
-    worker = node.processes["worker"]
+    worker = node.worker_of_the_task()
     worker.terminate()
     node.go()
     assert worker.wait(60) == 0
+    node.processes["worker"].remove(worker)
     (task,) = node.ledger.tasks(STUDY)
-    assert (task.state, task.attempts) == (TaskState.DONE, 1)
+    assert (task.state, task.attempts) == (TaskState.DONE, 1), node.log("worker")
 
 
 @pytest.mark.slow
@@ -306,3 +334,18 @@ def test_redis_killed_and_emptied_in_mid_run_loses_nothing(node):
     assert [one.attempts for one in node.ledger.tasks(STUDY)] == [1, 1]
     assert {one.state for one in node.ledger.deliveries()} == {DeliveryState.SENT, DeliveryState.STANDBY}
     assert {one.state for one in node.ledger.studies()} == {StudyState.EXPLAINED}
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_acknowledge_its_message_takes_the_next_when_redis_is_back(node):
+    node.start("dispatcher", "worker", "sender")
+    put(node, 1)
+    wait_for((node.folder / "explaining").exists, 60, "the worker to begin")
+    node.redis.stop()
+    node.go()
+    wait_for(lambda: node.ledger.tasks(STUDY)[0].state is TaskState.DONE, 60, "the task, without a broker")
+    wait_for(lambda: "Connection to broker lost" in node.log("worker"), 60, "the worker to notice")
+    node.redis.start()
+    put(node, 2)
+    node.wait_for_delivery(studies=2, seconds=60)
+    assert [worker.poll() for worker in node.processes["worker"]] == [None] * node.counts.get("worker", 1)

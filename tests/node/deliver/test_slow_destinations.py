@@ -23,16 +23,21 @@ from dicom_node.storage.ledger import Ledger
 SIZE = 200_000
 
 
-@pytest.fixture
-def request_(tmp_path):
+def request_for(folder, size):
+    """An object of so many bytes that is to be sent."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.SOPClassUID, ds.SOPInstanceUID, ds.StudyInstanceUID = SC_STORAGE, "2.25.1", STUDY
-    ds.add_new(0x00420011, "OB", b"\1" * SIZE)
-    path = tmp_path / "1.dcm"
+    ds.add_new(0x00420011, "OB", b"\1" * size)
+    path = folder / "1.dcm"
     ds.save_as(path, enforce_file_format=True)
     return scu.StoreRequest(key="1", sop_instance_uid=SOPInstanceUID("2.25.1"), sop_class_uid=SC_STORAGE, path=path)
+
+
+@pytest.fixture
+def request_(tmp_path):
+    return request_for(tmp_path, SIZE)
 
 
 def send(port, request, timeout):

@@ -1,13 +1,14 @@
 """Peers that lie, stall, trickle, flood or vanish: none of them costs another peer its slot, or the node its memory."""
 
 import contextlib
+import copy
 import json
 import re
 import socket
 import struct
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from io import StringIO
 from pathlib import Path
 
@@ -17,9 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom.fsm import InvalidEventError
-from pynetdicom.pdu import A_ASSOCIATE_RQ
-from pynetdicom.pdu_primitives import A_ASSOCIATE
-from receiving import CR, MB, radiograph, running, wait_until
+from receiving import MB, radiograph, running, wait_until
+from rude_peers import associate_request, associated, closed_after, p_data, raw, still_serves, store_command
 
 from dicom_node.receive.listener import MOST_PENDING
 from dicom_node.receive.part_file import PartFile
@@ -43,67 +43,6 @@ def logged():
     return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-@contextmanager
-def raw(node, source="127.0.0.1"):
-    with socket.create_connection(("127.0.0.1", node.port), timeout=10, source_address=(source, 0)) as connection:
-        yield connection
-
-
-def closed_after(connection, seconds):
-    """How long until the node closed the connection, whatever it said before."""
-    connection.settimeout(seconds)
-    start = time.monotonic()
-    try:
-        while connection.recv(4096):
-            pass
-    except ConnectionError:
-        pass
-    except TimeoutError:
-        pytest.fail(f"still open after {seconds} s")
-    return time.monotonic() - start
-
-
-def associate_request(node):
-    """The bytes of a good A-ASSOCIATE-RQ."""
-    primitive = A_ASSOCIATE()
-    primitive.application_context_name = "1.2.840.10008.3.1.1.1"
-    primitive.calling_ae_title, primitive.called_ae_title = "MODALITY", "EXPLAIN"
-    entity = node.entity()
-    contexts = entity.requested_contexts
-    for number, context in enumerate(contexts):
-        context.context_id = 2 * number + 1
-    primitive.presentation_context_definition_list = contexts
-    from pynetdicom.pdu_primitives import ImplementationClassUIDNotification, MaximumLengthNotification
-
-    length, implementation = MaximumLengthNotification(), ImplementationClassUIDNotification()
-    length.maximum_length_received, implementation.implementation_class_uid = 16382, "1.2.3"
-    primitive.user_information = [length, implementation]
-    pdu = A_ASSOCIATE_RQ()
-    pdu.from_primitive(primitive)
-    return pdu.encode()
-
-
-@contextmanager
-def associated(node):
-    """A raw connection with an accepted association."""
-    with raw(node) as connection:
-        connection.sendall(associate_request(node))
-        kind, length = struct.unpack(">BxL", connection.recv(6))
-        assert kind == 0x02
-        while length:
-            length -= len(connection.recv(length))
-        yield connection
-
-
-def p_data(payload, header, context=1):
-    body = struct.pack(">LBB", len(payload) + 2, context, header) + payload
-    return struct.pack(">BxL", 0x04, len(body)) + body
-
-
-def still_serves(node):
-    assert [status.Status for status in node.store(radiograph(77))] == [0x0000]
-
-
 def resident():
     return int(re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
@@ -120,7 +59,7 @@ def test_a_silent_connection_is_closed(node):
 
 def test_a_stall_in_the_middle_of_an_association_request_is_closed(node):
     with raw(node) as connection:
-        connection.sendall(associate_request(node)[:40])
+        connection.sendall(associate_request(node.entity())[:40])
         assert closed_after(connection, 5) < 3
         wait_until(lambda: not node.listener._receptions, seconds=2)
     still_serves(node)
@@ -137,7 +76,7 @@ def test_a_stall_in_the_middle_of_a_pdu_is_closed_and_leaves_no_part(node):
 @pytest.mark.parametrize("begun", [0, 40])
 def test_a_trickle_meets_the_deadline(node, begun):
     """One byte at a time satisfies every time-out between bytes; only the deadline for the whole PDU ends it."""
-    message = associate_request(node)
+    message = associate_request(node.entity())
     with raw(node) as connection:
         connection.sendall(message[:begun])
         start = time.monotonic()
@@ -157,7 +96,7 @@ def test_an_idle_association_is_aborted(node):
 
 def test_a_slow_but_honest_sender_is_served(tmp_path):
     with running(tmp_path, **{**FAST, "association_deadline": 20, "network_timeout": 20}) as node:
-        message = associate_request(node)
+        message = associate_request(node.entity())
         with raw(node) as connection:
             for start in range(0, len(message), 20):
                 connection.sendall(message[start : start + 20])
@@ -355,11 +294,20 @@ def test_half_open_connections_of_several_hosts_take_no_slot(tmp_path, begun):
     with running(tmp_path, max_associations=2, **SLOW) as node, ExitStack() as stack:
         for host in range(2, 6):
             for _ in range(8):
-                stack.enter_context(raw(node, f"127.0.0.{host}")).sendall(associate_request(node)[:begun])
+                stack.enter_context(raw(node, f"127.0.0.{host}")).sendall(associate_request(node.entity())[:begun])
         for _ in range(4):
             still_serves(node)
         stack.close()
         wait_until(lambda: not node.listener._receptions, seconds=3)
+
+
+def test_a_connection_costs_the_listener_next_to_nothing_before_its_first_byte(node):
+    """Connections are set up one after the other: who comes behind many of them waits for all."""
+    contexts = node.listener._servers[0].contexts
+    made = copy.deepcopy(contexts)  # as pynetdicom does
+    assert made == list(contexts)
+    assert all(one is not of for one, of in zip(made, contexts, strict=True))
+    assert all(one._transfer_syntax is of._transfer_syntax for one, of in zip(made, contexts, strict=True))
 
 
 def test_one_peer_takes_so_many_slots_and_no_more(tmp_path):
@@ -367,7 +315,7 @@ def test_one_peer_takes_so_many_slots_and_no_more(tmp_path):
         for _ in range(3):
             stack.enter_context(associated(node))
         with raw(node) as one_more:
-            one_more.sendall(associate_request(node))
+            one_more.sendall(associate_request(node.entity()))
             assert one_more.recv(10)[:1] == b"\x03"
         with node.associated(title="PACS") as other:
             assert other.send_c_store(radiograph(5)).Status == 0x0000
@@ -381,7 +329,7 @@ def test_more_associations_than_there_may_be_are_told_so(tmp_path):
         for _ in range(2):
             stack.enter_context(associated(node))
         with raw(node) as one_more:
-            one_more.sendall(associate_request(node))
+            one_more.sendall(associate_request(node.entity()))
             assert one_more.recv(10) == bytes([3, 0, 0, 0, 0, 4, 0, 2, 3, 2]), "transient, local limit exceeded"
 
 
@@ -404,18 +352,6 @@ def break_off(node, how):
             connection.sendall(b"\xff" * 64)
         elif how == "wrong context":
             connection.sendall(p_data(store_command(), header=0x03, context=99))
-
-
-def store_command():
-    from pydicom.dataset import Dataset
-    from pynetdicom.dsutils import encode
-
-    command = Dataset()
-    command.AffectedSOPClassUID, command.CommandField, command.MessageID = CR, 0x0001, 1
-    command.Priority, command.CommandDataSetType = 2, 0x0000
-    command.AffectedSOPInstanceUID = f"{receiving.STUDY}.1.50"
-    command.CommandGroupLength = len(encode(command, True, True))
-    return encode(command, True, True)
 
 
 def test_a_command_that_never_ends_after_its_last_fragment_is_no_command(node):
@@ -483,9 +419,35 @@ def test_an_abort_of_a_connection_that_closes_already_is_nothing_to_die_of(node)
         ((acceptor, _),) = node.listener._receptions.items()
         machine = acceptor.dul.state_machine
         machine.current_state = "Sta13"
-        machine.do_action("Evt15")
+        for late in ("Evt7", "Evt8", "Evt9", "Evt14", "Evt15"):
+            machine.do_action(late)
         with pytest.raises(InvalidEventError):
-            machine.do_action("Evt8")
+            machine.do_action("Evt1")
+    still_serves(node)
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_context_identifier_that_is_none_ends_the_connection_and_no_thread(node):
+    """Found by fuzzing: an even one in an A-ASSOCIATE-RQ (PS3.8 9.3.2.2)."""
+    message = bytearray(associate_request(node.entity()))
+    place = message.index(b"\x20\x00", 74) + 4
+    assert message[place] == 1
+    message[place] = 2
+    with raw(node) as connection:
+        connection.sendall(message)
+        assert closed_after(connection, 5) < 3
+    wait_until(lambda: not node.listener._receptions, seconds=3)
+    still_serves(node)
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("source", [0, 1, 2, 27])
+def test_an_abort_of_any_source_and_reason_is_an_abort(node, source):
+    """Found by fuzzing: pynetdicom's thread died of a source that PS3.8 9.3.8 does not define."""
+    with associated(node) as connection:
+        connection.sendall(struct.pack(">BxLxxBB", 0x07, 4, source, 200))
+        assert closed_after(connection, 5) < 1, "at once, and not by a time-out"
+    wait_until(lambda: not node.listener._receptions, seconds=2)
     still_serves(node)
 
 

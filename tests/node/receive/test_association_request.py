@@ -15,7 +15,7 @@ from pydicom.uid import (
 )
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from receiving import CR, radiograph, running
-from test_abuse import associate_request, raw
+from rude_peers import associate_request, raw
 
 from dicom_node.receive.association_request import legible, tidied
 
@@ -70,7 +70,7 @@ def answered(node, request):
     ],
 )
 def test_titles_are_compared_without_their_padding_and_strangers_told_why(node, called, calling, kind, reason):
-    with answered(node, titled(associate_request(node), called, calling)) as (found, body):
+    with answered(node, titled(associate_request(node.entity()), called, calling)) as (found, body):
         assert found == kind
         assert body[1:4] == reason or kind == ACCEPTED
 
@@ -85,7 +85,7 @@ def test_titles_are_compared_without_their_padding_and_strangers_told_why(node, 
     ids=["unknown item", "unknown item first", "no maximum length"],
 )
 def test_user_information_of_any_kind_is_served_to_the_end(node, change):
-    request = with_user_items(associate_request(node), change)
+    request = with_user_items(associate_request(node.entity()), change)
     with raw(node) as connection:
         connection.sendall(request)
         kind, length = struct.unpack(">BxL", connection.recv(6))
@@ -124,7 +124,7 @@ def test_of_several_transfer_syntaxes_one_that_spares_a_transcoding_and_loses_no
 
 
 def test_a_good_request_stays_as_it_is(node):
-    request = associate_request(node)
+    request = associate_request(node.entity())
     assert tidied(request) == request
     assert radiograph().SOPClassUID == CR
 
