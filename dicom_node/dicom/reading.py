@@ -11,7 +11,6 @@ from pathlib import Path
 
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
-from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset, read_file_meta_info
 from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -44,16 +43,9 @@ def read(path: Path) -> Dataset:
             if not ds:  # pydicom drops every element when encapsulated pixel data lack their end
                 ds = _whole(path, stop_before_pixels=True)
                 ds.add_new("PixelData", "OB", b"")
-        except (
-            InvalidDicomError,
-            OSError,
-            EOFError,
-            ValueError,
-            KeyError,
-            AttributeError,
-            RecursionError,
-            zlib.error,
-        ) as error:
+        except MemoryError:  # not for what the file says it holds: _Reader
+            raise
+        except Exception as error:  # bytes that are no data set: pydicom raises many kinds
             raise DatasetUnreadable("the file cannot be read as DICOM") from error
     if "SOPInstanceUID" not in ds:
         raise DatasetUnreadable("the file holds no data set")

@@ -88,6 +88,18 @@ def test_an_element_that_says_it_is_longer_than_its_file_takes_no_memory(tmp_pat
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
+def test_a_data_set_that_ends_within_the_head_of_an_element_is_refused(tmp_path):
+    """struct.error again."""
+    path = tmp_path / "head.dcm"
+    path.write_bytes(
+        receiving.part10(
+            element(0x00080005, b"CS", 2, b"X ") + element(0x00190010, b"OB", 8)[:10], ExplicitVRLittleEndian
+        )
+    )
+    with pytest.raises(DatasetUnreadable, match="cannot be read"):
+        reading.read(path)
+
+
 @pytest.mark.parametrize("length", [2, 4, 6])
 def test_encapsulated_pixel_data_that_break_off_in_their_first_item_are_refused(length):
     """struct.error is no ValueError."""
