@@ -89,6 +89,7 @@ class Listener:
         self._intake = Intake(ledger, spool)
         self._commitment = CommitmentProvider(settings, ledger, clock)
         self._receptions: dict[Acceptor, Reception] = {}
+        self._forgotten: list[Reception] = []
         self._to_close: set[str] = set()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -146,10 +147,11 @@ class Listener:
         self._stopping.set()
         for thread in self._threads:
             thread.join(HOUSEKEEPING_SECONDS + STOP_SECONDS)
-        for acceptor, reception in list(self._receptions.items()):
-            reception.close()
+        for acceptor in list(self._receptions):
             self._end(acceptor)
         self._commitment.close()
+        for reception in self._forgotten:
+            reception.close()
         self._close_in_ledger()
         self._servers = []
 
@@ -352,6 +354,7 @@ class Listener:
         with self._lock:
             if self._receptions.pop(acceptor, None) is None:
                 return
+            self._forgotten.append(reception)
         audited.tell_end(reception)
         if reception.opened_at is not None:
             log.info("association ended", association=reception.association_id)
@@ -379,8 +382,12 @@ class Listener:
                 receptions = list(self._receptions.items())
             for acceptor, reception in receptions:
                 if reception.lost:
-                    reception.close()
                     self._end(acceptor)
+            with self._lock:
+                done = [one for one in self._forgotten if one.lost]
+                self._forgotten = [one for one in self._forgotten if one not in done]
+            for reception in done:
+                reception.close()  # an aborted connection has no other event of its end
             self._close_in_ledger()
             if self._tls is not None:
                 self._tls.look()

@@ -387,6 +387,18 @@ def test_a_transfer_that_breaks_off_leaves_nothing_behind(node, how):
     still_serves(node)
 
 
+def test_a_connection_is_closed_by_the_node_after_an_abort_too(node):
+    """pynetdicom forgets to where the peer resets it at the same time; found by fuzzing, as a socket left open."""
+    with associated(node):
+        ((acceptor, reception),) = node.listener._receptions.items()
+        closed, close = threading.Event(), reception.close
+        reception.close = lambda: (close(), closed.set())
+        node.listener._end(acceptor)  # what EVT_ABORTED does
+        acceptor.kill()
+        assert closed.wait(10)
+    wait_until(lambda: not node.listener._forgotten)
+
+
 def test_objects_that_arrive_while_the_peer_leaves_are_kept_or_gone_but_never_half(node):
     """The handler may be at work when the connection goes: what it claimed is its own, the rest is removed."""
     body = receiving.data_set_bytes(radiograph(50, size=MB), ExplicitVRLittleEndian)
