@@ -301,16 +301,16 @@ def test_a_transfer_that_breaks_off_leaves_nothing_behind(node, how):
     still_serves(node)
 
 
-def test_a_connection_that_pynetdicom_forgets_after_an_abort_is_closed(node):
-    """It does so where the peer resets the connection at the same time; found by fuzzing, as a socket left open."""
+def test_a_connection_is_closed_by_the_node_after_an_abort_too(node):
+    """pynetdicom forgets to where the peer resets it at the same time; found by fuzzing, as a socket left open."""
     with associated(node):
         ((acceptor, reception),) = node.listener._receptions.items()
-        acceptor.dul.socket.close = lambda: None
-        node.listener._end(acceptor)  # of EVT_ABORTED
-        assert not node.listener._receptions
+        closed, close = threading.Event(), reception.close
+        reception.close = lambda: (close(), closed.set())
+        node.listener._end(acceptor)  # what EVT_ABORTED does
         acceptor.kill()
-        wait_until(lambda: reception._connection.fileno() == -1)
-    assert not node.listener._forgotten
+        assert closed.wait(10)
+    wait_until(lambda: not node.listener._forgotten)
 
 
 def test_objects_that_arrive_while_the_peer_leaves_are_kept_or_gone_but_never_half(node):
