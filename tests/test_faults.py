@@ -3,9 +3,8 @@
 import subprocess
 import sys
 
+import faults
 import pytest
-
-from tests import faults
 
 
 def test_an_attack_that_fails_or_cannot_be_tried_is_a_failed_row(monkeypatch, capsys):

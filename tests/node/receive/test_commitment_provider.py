@@ -75,8 +75,8 @@ def test_the_report_comes_over_the_association_of_the_request_when_it_lasts(node
         assert association.send_c_store(radiograph(1)).Status == 0x0000
         assert ask(association, request("2.25.7", (CR, FIRST))) == 0x0000
         assert asker.came.wait(10)
+        wait_until(lambda: node.ledger.report_counts() == {"reported": 1})  # its answer is there before it releases
     assert asker.reports == [(1, "2.25.7", [FIRST], {})]
-    wait_until(lambda: node.ledger.report_counts() == {"reported": 1})
 
 
 def test_failures_say_why(node, asker):
