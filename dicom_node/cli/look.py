@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, ledger_of, print_json
 from dicom_node.settings.loading import load_settings
@@ -38,7 +38,7 @@ def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption 
         print_json({"counts": counts, "studies": rows} | told)
         return
     console = Console()
-    table = Table("study", "revision", "state", "instances", "received", "reason")
+    table = Table(Column("study", overflow="fold"), "revision", "state", "instances", "received", "reason")
     for one in studies:
         state = one.state.value if one.done is None else f"{one.state.value} {one.done:.0%}"
         when = _moment(one.received_at)
