@@ -254,8 +254,8 @@ class TalkativePeer(Peer):
     def _store(self, event):
         answer = Dataset()
         answer.Status, answer.ErrorComment = (
-            0xA700,
-            f"no room for Qzpeername {event.dataset.get('PatientName', '')}"[:64],
+            0xC000,
+            f"cannot understand Qzpeername {event.dataset.get('PatientName', '')}"[:64],
         )
         return answer
 
