@@ -41,6 +41,7 @@ SETTLED: Final = timedelta(hours=1)
 """How long what is over stays even when room runs short: somebody may want it again just now."""
 ORPHANED: Final = timedelta(days=1)
 """Age from which a file that no row names is one that no row will name."""
+_NOT_IN_LEDGER: Final = "NotInLedger"
 _MEGABYTE: Final = 1 << 20
 _BATCH: Final = 100
 
@@ -215,8 +216,8 @@ class Retention:
         files = sorted(_seen(self.spool.quarantined))
         old = [one for one in files if before is not None and one[0] < before.timestamp()]
         yield self._unquarantine(old, "age", dry_run=dry_run)
-        left, most = files[len(old) :], self.settings.retention.quarantine_mb * _MEGABYTE
-        excess = sum(size for _, size, _ in left) - most
+        left = [one for one in files[len(old) :] if not _perhaps_acknowledged(one[2])]
+        excess = sum(size for _, size, _ in left) - self.settings.retention.quarantine_mb * _MEGABYTE
         yield self._unquarantine(_until(left, excess), "size", dry_run=dry_run)
 
     def _unquarantine(self, files: Sequence[tuple[float, int, Path]], why: str, *, dry_run: bool) -> Freed:
@@ -245,7 +246,8 @@ class Retention:
                 yield (freed := self._take(kind, cutoff, after, enough=missing))
                 missing -= freed.bytes
         if missing > 0:
-            aside = [one for one in sorted(_seen(self.spool.quarantined)) if one[0] < cutoff.settled.timestamp()]
+            seen, settled = sorted(_seen(self.spool.quarantined)), cutoff.settled.timestamp()
+            aside = [one for one in seen if one[0] < settled and not _perhaps_acknowledged(one[2])]
             yield (freed := self._unquarantine(_until(aside, missing), "room", dry_run=dry_run))
             missing -= freed.bytes
         if (missing > 0) is not self._short and not dry_run:
@@ -263,14 +265,15 @@ class Retention:
         items = size = 0
         for folder in self.spool.instances.iterdir():
             old = [(path, length) for written, length, path in _seen(folder) if written < before]
-            rows = self.ledger.removed_of([path for path, _ in old]) if old else {}
+            rows = self.ledger.named_files(folder.name) if old else {}
             for path, length in old:
-                if rows.get(path) is False:
+                if rows.get(path.name) is False:
                     continue
                 items, size = items + 1, size + length
                 if not dry_run:
-                    self._set_aside(path, folder.name, removed=path in rows)
-            _drop(folder)
+                    self._set_aside(path, folder.name, removed=path.name in rows)
+            if not dry_run:
+                _drop(folder)
         yield Freed(store="images", why="orphan", items=items, bytes=size)
         yield self._lost_results(before, dry_run=dry_run)
 
@@ -279,7 +282,7 @@ class Retention:
             path.unlink(missing_ok=True)
             return
         sop = path.stem.partition("-")[0]
-        target = self.spool.quarantine(path, f"NotInLedger-{path.stem}")
+        target = self.spool.quarantine(path, f"{_NOT_IN_LEDGER}-{path.stem}")
         self.ledger.add_quarantine(sop, study, target, "in the spool, but not in the ledger", self.clock())
         log.warning("set aside: in the spool, but not in the ledger", sop=sop, quarantine=target.name)
 
@@ -293,8 +296,9 @@ class Retention:
                 if folder.name not in known:
                     old = [(path, length) for written, length, path in _seen(folder) if written < before]
                     items, size = items + len(old), size + sum(length for _, length in old)
-                    _remove(() if dry_run else [path for path, _ in old])
-                    _drop(folder)
+                    if not dry_run:
+                        _remove(path for path, _ in old)
+                        _drop(folder)
         return Freed(store="results", why="orphan", items=items, bytes=size)
 
     def _free(self) -> int:
@@ -343,6 +347,11 @@ def _measured(name: str, files: Iterable[Path], now: datetime) -> StoreSize:
             oldest = told.st_mtime if oldest is None else min(oldest, told.st_mtime)
     written = None if oldest is None else datetime.fromtimestamp(oldest, UTC)
     return StoreSize(name=name, files=count, bytes=size, oldest=written, measured_at=now)
+
+
+def _perhaps_acknowledged(path: Path) -> bool:
+    """Of a file in quarantine: whether it was set aside and not refused; it goes by its age alone."""
+    return path.name.startswith(_NOT_IN_LEDGER)
 
 
 def _until(files: Sequence[tuple[float, int, Path]], enough: int) -> list[tuple[float, int, Path]]:

@@ -164,14 +164,15 @@ class Keeping(Store):
             connection.execute(delete(associations).where(ended))
         return gone
 
-    def removed_of(self, paths: Sequence[Path]) -> Mapping[Path, bool]:
-        """Of files in `instances`: those that a row names, and whether retention has removed them."""
-        names = [str(path) for path in paths]
+    def named_files(self, study: str) -> Mapping[str, bool]:
+        """The names of the files of a study that rows name, and whether retention has removed them.
+
+        Names, not paths: a spool that was moved has other paths than its rows say, and the same names.
+        """
+        of_study = instances.c.study_instance_uid == study
         with self._read() as connection:
-            rows = connection.execute(
-                select(instances.c.path, instances.c.removed_at).where(instances.c.path.in_(names))
-            )
-            return {Path(row[0]): row[1] is not None for row in rows}
+            rows = connection.execute(select(instances.c.path, instances.c.removed_at).where(of_study))
+            return {Path(row[0]).name: row[1] is not None for row in rows}
 
     def known_tasks(self, task_ids: Sequence[str]) -> set[str]:
         """Those of these identifiers that are tasks."""

@@ -9,7 +9,7 @@ from sqlalchemy import and_, update
 
 from dicom_node.nouns import DeliveryState, TaskState
 from dicom_node.storage.ledger.deliveries import LEASE_SECONDS
-from dicom_node.storage.ledger.schema import deliveries, instances, tasks
+from dicom_node.storage.ledger.schema import commitment_reports, deliveries, instances, tasks, unreachable
 from dicom_node.storage.ledger.store import Store
 
 
@@ -20,7 +20,8 @@ class SetBack(Store):
         """Let no time of the waiting work lie further ahead than it can have been written at `now`.
 
         Leases end after one lease, unless their holder lives and renews them; what waits longer for its next attempt
-        than the longest wait is due; what was submitted counts as not submitted, what was received as received now.
+        than the longest wait is due, and so is a destination that is left in peace; what was submitted counts as not
+        submitted, what was received as received now.
 
         Args:
             now: the time, as the clock says it since.
@@ -45,6 +46,10 @@ class SetBack(Store):
             update(deliveries).where(later).values(next_attempt_at=now, submitted_at=None),
             update(deliveries).where(sent).values(submitted_at=None),
             update(instances).where(received).values(received_at=now),
+            *(
+                update(table).where(table.c.next_attempt_at > now + longest_wait).values(next_attempt_at=now)
+                for table in (unreachable, commitment_reports)
+            ),
         )
         with self._write() as connection:
             return sum(connection.execute(change).rowcount for change in changes)

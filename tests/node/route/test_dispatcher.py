@@ -602,6 +602,7 @@ def test_after_the_clock_was_set_back_nothing_waits_as_much_longer(node, redis):
     here.ledger.rerun_study(STUDY, at(HOUR + 21))
     assert here.ledger.lease(task.task_id, "dies", at(HOUR + 22), 60)
     here.receive(2, HOUR + 22)
+    here.ledger.destination_unreachable("pacs", at(HOUR + 22), at(HOUR + 300), "no answer")
     here.dispatcher.step(at(HOUR + 23))
     with capture_logs() as logged:
         here.dispatcher.step(at(0))

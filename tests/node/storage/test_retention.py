@@ -326,6 +326,27 @@ def test_an_image_that_no_row_names_is_set_aside_and_a_result_goes(node):
     assert node.ledger.counts()["instances"]["quarantined"] == 1
 
 
+def test_a_spool_that_was_moved_is_no_heap_of_orphans(node, tmp_path):
+    """A relative path, a link or another mount: rows say other paths than those that lie there now."""
+    delivered(node)
+    node.spool.root.rename(tmp_path / "moved")
+    node.spool = node.retention.spool = Spool(tmp_path / "moved", 0)
+    assert node.clean(5, dry_run=True) == node.clean(5) == {}
+    assert node.files() == {"instances": 1, "outbox": 2, "quarantined": 0}
+
+
+def test_what_was_set_aside_is_not_what_makes_room(tmp_path, ledger):
+    """It may have been acknowledged: the ledger may be older than the spool."""
+    node = Node(tmp_path, ledger, quarantine_mb=0, clean_below_mb=1)
+    lost = node.spool.adopt(_part(node), OTHER, f"{OTHER}.1.9", "9" * 64)
+    _age(lost, 0)
+    node.room = 0
+    assert node.clean(2) == {("images", "orphan"): 1}
+    assert node.clean(3) == {}
+    assert node.files()["quarantined"] == 1
+    assert node.clean(31) == {("quarantine", "age"): 1}
+
+
 def _part(node: Node) -> Path:
     path = node.spool.new_part()
     path.write_bytes(b"lost")
