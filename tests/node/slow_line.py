@@ -24,8 +24,8 @@ class SlowLine(threading.Thread):
         with contextlib.ExitStack() as held, contextlib.suppress(OSError):
             near = held.enter_context(held.enter_context(self._listening).accept()[0])
             far = held.enter_context(socket.create_connection(("127.0.0.1", self._there)))
-            near.settimeout(5)
-            far.settimeout(5)
+            near.settimeout(60)
+            far.settimeout(60)
             back = threading.Thread(target=self._back, args=(far, near), daemon=True)
             back.start()
             passed = 0

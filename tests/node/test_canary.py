@@ -198,6 +198,7 @@ def listening(port):
     wait_for(answers, 120, "the listener")
 
 
+@pytest.mark.slow
 def test_nothing_of_the_patient_is_in_redis_in_a_log_in_the_ledger_or_in_a_name():
     with short_folder() as folder, contextlib.ExitStack() as stack:
         redis = RedisServer(folder)

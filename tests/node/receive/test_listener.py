@@ -246,6 +246,7 @@ class SlowLedger(Ledger):
         return found
 
 
+@pytest.mark.slow
 def test_two_listeners_of_one_ledger_store_a_uid_once(tmp_path):
     """The file that was acknowledged is that of the sender who was told so, whichever of them that is."""
     for number in range(8):
