@@ -1,8 +1,8 @@
 """Composition root: Settings -> running processes. The only place that wires parts together.
 
-A node is five roles, each a process of its own so that none can take another down: the listener receives, the
-dispatcher decides, workers explain, the sender delivers, retention removes what is over. `supervise` runs several of
-them as children and starts again whichever ends by itself.
+A node is six roles, each a process of its own so that none can take another down: the listener receives, the
+dispatcher decides, workers explain, the sender delivers, retention removes what is over, web shows it all.
+`supervise` runs several of them as children and starts again whichever ends by itself.
 """
 
 import signal
@@ -45,7 +45,7 @@ from explain_core.bundles.files import need_scales, scaled_methods
 from explain_core.errors import BundleError
 from explain_core.explanation import Explainer
 
-SERVE: Final = ("listener", "dispatcher", "sender", "retention")
+SERVE: Final = ("listener", "dispatcher", "sender", "retention", "web")
 MEGABYTE: Final = 1 << 20
 STOP_SECONDS: Final = 20.0
 MAX_RESTART_SECONDS: Final = 30.0
@@ -259,11 +259,23 @@ def run_shadow(settings: Settings, stop: threading.Event, _audit: Audit) -> None
     shadow.run(settings, stop)
 
 
+def run_web(settings: Settings, stop: threading.Event, _audit: Audit) -> None:
+    """Serve dashboard, health and metrics until `stop`.
+
+    Raises:
+        ConfigError: the port cannot be used.
+    """
+    from dicom_node.web import server  # noqa: PLC0415 - only this role needs a web server
+
+    server.run(server.Node(settings=settings, ledger=open_ledger(settings)), stop)
+
+
 ROLES: Final[Mapping[str, Callable[[Settings, threading.Event, Audit], None]]] = {
     "listener": run_listener,
     "dispatcher": run_dispatcher,
     "sender": run_sender,
     "retention": run_retention,
+    "web": run_web,
     "worker": run_worker,
     "shadow": run_shadow,
 }

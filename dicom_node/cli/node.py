@@ -53,10 +53,12 @@ def serve(
     config: ConfigOption = None,
     only: Annotated[
         str | None,
-        typer.Option(help="Run one role in this process: listener, dispatcher, sender, retention, worker or shadow."),
+        typer.Option(
+            help="Run one role in this process: listener, dispatcher, sender, retention, web, worker, shadow."
+        ),
     ] = None,
 ) -> None:
-    """Run listener, dispatcher, sender and retention until stopped; workers are started with `dicom-node worker`."""
+    """Run listener, dispatcher, sender, retention and web until stopped; `dicom-node worker` starts workers."""
     from dicom_node import app as node  # noqa: PLC0415
 
     settings = load_settings(config)

@@ -27,7 +27,7 @@ from dicom_node.deliver.scu import CONNECT_SECONDS
 from dicom_node.deliver.silence import SLOWEST_READER, moved
 from dicom_node.errors import DeliveryUnreachable
 from dicom_node.nouns import WebDestination
-from dicom_node.settings.web import ENVIRONMENT
+from dicom_node.settings.dicomweb import ENVIRONMENT
 
 MOST_ANSWER = 1 << 20
 """Bytes of an answer: a thousand times what says of one instance what became of it."""

@@ -7,9 +7,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dicom_node.settings.callers import AETitleText
+from dicom_node.settings.dicomweb import WebKeys
 from dicom_node.settings.methods import Methods
 from dicom_node.settings.rule_tables import Name, ResultName, Section, split_words
-from dicom_node.settings.web import WebKeys
 
 
 def _wanted_objects(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -18,9 +18,10 @@ from dicom_node.errors import ConfigError
 from dicom_node.nouns import AETitle, Destination, TLSFiles, WebDestination
 from dicom_node.settings.answers import CommitmentPeer, DestinationSettings, PeerSettings, ResultSettings
 from dicom_node.settings.callers import AETitleText, CallerText
+from dicom_node.settings.dashboard import WebSettings
 from dicom_node.settings.default_rules import DEFAULT_RULES
+from dicom_node.settings.dicomweb import WebKeys
 from dicom_node.settings.rule_tables import Rule, Section, split_words
-from dicom_node.settings.web import WebKeys
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -214,6 +215,7 @@ class Settings(Section):
     rules: Annotated[tuple[Rule, ...], Field(validate_default=True)] = DEFAULT_RULES  # type: ignore[assignment]
     logging: LoggingSettings = LoggingSettings()
     audit: AuditSettings = AuditSettings()
+    web: WebSettings = WebSettings()
 
     @model_validator(mode="after")
     def _complete_rules(self) -> Self:
