@@ -23,7 +23,7 @@ import structlog
 from dicom_node.deliver.commitment import Committer
 from dicom_node.deliver.sender import Sender, register_deliver
 from dicom_node.dicom import tls
-from dicom_node.errors import ConfigError
+from dicom_node.errors import ConfigError, OutOfResources
 from dicom_node.explain.running_model import RunningModel, open_explainer
 from dicom_node.learn.jobs import EndedJobs
 from dicom_node.nouns import Destination
@@ -32,6 +32,7 @@ from dicom_node.receive.listener import Listener
 from dicom_node.route.dispatcher import Dispatcher
 from dicom_node.settings.sections import Settings
 from dicom_node.storage.bundles import bundle_path
+from dicom_node.storage.key_file import KeyUnusable, secret_key
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.retention import Retention, Store
 from dicom_node.storage.spool import Spool
@@ -209,7 +210,17 @@ def run_listener(settings: Settings, stop: threading.Event, audit: Audit) -> Non
 
 def run_dispatcher(settings: Settings, stop: threading.Event, _audit: Audit) -> None:
     """Assemble, route, submit and reconcile until `stop`."""
-    Dispatcher(settings, open_ledger(settings), broker.make_celery(settings)).run(stop)
+    app, key = broker.make_celery(settings), search_key(settings)
+    Dispatcher(settings, open_ledger(settings), app, search_key=key).run(stop)
+
+
+def search_key(settings: Settings) -> bytes | None:
+    """The key by which studies are found; without it they are found by their UID, and nothing else changes."""
+    try:
+        return secret_key(settings.web.search_key)
+    except (KeyUnusable, OutOfResources) as error:
+        log.error("studies cannot be found by accession number", reason=str(error))  # noqa: TRY400
+        return None
 
 
 def run_sender(settings: Settings, stop: threading.Event, audit: Audit) -> None:

@@ -24,7 +24,7 @@ NodeError                    retry   status    meaning
 ├─ NothingExported           no      -         no image is fit for a training set (learn.export.run)
 ├─ ExportRefused             no      -         the folder cannot take an export (learn.export.folder)
 ├─ IdentifierFound           no      -         what was written still names somebody (learn.export.recheck)
-└─ KeyUnusable               no      -         the key of the pseudonyms (learn.pseudonyms)
+└─ KeyUnusable               no      -         a secret key cannot be used (storage.key_file)
 """
 
 from enum import StrEnum

@@ -26,6 +26,7 @@ from dicom_node.results import (
     ResultOptions,
     SourceReference,
     StudyContext,
+    view,
 )
 from dicom_node.results.header import header_of, patient_and_study
 from dicom_node.watch.logs import place
@@ -213,6 +214,30 @@ def build(analysis: Analysis, options: ResultOptions, *, earlier: Sequence[Datas
     if all(one.standby for one in results):
         results = _built(study, (*names, REPORT))
     return results
+
+
+def views(analysis: Analysis, options: ResultOptions) -> Iterator[tuple[str, bytes]]:
+    """What the dashboard shows of each explained image by each method: the name of a file, and what it holds.
+
+    One that cannot be drawn is left out, and the log says so: nobody waits for it.
+    """
+    for image in analysis.explained:
+        for explanation in image.explanations:
+            name = f"{image.source.sop_instance_uid}-{explanation.provenance.method}"
+            context = ResultContext(
+                task=analysis.task,
+                model=analysis.model,
+                options=options,
+                header=image.header,
+                sources=(image.source,),
+                number=1,
+                image=image,
+                explanation=explanation,
+            )
+            try:
+                yield name, view.render(context)
+            except _FAULTS as error:
+                log.error("view failed", sop=name, error=type(error).__name__, place=place(error))  # noqa: TRY400
 
 
 class _Common(TypedDict):

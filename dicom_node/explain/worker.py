@@ -154,6 +154,7 @@ class Worker:
         log.log(level, "task finished", state=answer.state.value, reason=answer.reason, recorded=done)
         if done and answer.analysis is not None:
             record.record(self._ledger, task, answer.analysis, role="champion", now=self._clock())
+            self._show(task, answer.analysis)
         return done
 
     def _answer(self, task: Task, study: Study, audiences: Sequence[Audience]) -> Answer:
@@ -227,6 +228,16 @@ class Worker:
                     paths[uid] = self._spool.write_outbox(task.task_id, result.dataset)
                 made += [_delivery(task, result, paths[uid], destination, now) for destination in audience.destinations]
         return made
+
+    def _show(self, task: Task, analysis: Analysis) -> None:
+        """Write what the dashboard shows; nobody waits for it, and without room the results are out all the same."""
+        if not self._settings.web.pictures:
+            return
+        try:
+            for name, content in pipeline.views(analysis, result_options(self._settings)):
+                self._spool.write_view(task.task_id, name, content)
+        except (OutOfResources, OSError) as error:
+            log.warning("no views", error=type(error).__name__)
 
     def _audiences(self, task: Task) -> tuple[Audience, ...]:
         """The destinations of a task, those together that get the same.

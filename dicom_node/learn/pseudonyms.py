@@ -11,8 +11,6 @@ import hmac
 import importlib
 import json
 import re
-import secrets
-import stat
 import unicodedata
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,10 +22,11 @@ from typing import Any
 from pydicom import Dataset
 
 from dicom_node.dicom import codes, elements
-from dicom_node.errors import DatasetUnreadable, NodeError, OutOfResources
+from dicom_node.errors import DatasetUnreadable, OutOfResources
+from dicom_node.storage.key_file import KeyUnusable, secret_key
 from dicom_node.storage.spool import no_room
 from dicom_node.watch.logs import without_warnings
-from explain_core.files import sync, write
+from explain_core.files import write
 
 CODES = (
     {"value": "113100", "scheme": "DCM", "meaning": "Basic Application Confidentiality Profile"},
@@ -41,16 +40,11 @@ OLDEST = 90
 _LIBRARY = "dicom-anonymizer"
 _TABLE = "dicomfields_2026c"
 _RETAINED = ((0x0010, 0x0040), (0x0010, 0x1010))  # Patient's Sex and Patient's Age
-_KEY = re.compile(r"[0-9a-f]{64}\n?")
 _AGE = re.compile(r"(\d{1,3})([DWMY]?)")
 _PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0, "": 1.0}
 _DATE_DIGITS = 8
 _PIXELS = 0x7FE00000  # the group of Pixel Data
 _FRONTAL = frozenset({codes.View.PA, codes.View.AP})
-
-
-class KeyUnusable(NodeError):
-    """The file of the pseudonyms' key cannot be used; the message says what to do."""
 
 
 def rules_version() -> str | None:
@@ -118,45 +112,6 @@ def _remembered(record: Path) -> str:
 def fingerprint(key: bytes) -> str:
     """By which a key is told from another and cannot be computed: 16 hexadecimal digits of HMAC-SHA256."""
     return hmac.new(key, b"fingerprint", hashlib.sha256).hexdigest()[:16]
-
-
-def secret_key(path: Path) -> bytes:
-    """The key of the pseudonyms: 32 bytes, in the file as 64 hexadecimal digits; made at the first call.
-
-    A new file is durable and complete before it has its name, and only its owner may read it (mode 0600). Of two
-    processes that make it at once, one wins and both use its key.
-
-    Raises:
-        KeyUnusable: others may read or write the file, or it holds no key.
-        OutOfResources: the disk is full.
-    """
-    try:
-        if not path.exists():
-            _make_key(path)
-        mode = path.stat().st_mode
-        if mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise KeyUnusable(f"{path}: others than its owner may read or write it; make it private: chmod 600 {path}")
-        text = path.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError) and no_room(error):
-            raise OutOfResources("Disk full") from error
-        why = error.strerror if isinstance(error, OSError) else "it holds no key"
-        raise KeyUnusable(f"{path}: the key of the pseudonyms cannot be used: {why}") from error
-    if not _KEY.fullmatch(text):
-        raise KeyUnusable(f"{path}: it holds no key of 64 hexadecimal digits; restore it from a copy")
-    return bytes.fromhex(text.strip())
-
-
-def _make_key(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
-    try:
-        write(part, secrets.token_hex(32) + "\n", mode=0o600)
-        with suppress(FileExistsError):
-            path.hardlink_to(part)
-    finally:
-        part.unlink(missing_ok=True)
-    sync(path.parent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ from dicom_node.route.patients import Patient, patient_of
 from dicom_node.route.rules import StudyDecision
 from dicom_node.settings.sections import Settings
 from dicom_node.storage.ledger import Ledger
+from dicom_node.storage.search_terms import terms
 from dicom_node.watch.logs import place, without_warnings
 
 RESUBMIT = timedelta(seconds=30)
@@ -115,6 +116,8 @@ class Dispatcher:
         app: the broker.
         clock: the time, for run().
         resubmit: how long a message may be on its way before another is sent.
+        search_key: with which accession numbers and Patient IDs are hashed, so that a study is found by them; None:
+            studies are found by their UID alone.
     """
 
     def __init__(
@@ -125,12 +128,14 @@ class Dispatcher:
         *,
         clock: Callable[[], datetime] = utc_now,
         resubmit: timedelta = RESUBMIT,
+        search_key: bytes | None = None,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._app = app
         self._clock = clock
         self._resubmit = resubmit
+        self._search_key = search_key
         self._troubles: set[str] = set()
         self._latest: datetime | None = None
 
@@ -207,6 +212,8 @@ class Dispatcher:
             for one in study.instances
             if (header := headers[one.sop_instance_uid]) is not None
         ]
+        if self._search_key is not None:
+            self._ledger.add_terms(study.study_instance_uid, terms(self._search_key, filter(None, headers.values())))
         unreadable = tuple(
             PassedBy(sop_instance_uid=uid, reason=UNREADABLE, code=Reason.UNREADABLE)
             for uid, header in headers.items()

@@ -196,7 +196,7 @@ class Retention:
     def _empty_task(self, task: str, cutoff: Cutoff) -> int | None:
         """Remove the results of a task, but for its reports."""
         with self.ledger.emptying(task, cutoff, self.clock(), (REPORT,)) as found:
-            return None if found is None else _remove(found)
+            return None if found is None else _remove([*found, *self.spool.views(task)])
 
     def _remove_study(self, study: str, cutoff: Cutoff) -> int | None:
         """Remove the images of a study, and all that is left of its results."""

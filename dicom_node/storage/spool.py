@@ -3,6 +3,7 @@
     <root>/incoming/<owner>/                     what is being written; nothing here was ever acknowledged
     <root>/instances/<study>/<sop>-<digest>.dcm  acknowledged instances
     <root>/outbox/<task>/<sop>.dcm               results waiting for delivery
+    <root>/outbox/<task>/<image>-<method>.view   what the dashboard shows of them
     <root>/quarantine/                           refused, or in conflict with an instance; kept for a person
     <root>/owners/<owner>                        locked (flock) by the process that writes there, as long as it lives
 
@@ -32,6 +33,9 @@ from explain_core.files import sync
 
 PART_SUFFIX = ".part"
 """Ending of a file that is still being written by the spool itself."""
+
+VIEW_SUFFIX = ".view"
+"""Ending of what the dashboard shows of a result."""
 
 _TASK_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -167,6 +171,29 @@ class Spool:
             part.unlink(missing_ok=True)
             raise
         return target
+
+    def write_view(self, task_id: str, name: str, content: bytes) -> None:
+        """Write what the dashboard shows of a task, beside its results; repeating replaces it.
+
+        Args:
+            task_id: the task.
+            name: of the view: a SOP Instance UID, a hyphen, a method.
+            content: the whole file.
+
+        Raises:
+            NodeError: the task id or the name cannot be a file's name.
+            OutOfResources: the disk is full.
+        """
+        if not _TASK_ID.fullmatch(task_id) or not _TASK_ID.fullmatch(name):
+            raise NodeError("not a valid name of a view")
+        with _full_disk():
+            part = self.new_part()
+            part.write_bytes(content)
+            self._move(part, self.outbox / task_id / f"{name}{VIEW_SUFFIX}")
+
+    def views(self, task_id: str) -> list[Path]:
+        """The views of a task, by name; empty where there are none."""
+        return sorted((self.outbox / task_id).glob(f"*{VIEW_SUFFIX}")) if _TASK_ID.fullmatch(task_id) else []
 
     def quarantine_path(self, why: str) -> Path:
         """Where `quarantine` puts a file with this reason."""

@@ -7,10 +7,12 @@ from dicom_node.storage.ledger.commitment_reports import CommitmentReports, Owed
 from dicom_node.storage.ledger.commitments import Commitments, Taken, Uncommitted, Verdict
 from dicom_node.storage.ledger.deliveries import Deliveries
 from dicom_node.storage.ledger.deployments import Deployments
+from dicom_node.storage.ledger.finding import Finding
 from dicom_node.storage.ledger.keeping import Cutoff, Keeping
 from dicom_node.storage.ledger.observations import Observations
+from dicom_node.storage.ledger.overview import Highest, Overview, Overviews
 from dicom_node.storage.ledger.receiving import Added, Receiving
-from dicom_node.storage.ledger.reports import Downgrade, Replayed, Reports, StudySummary, Timeline
+from dicom_node.storage.ledger.reports import Downgrade, Replayed, StudySummary, Timeline
 from dicom_node.storage.ledger.set_back import SetBack
 from dicom_node.storage.ledger.tasks import Tasks
 from dicom_node.storage.ledger.unreachable import Breakers
@@ -20,7 +22,9 @@ __all__ = [
     "Added",
     "Cutoff",
     "Downgrade",
+    "Highest",
     "Ledger",
+    "Overview",
     "OwedReport",
     "Replayed",
     "StudySummary",
@@ -40,11 +44,12 @@ class Ledger(
     Breakers,
     Commitments,
     CommitmentReports,
-    Reports,
+    Overviews,
     Deployments,
     Observations,
     Verdicts,
     Keeping,
+    Finding,
     SetBack,
 ):
     """One database with all that the node knows.

@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or
 
 from dicom_node.nouns import DeliveryState, StoreSize, TaskState
 from dicom_node.storage.ledger.commitments import settled_for_good
+from dicom_node.storage.ledger.finding import search_terms
 from dicom_node.storage.ledger.observations import observations, shadow_work
 from dicom_node.storage.ledger.schema import (
     associations,
@@ -257,7 +258,7 @@ def _study_is_over(study: Any, cutoff: Cutoff) -> ColumnElement[bool]:
 def _delete_studies(connection: Connection, uids: Sequence[str]) -> None:
     made = select(tasks.c.task_id).where(tasks.c.study_instance_uid.in_(uids))
     connection.execute(delete(deliveries).where(deliveries.c.task_id.in_(made)))
-    for table in (tasks, studies, verdicts, observations, shadow_work):
+    for table in (tasks, studies, verdicts, observations, shadow_work, search_terms):
         connection.execute(delete(table).where(table.c.study_instance_uid.in_(uids)))
     of_studies = instances.c.study_instance_uid.in_(uids)
     connection.execute(delete(instances).where(of_studies, instances.c.removed_at.is_not(None)))  # one may just come

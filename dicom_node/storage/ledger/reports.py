@@ -1,12 +1,12 @@
 """Ledger, for people: what there is, where it stands, how long it took, and trying again."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, func, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, func, select, true, update
 
 from dicom_node.errors import NotKept
 from dicom_node.nouns import DeliveryState, StudyInstanceUID, StudyState, TaskState
@@ -21,7 +21,8 @@ from dicom_node.storage.ledger.schema import (
 )
 from dicom_node.storage.ledger.store import Store
 
-_ANSWERED = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.DOWNGRADED)
+ANSWERED = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.DOWNGRADED)
+"""Of deliveries with which nothing is left to do but to be committed to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,14 +107,23 @@ class Downgrade:
 class Reports(Store):
     """What the CLI and the demo read, and `rerun`."""
 
-    def studies(self, limit: int = 100, state: StudyState | None = None) -> list[StudySummary]:
-        """Study revisions, newest first; those still receiving have the revision they will get."""
-        found = [] if state not in (None, StudyState.RECEIVING) else self._receiving(limit)
+    def studies(
+        self, limit: int = 100, state: StudyState | None = None, uids: Collection[str] | None = None
+    ) -> list[StudySummary]:
+        """Study revisions, newest first; those still receiving have the revision they will get.
+
+        Args:
+            limit: most of them.
+            state: only those in this one.
+            uids: only these studies.
+        """
+        found = [] if state not in (None, StudyState.RECEIVING) else self._receiving(limit, uids)
         if state is not StudyState.RECEIVING:
-            found += self._closed(limit, state)
+            found += self._closed(limit, state, uids)
         return sorted(found, key=lambda study: study.received_at, reverse=True)[:limit]
 
-    def _receiving(self, limit: int) -> list[StudySummary]:
+    def _receiving(self, limit: int, uids: Collection[str] | None) -> list[StudySummary]:
+        of = true() if uids is None else instances.c.study_instance_uid.in_(uids)
         latest = (
             select(func.max(studies.c.revision))
             .where(studies.c.study_instance_uid == instances.c.study_instance_uid)
@@ -126,7 +136,7 @@ class Reports(Store):
                 func.count().label("count"),
                 func.min(instances.c.received_at).label("received_at"),
             )
-            .where(instances.c.revision.is_(None))
+            .where(instances.c.revision.is_(None), of)
             .group_by(instances.c.study_instance_uid)
             .order_by(func.min(instances.c.received_at).desc())
             .limit(limit)
@@ -137,10 +147,12 @@ class Reports(Store):
                 for row in map(dict, connection.execute(query).mappings())
             ]
 
-    def _closed(self, limit: int, state: StudyState | None) -> list[StudySummary]:
+    def _closed(self, limit: int, state: StudyState | None, uids: Collection[str] | None) -> list[StudySummary]:
         newest = select(studies).order_by(studies.c.ready_at.desc()).limit(limit)
         if state is not None:
             newest = newest.where(studies.c.state == state)
+        if uids is not None:
+            newest = newest.where(studies.c.study_instance_uid.in_(uids))
         found = newest.subquery()
         of_revision = and_(
             instances.c.study_instance_uid == found.c.study_instance_uid, instances.c.revision == found.c.revision
@@ -198,8 +210,8 @@ class Reports(Store):
                     deliveries.c.task_id.in_(select(tasks.c.task_id).where(of_task))
                 )
             ).all()
-        settled = [row.finished_at for row in sent if row.state in _ANSWERED]
-        waiting = any(row.state not in (*_ANSWERED, DeliveryState.STANDBY) for row in sent)
+        settled = [row.finished_at for row in sent if row.state in ANSWERED]
+        waiting = any(row.state not in (*ANSWERED, DeliveryState.STANDBY) for row in sent)
         return Timeline(
             first_received=received[0],
             last_received=received[1],

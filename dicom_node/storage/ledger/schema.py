@@ -51,7 +51,7 @@ STATE = String(16)
 
 metadata = MetaData()
 
-SCHEMA = "0007"
+SCHEMA = "0008"
 """Of these tables: the last of migrations/versions."""
 FIRST = "0001"
 """Of a ledger made before there were migrations, which does not say so itself."""

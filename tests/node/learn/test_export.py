@@ -26,7 +26,7 @@ from dicom_node.errors import OutOfResources
 from dicom_node.learn import pseudonyms
 from dicom_node.learn.export import ExportRefused, IdentifierFound, NothingExported, recheck, run
 from dicom_node.learn.export.folder import Draft, fixed_text
-from dicom_node.learn.pseudonyms import KeyUnusable
+from dicom_node.storage.key_file import KeyUnusable, secret_key
 
 CHARACTER_SETS = {
     "ISO_IR 192": "Καναρίνι^Κίτρινο",
@@ -139,7 +139,7 @@ def test_the_table_says_who_is_one_patient_and_nothing_else(tmp_path):
     )
     report = node.export(unlabelled=True)
     rows = {row["study"]: row for row in rows_of(tmp_path / "out" / "labels.csv")}
-    names = run.Pseudonyms(run.pseudonyms.secret_key(tmp_path / "export.key"))
+    names = run.Pseudonyms(secret_key(tmp_path / "export.key"))
     one, two, _, four, five = (rows[names.study(f"{ROOT}.{number}")] for number in range(1, 6))
     assert (one["age"], one["sex"], one["view"]) == ("90", "M", "AP")
     assert (two["age"], four["age"], four["sex"], five["age"]) == ("1", "73", "", "")
@@ -198,7 +198,7 @@ def test_the_same_names_again_and_others_with_another_key_which_must_be_asked_fo
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
     key = tmp_path / "export.key"
     known = manifest_of(tmp_path / "one")["deidentification"]["key_fingerprint"]
-    assert known == pseudonyms.fingerprint(pseudonyms.secret_key(key))
+    assert known == pseudonyms.fingerprint(secret_key(key))
     with pytest.raises(KeyUnusable, match="with this key; move it away"):
         node.export("three", unlabelled=True, new_key=True)
     kept = key.rename(tmp_path / "copy.key")
@@ -206,7 +206,7 @@ def test_the_same_names_again_and_others_with_another_key_which_must_be_asked_fo
     assert f"restore the key with the fingerprint {known} from a copy" in done.stderr
     assert "--new-key" in done.stderr
     assert not key.exists()
-    pseudonyms.secret_key(key)  # as somebody makes it who does not know
+    secret_key(key)  # as somebody makes it who does not know
     with pytest.raises(KeyUnusable, match="with another key"):
         node.export("three", unlabelled=True)
     node.run("export", "--out", tmp_path / "three", "--unlabelled", "--new-key")

@@ -1,10 +1,6 @@
 """Pseudonyms and the few facts that stay of a header."""
 
 import io
-import os
-import stat
-import subprocess
-import sys
 
 import pytest
 from exporting import film
@@ -14,55 +10,14 @@ from radiographs import encode, real, synthetic
 
 from dicom_node.dicom import reading
 from dicom_node.learn import pseudonyms
-from dicom_node.learn.pseudonyms import KeyUnusable, Pseudonyms, secret_key
+from dicom_node.learn.pseudonyms import Pseudonyms
 
 KEY = bytes(range(32))
-
-
-def test_the_key_is_made_once_and_is_its_owners_alone(tmp_path):
-    path = tmp_path / "var" / "export.key"
-    before = os.umask(0)
-    try:
-        first = secret_key(path)
-    finally:
-        os.umask(before)
-    assert len(first) == 32
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert secret_key(path) == first
-    assert [one.name for one in path.parent.iterdir()] == ["export.key"]
-    assert secret_key(tmp_path / "another.key") != first
-
-
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
-def test_a_key_that_others_may_read_or_write_is_refused(tmp_path, mode):
-    path = tmp_path / "export.key"
-    secret_key(path)
-    path.chmod(mode)
-    with pytest.raises(KeyUnusable, match="chmod 600"):
-        secret_key(path)
 
 
 def test_the_fingerprint_is_that_of_hmac_sha256():
     """Of "fingerprint", by openssl: it must stay the same for years, as the names."""
     assert pseudonyms.fingerprint(KEY) == "5ab8c392c2c54035"
-
-
-@pytest.mark.parametrize("content", [b"", b"secret", b"0" * 63, b"\xff" * 64])
-def test_a_file_that_holds_no_key_is_refused_and_stays(tmp_path, content):
-    path = tmp_path / "export.key"
-    path.write_bytes(content)
-    path.chmod(0o600)
-    with pytest.raises(KeyUnusable, match="no key"):
-        secret_key(path)
-    assert path.read_bytes() == content
-
-
-def test_processes_that_make_the_key_at_once_get_the_same(tmp_path):
-    program = "import sys; from pathlib import Path; from dicom_node.learn.pseudonyms import secret_key as key"
-    program = [sys.executable, "-c", f"{program}; print(key(Path(sys.argv[1])).hex())", str(tmp_path / "k")]
-    children = [subprocess.Popen(program, stdout=subprocess.PIPE) for _ in range(2)]
-    assert len({child.communicate()[0] for child in children}) == 1
-    assert [one.name for one in tmp_path.iterdir()] == ["k"]
 
 
 def test_pseudonyms_depend_on_the_key_the_issuer_and_the_id_and_on_nothing_else():

@@ -1,0 +1,150 @@
+"""Who a request comes from, and what it may do: sessions, failed logins, requests that other sites forge, headers.
+
+Without a login the dashboard shows states and numbers by UID. Pictures and names need a user, what changes something an
+administrator. A session is a signed cookie that holds a user's name and nothing of a patient.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dicom_node.web.users import User, Users
+
+Page = Callable[[Request], Awaitable[Response]]
+
+TRIES: Final = 5
+"""Failed logins in a row of one user or from one address, after which the next ones have to wait."""
+WAIT_SECONDS: Final = 60.0
+_MOST_KEPT: Final = 10_000
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+@dataclass(slots=True)
+class Doorkeeper:
+    """Counts failed logins, so that passwords cannot be tried one after the other.
+
+    Attributes:
+        clock: seconds, monotonic.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    _failed: dict[str, tuple[int, float]] = field(default_factory=dict, init=False)
+
+    def waits(self, *who: str) -> float:
+        """Seconds until one of these names or addresses may try again; 0 where all may."""
+        now = self.clock()
+        return max((until - now for one in who if (until := self._until(one)) > now), default=0.0)
+
+    def failed(self, *who: str) -> None:
+        """Remember a failed login of each."""
+        now = self.clock()
+        if len(self._failed) > _MOST_KEPT:
+            self._failed = {one: told for one, told in self._failed.items() if now - told[1] < WAIT_SECONDS}
+        for one in who:
+            count, last = self._failed.get(one, (0, now))
+            self._failed[one] = (count + 1 if now - last < 2 * WAIT_SECONDS else 1, now)
+
+    def granted(self, *who: str) -> None:
+        """Forget the failures of each."""
+        for one in who:
+            self._failed.pop(one, None)
+
+    def _until(self, one: str) -> float:
+        count, last = self._failed.get(one, (0, 0.0))
+        return last + WAIT_SECONDS if count >= TRIES else 0.0
+
+
+def user_of(request: Request) -> User | None:
+    """Who is logged in, or None; a user who was removed or has another password since is not."""
+    name, seal = request.session.get("user"), request.session.get("seal")
+    if not isinstance(name, str):
+        return None
+    users: Users = request.app.state.users
+    found = users.user(name)
+    return found if found is not None and found.seal == seal else None
+
+
+def for_users(page: Page) -> Page:
+    """A page for whoever is logged in; others are asked to log in, and come back to it."""
+
+    @wraps(page)
+    async def asked(request: Request) -> Response:
+        if user_of(request) is None:
+            return _login(request)
+        return await page(request)
+
+    return asked
+
+
+def for_administrators(page: Page) -> Page:
+    """What changes something: for administrators."""
+
+    @wraps(page)
+    async def asked(request: Request) -> Response:
+        user = user_of(request)
+        if user is None:
+            return _login(request)
+        if not user.administers:
+            raise HTTPException(403, f"{user.name} may look, but not act: `dicom-node user add` gives the role")
+        return await page(request)
+
+    return asked
+
+
+def _login(request: Request) -> Response:
+    if request.method not in _SAFE:
+        raise HTTPException(403, "log in first")
+    if "HX-Request" in request.headers:
+        return Response(headers={"HX-Redirect": "/login"})
+    return RedirectResponse(f"/login?next={request.url.path}", 303)
+
+
+class SameOrigin:
+    """Refuses what another site makes a browser send, and gives every answer the headers that keep it to this site."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def sealed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        if scope["method"] not in _SAFE and not _own(Headers(scope=scope)):
+            refusal = Response("this request comes from another site, or does not say where from", 403)
+            await refusal(scope, receive, sealed)
+            return
+        await self._app(scope, receive, sealed)
+
+
+def _own(headers: Headers) -> bool:
+    """Whether a request that changes something comes from a page of ours; every browser says so."""
+    if (site := headers.get("sec-fetch-site")) is not None:
+        return site == "same-origin"
+    origin = headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc == headers.get("host")
