@@ -14,9 +14,10 @@ from dicom_node.storage.ledger.overview import Highest, Overview, Overviews
 from dicom_node.storage.ledger.receiving import Added, Receiving
 from dicom_node.storage.ledger.reports import Downgrade, Replayed, StudySummary, Timeline
 from dicom_node.storage.ledger.set_back import SetBack
+from dicom_node.storage.ledger.stories import Stories
+from dicom_node.storage.ledger.story import Story
 from dicom_node.storage.ledger.tasks import Tasks
 from dicom_node.storage.ledger.unreachable import Breakers
-from dicom_node.storage.ledger.verdicts import Verdicts
 
 __all__ = [
     "Added",
@@ -27,6 +28,7 @@ __all__ = [
     "Overview",
     "OwedReport",
     "Replayed",
+    "Story",
     "StudySummary",
     "Taken",
     "Timeline",
@@ -45,9 +47,9 @@ class Ledger(
     Commitments,
     CommitmentReports,
     Overviews,
+    Stories,
     Deployments,
     Observations,
-    Verdicts,
     Keeping,
     Finding,
     SetBack,

@@ -246,7 +246,7 @@ class Commitments(Store):
         query = select(*columns, func.count()).where(deliveries.c.state == DeliveryState.SENT, deliveries.c.commitment)
         with self._read() as connection:
             return [
-                Uncommitted(destination=name, reason=_why_not(error), count=count)
+                Uncommitted(destination=name, reason=why_not(error), count=count)
                 for name, error, count in connection.execute(query.group_by(*columns).order_by(*columns))
             ]
 
@@ -352,7 +352,8 @@ def _change(connection: Connection, row: RowMapping, values: dict[str, Any]) -> 
     connection.execute(update(deliveries).where(deliveries.c.delivery_id == row["delivery_id"]).values(values))
 
 
-def _why_not(last_error: str | None) -> str | None:
+def why_not(last_error: str | None) -> str | None:
+    """Why the destination has not committed, of the `last_error` of a delivery; None where it says something else."""
     return last_error.removeprefix(_NOT) if last_error is not None and last_error.startswith(_NOT) else None
 
 
