@@ -270,15 +270,23 @@ def run_shadow(settings: Settings, stop: threading.Event, _audit: Audit) -> None
     shadow.run(settings, stop)
 
 
-def run_web(settings: Settings, stop: threading.Event, _audit: Audit) -> None:
+def run_web(settings: Settings, stop: threading.Event, audit: Audit) -> None:
     """Serve dashboard, health and metrics until `stop`.
 
     Raises:
         ConfigError: the port cannot be used.
     """
     from dicom_node.web import server  # noqa: PLC0415 - only this role needs a web server
+    from dicom_node.web.node import Node  # noqa: PLC0415
 
-    server.run(server.Node(settings=settings, ledger=open_ledger(settings)), stop)
+    node = Node(
+        settings=settings,
+        ledger=open_ledger(settings),
+        spool=open_spool(settings),
+        audit=audit,
+        search_key=search_key(settings),
+    )
+    server.run(node, stop)
 
 
 ROLES: Final[Mapping[str, Callable[[Settings, threading.Event, Audit], None]]] = {

@@ -4,7 +4,7 @@ import os
 
 import typer
 
-from dicom_node.cli import audit, data, doctor, drift, look, model, node, retrain
+from dicom_node.cli import audit, data, doctor, drift, look, model, node, retrain, user
 from dicom_node.cli._shared import OneLine
 
 app = typer.Typer(cls=OneLine, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -16,6 +16,7 @@ app.add_typer(drift.app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(model.app, name="model")
 app.add_typer(retrain.app, name="retrain")
+app.add_typer(user.app, name="user")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The whole node on one machine: Redis, listener, dispatcher, worker, sender and a PACS; a radiograph in, heatmaps out.
+"""The whole node on one machine: Redis, all its roles and a PACS; a radiograph in, heatmaps out, and a dashboard.
 
 Everything listens on loopback and free ports and lives in one folder. The radiograph is sent by C-STORE as a modality
 would send it, and what is shown is read back from the PACS.
@@ -6,11 +6,11 @@ would send it, and what is shown is read back from the PACS.
 
 import contextlib
 import json
+import secrets
 import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,10 +35,13 @@ from dicom_node.results.summary import read_summaries
 from dicom_node.settings.loading import load_settings
 from dicom_node.settings.sections import DEFAULT_BUNDLE, Settings
 from dicom_node.storage.ledger import Ledger
+from dicom_node.web.users import UserRole, Users
 from explain_core.bundles.files import scaled_methods, toml_text
 
 AE_TITLE, MODALITY_AE_TITLE = "EXPLAIN", "MODALITY"
-ROLES = ("listener", "dispatcher", "worker", "sender")
+ROLES = ("listener", "dispatcher", "worker", "sender", "web")
+USER = "demo"
+"""Who may log in to the dashboard."""
 TERMINAL = frozenset({StudyState.EXPLAINED, StudyState.IGNORED, StudyState.FAILED})
 
 CONFIG = """# Settings of this demo; see deploy/dicom-node.toml for every key.
@@ -68,6 +71,12 @@ synthetic_images = {synthetic}
 
 [audit]
 folder = "{folder}/audit"
+
+[web]
+port = {web_port}
+users = "{folder}/users.toml"
+session_key = "{folder}/session.key"
+search_key = "{folder}/search.key"
 
 [logging]
 json = true
@@ -122,6 +131,8 @@ class Demo:
     _pacs: Pacs = field(init=False)
     _ledger: Ledger = field(init=False)
     _port: int = field(init=False)
+    _web_port: int = field(init=False)
+    _password: str = field(init=False)
     _supervisor: Supervisor = field(init=False)
 
     @contextlib.contextmanager
@@ -135,12 +146,15 @@ class Demo:
             self._pacs = choose(self.folder / "pacs", {"explain": AE_TITLE})
             self._pacs.start()
             stack.callback(self._pacs.stop)
-            self._port = free_port()
+            self._port, self._web_port = free_port(), free_port()
+            self._password = secrets.token_urlsafe(12)
+            Users(self.folder / "users.toml").put(USER, self._password, UserRole.ADMINISTRATOR)
             config = self.folder / "dicom-node.toml"
             config.write_text(
                 CONFIG.format(
                     ae_title=AE_TITLE,
                     port=self._port,
+                    web_port=self._web_port,
                     modality=MODALITY_AE_TITLE,
                     folder=self.folder,
                     redis=redis.url,
@@ -167,6 +181,10 @@ class Demo:
             f"{self._pacs.ae_title}@127.0.0.1:{self._pacs.port}, logs in {self.folder}"
         )
 
+    def dashboard(self) -> str:
+        """Where the dashboard is, and how to log in."""
+        return f"http://127.0.0.1:{self._web_port}/ (user {USER}, password {self._password})"
+
     def wait_until_listening(self, seconds: float) -> None:
         """Wait for the listener.
 
@@ -181,6 +199,12 @@ class Demo:
                 return
             time.sleep(0.2)
         raise RuntimeError(f"the listener did not start; see {self.folder / 'listener.log'}")
+
+    def keep(self) -> None:
+        """Start again whichever role ends by itself, for ever."""
+        while True:
+            self._supervisor.check()
+            time.sleep(1)
 
     def _node(self) -> Destination:
         return Destination(name="node", ae_title=AETitle(AE_TITLE), host="127.0.0.1", port=self._port)
@@ -338,8 +362,9 @@ def run(
             console.print(f"up in {time.monotonic() - began:.1f} s: {demo.describe()}")
             status = _explain(demo, list(find(inputs)) or [sample()], as_json=as_json, seconds=seconds)
             if not once:
+                console.print(f"dashboard: {demo.dashboard()}", soft_wrap=True)
                 console.print("running until Ctrl-C")
-                threading.Event().wait()
+                demo.keep()
             return status
     except KeyboardInterrupt:
         console.print("stopped")

@@ -5,7 +5,7 @@ A ZIP archive without compression, of
     radiograph.jpg   the radiograph in its true shape
     heatmap.png      the layer that lies over it: a colour and, as its opacity, how far above the scale's floor
     seen.jpg         the radiograph as the model saw it; the grid of the three that follow
-    similar.jpg, adversarial.jpg, difference.png   of methods that generate them
+    similar.jpg, adversarial.jpg, difference.png   of methods that generate them, the first two with a word across them
 It is made once for an image and a method, whatever destinations get, and read by the role `web` alone.
 """
 
@@ -26,6 +26,7 @@ from dicom_node.results.legend import glance, quality, scale
 from dicom_node.results.notes import which
 from dicom_node.results.objects.secondary_capture import picture_shape
 from dicom_node.results.regions import contours, first_line
+from dicom_node.results.watermark import watermarked
 from explain_core import display
 
 ABOUT: Final = "view.json"
@@ -34,6 +35,8 @@ LONG_EDGE: Final = 1024
 GAIN: Final = 4
 """The difference of two generated images is shown so many times as strong."""
 _QUALITY: Final = 90
+_LETTERS: Final = 36
+"""So many times the height of a letter across a synthetic image fits into its longest side."""
 
 
 def render(image: ResultContext) -> bytes:
@@ -62,7 +65,8 @@ def _pictures(image: ResultContext, shown: tuple[int, int]) -> Iterator[tuple[st
     if explanation.seen is not None and generated:
         yield "seen.jpg", _grey(explanation.seen)
     for role, pixels in generated.items():
-        yield f"{role}.jpg", _grey(pixels)
+        grey = Image.fromarray(_byte(display.resize(pixels, shown))).convert("RGB")
+        yield f"{role}.jpg", _encoded(np.asarray(watermarked(grey, max(shown) // _LETTERS)), "JPEG")
     if len(generated) == 2:  # noqa: PLR2004 - both
         change = generated["adversarial"] - generated["similar"]
         yield "difference.png", _encoded(_byte(0.5 + GAIN / 2 * change), "PNG")

@@ -122,10 +122,22 @@ class Audit:
             description=why,
         )
 
-    def software_changed(self, what: str, uri: str, details: Mapping[str, str], *, by_person: bool) -> None:
-        """Security Alert, Software Configuration (A.5.3.11): another model version, or other settings."""
+    def software_changed(
+        self, what: str, uri: str, details: Mapping[str, str], *, by_person: bool, user: str = "", address: str = ""
+    ) -> None:
+        """Security Alert, Software Configuration (A.5.3.11): another model version, or other settings.
+
+        Args:
+            what: was done.
+            uri: to what.
+            details: of it.
+            by_person: whether somebody did it, at this machine unless `user` is named.
+            user: who did it in the dashboard.
+            address: from where.
+        """
         described = {"Alert Description": what} | dict(details)
-        others = [self._person()] if by_person else []
+        person = words.person(user, address=address) if user else self._person()
+        others = [person] if by_person else []
         self._alert(EventType.SOFTWARE_CONFIGURATION, [words.resource(uri, "", described)], others=others)
 
     def exported(self, folder: Path, images: Iterable[Transferred]) -> None:
@@ -143,6 +155,12 @@ class Audit:
             objects += self._patients(one.patient_id for one in part)
             made.append(self._message(EventID.EXPORT, "R", participants, objects))
         self._write(made)
+
+    def accessed(self, study: Transferred, user: str, address: str) -> None:
+        """DICOM Instances Accessed (A.5.3.6): somebody saw pictures or the patient of a study."""
+        objects = [words.study(study.study, study.sop_classes), *self._patients([study.patient_id])]
+        participants = [words.person(user, address=address), self._process()]
+        self._say(EventID.DICOM_INSTANCES_ACCESSED, "R", participants, objects)
 
     def deleted(self, study: Transferred, why: str) -> None:
         """DICOM Study Deleted (A.5.3.8): the node does not hold a study any more."""

@@ -27,6 +27,7 @@ class EventID(StrEnum):
     APPLICATION_ACTIVITY = "110100"
     AUDIT_LOG_USED = "110101"
     BEGIN_TRANSFERRING_DICOM_INSTANCES = "110102"
+    DICOM_INSTANCES_ACCESSED = "110103"
     DICOM_INSTANCES_TRANSFERRED = "110104"
     DICOM_STUDY_DELETED = "110105"
     EXPORT = "110106"
@@ -75,6 +76,7 @@ class _Other(StrEnum):
 
 _MEANINGS: Final[Mapping[str, str]] = {
     EventID.BEGIN_TRANSFERRING_DICOM_INSTANCES: "Begin Transferring DICOM Instances",
+    EventID.DICOM_INSTANCES_ACCESSED: "DICOM Instances Accessed",
     EventID.DICOM_INSTANCES_TRANSFERRED: "DICOM Instances Transferred",
     EventID.DICOM_STUDY_DELETED: "DICOM Study Deleted",
     Role.DESTINATION_ROLE_ID: "Destination Role ID",

@@ -5,9 +5,9 @@ administrator. A session is a signed cookie that holds a user's name and nothing
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import wraps
+from enum import Enum
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -18,8 +18,6 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dicom_node.web.users import User, Users
-
-Page = Callable[[Request], Awaitable[Response]]
 
 TRIES: Final = 5
 """Failed logins in a row of one user or from one address, after which the next ones have to wait."""
@@ -83,31 +81,28 @@ def user_of(request: Request) -> User | None:
     return found if found is not None and found.seal == seal else None
 
 
-def for_users(page: Page) -> Page:
-    """A page for whoever is logged in; others are asked to log in, and come back to it."""
+class Needs(Enum):
+    """Who may have a page."""
 
-    @wraps(page)
-    async def asked(request: Request) -> Response:
-        if user_of(request) is None:
-            return _login(request)
-        return await page(request)
-
-    return asked
+    NOBODY = 0
+    USER = 1
+    ADMINISTRATOR = 2
 
 
-def for_administrators(page: Page) -> Page:
-    """What changes something: for administrators."""
+def allowed(request: Request, needs: Needs) -> Response | None:
+    """Nothing where a request may be answered; else what it gets instead: the login, from which it comes back.
 
-    @wraps(page)
-    async def asked(request: Request) -> Response:
-        user = user_of(request)
-        if user is None:
-            return _login(request)
-        if not user.administers:
-            raise HTTPException(403, f"{user.name} may look, but not act: `dicom-node user add` gives the role")
-        return await page(request)
-
-    return asked
+    Raises:
+        HTTPException: 403, somebody is logged in who may not do that.
+    """
+    if needs is Needs.NOBODY:
+        return None
+    user = user_of(request)
+    if user is None:
+        return _login(request)
+    if needs is Needs.ADMINISTRATOR and not user.administers:
+        raise HTTPException(403, f"{user.name} may look, but not act: an administrator may.")
+    return None
 
 
 def _login(request: Request) -> Response:

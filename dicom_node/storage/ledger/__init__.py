@@ -10,7 +10,7 @@ from dicom_node.storage.ledger.deployments import Deployments
 from dicom_node.storage.ledger.finding import Finding
 from dicom_node.storage.ledger.keeping import Cutoff, Keeping
 from dicom_node.storage.ledger.observations import Observations
-from dicom_node.storage.ledger.overview import Highest, Overview, Overviews
+from dicom_node.storage.ledger.overview import DeadLetter, Highest, Overview, Overviews
 from dicom_node.storage.ledger.receiving import Added, Receiving
 from dicom_node.storage.ledger.reports import Downgrade, Replayed, StudySummary, Timeline
 from dicom_node.storage.ledger.set_back import SetBack
@@ -22,6 +22,7 @@ from dicom_node.storage.ledger.unreachable import Breakers
 __all__ = [
     "Added",
     "Cutoff",
+    "DeadLetter",
     "Downgrade",
     "Highest",
     "Ledger",

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import desc, func, literal, select
 
-from dicom_node.nouns import DeliveryState, StudyState
+from dicom_node.nouns import DeliveryState, StudyState, TaskState
 from dicom_node.storage.ledger.observations import observations
 from dicom_node.storage.ledger.reports import ANSWERED, Reports, StudySummary, Timeline
 from dicom_node.storage.ledger.schema import deliveries, instances, studies, tasks
@@ -48,8 +50,66 @@ class Overview:
     sent: Mapping[str, Mapping[DeliveryState, int]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """What was given up: a task of which nothing came, or a result that a destination did not take.
+
+    Attributes:
+        what: kind of the result; "task" for a task.
+        destination: "" for a task.
+        reason: of the last attempt.
+        since: when it was given up.
+    """
+
+    study_instance_uid: str
+    revision: int
+    what: str
+    destination: str
+    attempts: int
+    reason: str
+    since: datetime | None
+
+
 class Overviews(Reports):
     """What lists of studies are made from."""
+
+    def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
+        """What was given up and can be tried again, the newest first."""
+        of_study = (tasks.c.study_instance_uid, tasks.c.revision)
+        letters = (
+            select(
+                *of_study,
+                deliveries.c.kind.label("what"),
+                deliveries.c.destination,
+                deliveries.c.attempts,
+                func.coalesce(deliveries.c.last_error, "").label("reason"),
+                deliveries.c.finished_at.label("since"),
+            )
+            .join(tasks, tasks.c.task_id == deliveries.c.task_id)
+            .where(deliveries.c.state == DeliveryState.DEAD)
+        )
+        failed = select(
+            *of_study,
+            literal("task").label("what"),
+            literal("").label("destination"),
+            tasks.c.attempts,
+            func.coalesce(tasks.c.outcome_reason, tasks.c.given_up, "").label("reason"),
+            tasks.c.finished_at.label("since"),
+        ).where(tasks.c.state == TaskState.FAILED)
+        with self._read() as connection:
+            found = [
+                DeadLetter(**row)
+                for query in (letters, failed)
+                for row in connection.execute(query.order_by(desc("since")).limit(limit)).mappings()
+            ]
+        return sorted(found, key=lambda one: (one.since is not None, one.since), reverse=True)[:limit]
+
+    def first_images(self, uids: Iterable[str]) -> dict[str, Path]:
+        """The file of one image of each of these studies, of those that retention has not removed."""
+        of = instances.c.study_instance_uid
+        query = select(of, func.min(instances.c.path)).where(of.in_(set(uids)), instances.c.removed_at.is_(None))
+        with self._read() as connection:
+            return {uid: Path(path) for uid, path in connection.execute(query.group_by(of)).all()}
 
     def overview(
         self, limit: int = 50, state: StudyState | None = None, uids: Sequence[str] | None = None

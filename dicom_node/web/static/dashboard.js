@@ -16,7 +16,7 @@ function wire(viewer) {
     const chosen = viewer.querySelector("input[type=radio]:checked");
     const plain = chosen.value === "radiograph";
     heat.hidden = !plain;
-    outline.hidden = !plain || !viewer.querySelector("input[name=outline]").checked;
+    outline.toggleAttribute("hidden", !viewer.querySelector("input[name=outline]").checked);
     heat.style.opacity = opacity.value / 100;
     over.hidden = plain;
     if (!plain) {

@@ -17,6 +17,7 @@ from dicom_node.deliver.sender import Sender
 from dicom_node.errors import ConfigError, OutOfResources, StudyUnsuitable
 from dicom_node.explain import leases, pipeline
 from dicom_node.nouns import DeliveryState, StudyState, TaskState
+from dicom_node.settings.dashboard import WebSettings
 from dicom_node.settings.rule_tables import result_names
 from dicom_node.settings.sections import Settings
 from explain_core import progress
@@ -61,6 +62,28 @@ def test_an_explained_study_owes_every_result_to_every_destination_of_its_route(
         written = dcmread(row.path)
         assert (written.SOPInstanceUID, written.SOPClassUID) == (row.sop_instance_uid, row.sop_class_uid)
         assert written.StudyInstanceUID == STUDY
+
+
+def test_what_the_dashboard_shows_is_written_unless_the_site_wants_none(node):
+    here = node()
+    here.worker().run("t1")
+    assert [one.name for one in here.spool.views("t1")] == [f"{STUDY}.1.1-similar_adversarial.view"]
+    none = node()
+    none.settings = none.settings.model_copy(update={"web": WebSettings(pictures=False)})
+    none.worker().run("t1")
+    assert none.spool.views("t1") == []
+    assert len(none.ledger.deliveries()) == len(here.ledger.deliveries())
+
+
+def test_without_room_for_what_the_dashboard_shows_the_results_go_out(node, monkeypatch):
+    here = node()
+
+    def full(*_):
+        raise OutOfResources("Disk full")
+
+    monkeypatch.setattr(here.spool, "write_view", full)
+    assert here.worker().run("t1")
+    assert here.state == (StudyState.EXPLAINED, None)
 
 
 def test_a_route_chooses_destinations_and_results(node):

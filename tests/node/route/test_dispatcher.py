@@ -20,6 +20,7 @@ from dicom_node.route import rules
 from dicom_node.route.dispatcher import Dispatcher, plan
 from dicom_node.route.rules import ONLY_ANSWERS, StudyDecision
 from dicom_node.storage.ledger import Ledger
+from dicom_node.storage.search_terms import term
 
 RESUBMIT = timedelta(seconds=30)
 CHEST = Route(name="chest", destinations=("pacs",), results=())
@@ -145,6 +146,17 @@ def test_images_of_another_patient_are_set_apart_also_when_they_come_later(node)
     (late,) = [one for one in here.ledger.tasks(STUDY) if one.revision == 2]
     assert late.selected == (instance(4).sop_instance_uid,)
     assert [one.sop_instance_uid for one in late.passed_by] == [instance(3).sop_instance_uid]
+
+
+def test_a_study_is_found_by_its_accession_number_and_the_ledger_does_not_hold_it(node):
+    here, key = node(), bytes(32)
+    here.dispatcher = Dispatcher(here.settings, here.ledger, here.app, search_key=key)
+    here.receive(1, 0, AccessionNumber="ACC-0815", PatientID="P 1")
+    here.receive(2, 1, AccessionNumber="", PatientID="P 1")
+    here.dispatcher.step(at(15))
+    found = [here.ledger.find_term(term(key, value)) for value in (" acc-0815", "P 1", "", "ACC-081")]
+    assert found == [[STUDY], [STUDY], [], []]
+    assert not any(b"0815" in path.read_bytes() for path in here.folder.glob("ledger*"))
 
 
 def test_repeating_the_step_changes_nothing(node, redis):

@@ -77,6 +77,7 @@ def test_frozen():
 COMMENTED = {
     "calling_ae_titles", "bundle", "augmentations", "institution", "timezone", "destinations", "rules",
     "clean_below_mb", "commitment_peers", "seal_key", "syslog_host", "syslog_ca", "syslog_certificate", "syslog_key",
+    "web.certificate", "web.key",
 } | {f"tls.{key}" for key in ("certificate", "key", "authorities", "revocations")}  # fmt: skip
 """Keys whose value in the shipped file is no default."""
 

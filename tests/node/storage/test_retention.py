@@ -115,6 +115,14 @@ def test_results_go_first_then_images_with_reports_and_rows_last(node):
             assert connection.execute(select(table)).all() == []
 
 
+def test_what_the_dashboard_shows_goes_with_the_results(node):
+    delivered(node)
+    node.spool.write_view("t1", "1.2.3-evidence", b"v")
+    assert node.clean(8) == {("results", "age"): 1}
+    assert node.spool.views("t1") == []
+    assert node.files()["outbox"] == 1, "the report stays"
+
+
 def test_a_dry_run_says_the_same_and_changes_nothing(node):
     delivered(node)
     delivered(node, OTHER, "t2", seconds=29 * DAY)
