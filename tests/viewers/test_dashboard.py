@@ -84,7 +84,7 @@ def study_of(page, site):
     page.locator(".viewer .controls").wait_for()
 
 
-def test_the_study_is_there_with_its_decision_and_found_by_its_number(open_page, site, keep):
+def test_the_study_is_there_with_its_decision_and_found_by_its_number(open_page, keep):
     page = open_page()
     row = page.locator("tbody tr").first
     assert "explained" in row.inner_text()
@@ -163,7 +163,7 @@ def test_on_a_phone_only_tables_are_wider_than_the_screen(open_page, site, keep)
     keep(page, "phone")
 
 
-def test_every_page_can_be_used_by_keys_alone(open_page, site):
+def test_every_page_can_be_used_by_keys_alone(open_page):
     page = open_page()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
@@ -174,7 +174,7 @@ def test_every_page_can_be_used_by_keys_alone(open_page, site):
     assert {"Queues", "Settings", "Log out", "what", "Find", "state"} <= reached
 
 
-def test_without_programs_in_the_browser_the_node_is_still_seen(open_page, site):
+def test_without_programs_in_the_browser_the_node_is_still_seen(open_page):
     page = open_page(java_script_enabled=False)
     study_text = page.locator("tbody tr").first.inner_text()
     assert "explained" in study_text
