@@ -22,6 +22,8 @@ from dicom_node.web.users import User, Users
 TRIES: Final = 5
 """Failed logins in a row of one user or from one address, after which the next ones have to wait."""
 WAIT_SECONDS: Final = 60.0
+LONGEST_FORM: Final = 1 << 16
+"""Bytes."""
 _MOST_KEPT: Final = 10_000
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _HEADERS: Final = {
@@ -114,7 +116,7 @@ def _login(request: Request) -> Response:
 
 
 class SameOrigin:
-    """Refuses what another site makes a browser send, and gives every answer the headers that keep it to this site."""
+    """Refuses what another site makes a browser send, and what is too long; keeps every answer to this site."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -130,11 +132,18 @@ class SameOrigin:
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
-        if scope["method"] not in _SAFE and not _own(Headers(scope=scope)):
-            refusal = Response("this request comes from another site, or does not say where from", 403)
-            await refusal(scope, receive, sealed)
-            return
-        await self._app(scope, receive, sealed)
+        refusal = None if scope["method"] in _SAFE else _refusal(Headers(scope=scope))
+        await (refusal or self._app)(scope, receive, sealed)
+
+
+def _refusal(headers: Headers) -> Response | None:
+    """What a request that changes something gets where it is not answered."""
+    if not _own(headers):
+        return Response("this request comes from another site, or does not say where from", 403)
+    length = headers.get("content-length", "")
+    if not length.isdecimal():
+        return Response("this request does not say how long it is", 411)
+    return Response("no form of this site is as long", 413) if int(length) > LONGEST_FORM else None
 
 
 def _own(headers: Headers) -> bool:

@@ -33,6 +33,7 @@ _STOP_SECONDS: Final = 5
 _LOOK_SECONDS: Final = 0.2
 _MOST_FORM: Final = 20
 """Fields of a form."""
+_MOST_CONNECTIONS: Final = 256
 _MINUTE: Final = 60
 
 Page = Callable[[Request], Response]
@@ -172,6 +173,7 @@ def run(node: Node, stop: threading.Event) -> None:
         ssl_keyfile=chosen.key,
         proxy_headers=chosen.proxied,
         forwarded_allow_ips="*" if chosen.proxied else None,
+        limit_concurrency=_MOST_CONNECTIONS,
         timeout_graceful_shutdown=_STOP_SECONDS,
     )
     with listening:

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import canaries
+import httpx2
 import psutil
 import pytest
 from auditing import events, lines
@@ -25,9 +26,11 @@ from dicom_node.errors import DeliveryUnreachable
 from dicom_node.nouns import DeliveryState, Destination
 from dicom_node.storage.ledger import Ledger
 from dicom_node.watch.audit_verify import verify
+from dicom_node.web.users import UserRole, Users
 
 CR, DX = "1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1"
 EXPLICIT = "1.2.840.10008.1.2.1"
+PASSWORD = "correct horse battery"  # noqa: S105
 PROCESSES = str(Path(__file__).with_name("processes.py"))
 ROLES = ("listener", "dispatcher", "sender", "worker")
 CONFIG = """
@@ -61,6 +64,11 @@ objects = {objects}
 retry_seconds = 0.2
 max_attempts = 2
 timeout = 10
+[web]
+port = {web}
+users = "{folder}/users.toml"
+session_key = "{folder}/session.key"
+search_key = "{folder}/search.key"
 [logging]
 level = "debug"
 json = true
@@ -265,7 +273,7 @@ class Node:
     """Redis, destinations and the roles as an administrator starts them, at the most talkative level."""
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
-        self.folder, self.port = folder, free_port()
+        self.folder, self.port, self.web = folder, free_port(), free_port()
         self.redis = RedisServer(folder)
         self.redis.start()
         stack.callback(self.redis.stop)
@@ -278,6 +286,7 @@ class Node:
             CONFIG.format(
                 folder=folder,
                 port=self.port,
+                web=self.web,
                 redis=self.redis.url,
                 objects=objects,
                 pacs=self.pacs.port,
@@ -336,7 +345,8 @@ def odd_files(folder: Path) -> Path:
 def everything_that_a_node_does(node: Node) -> None:
     """Receive, explain, deliver, fail to, quarantine, ask, export, submit."""
     folder, ledger = node.folder, Ledger(f"sqlite:///{node.folder}/ledger.sqlite")
-    for role in ROLES:
+    Users(folder / "users.toml").put("anna", PASSWORD, UserRole.ADMINISTRATOR)
+    for role in (*ROLES, "web"):
         node.start(role, "serve", "--only", role)
     listening(node.port)
     good = [image(1), image(2, 2, ViewPosition="LL"), canaries.in_latin_1_said_to_be_utf_8(3, 3)]
@@ -361,6 +371,7 @@ def everything_that_a_node_does(node: Node) -> None:
     assert {"sent", "dead"} <= set(ledger.counts()["deliveries"])
     ledger.close()
     assert node.pacs.uids
+    look_at_the_dashboard(node)
     node.run("status")
     node.run("status", "--json")
     node.run("rerun", f"{ROOT}.99", status=1)
@@ -373,6 +384,23 @@ def everything_that_a_node_does(node: Node) -> None:
     node.run("model", "list", status=None)
     export_and_train(node)
     node.run("audit", "verify")
+
+
+def look_at_the_dashboard(node: Node) -> None:
+    """Every page, as somebody sees it who is not logged in; some as a user sees them, whose patients stand there."""
+    site = f"http://127.0.0.1:{node.web}"
+    with httpx2.Client(base_url=site, headers={"Origin": site}, trust_env=False, timeout=60) as client:
+        pages = ["/", "/queues", "/models", "/jobs", "/destinations", "/system", "/api/studies", "/api/queues"]
+        for path in (*pages, f"/studies/{ROOT}.1", f"/api/studies/{ROOT}.2"):
+            node.said[f"page {path}"] = client.get(path).content
+        answer = client.post("/search", data={"what": ACCESSION})
+        assert f"{ROOT}.1" in answer.text + answer.headers.get("location", "")
+        node.said["page of a search"] = answer.content + json.dumps(dict(answer.headers)).encode()
+        node.said["page of a login"] = client.post("/login", data={"name": "x", "password": "Qzsurplus"}).content
+        client.post("/login", data={"name": "anna", "password": PASSWORD})
+        assert PATIENT_ID in client.get("/").text
+        assert PATIENT_ID in client.get(f"/studies/{ROOT}.1").text
+        client.post("/logout", data={})
 
 
 def export_and_train(node: Node) -> None:
@@ -443,7 +471,7 @@ def aftermath():
 @pytest.mark.timeout(1200)
 def test_the_study_went_through_everything(aftermath):
     files = aftermath["files"]
-    assert aftermath["statuses"] == dict.fromkeys((*ROLES, "training"), 0)
+    assert aftermath["statuses"] == dict.fromkeys((*ROLES, "web", "training"), 0)
     for name, expected in (
         ("listener.log", b'"event": "stored"'),
         ("listener.log", b'"event": "object refused"'),
@@ -492,4 +520,7 @@ def test_the_audit_names_the_patient_by_id_where_the_standard_has_it_and_nowhere
         "Export",
         "Security Alert: Node Authentication",
         "Audit Log Used",
+        "DICOM Instances Accessed",
+        "User Authentication: Login",
+        "User Authentication: Logout",
     } == set(aftermath["events"])

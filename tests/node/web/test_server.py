@@ -184,6 +184,13 @@ def test_a_request_of_another_site_changes_nothing(site):
         assert client.post("/queues/replay", data={}).status_code == 403, "nor one that does not say where from"
 
 
+def test_a_form_that_is_too_long_or_does_not_say_how_long_it_is_is_not_read(site):
+    with site.client() as client:
+        assert client.post("/search", data={"what": "1" * (1 << 16)}).status_code == 413
+        assert client.post("/search", content=iter([b"what=1"])).status_code == 411
+        assert client.post("/search", data={f"x{number}": "1" for number in range(21)}).status_code == 400
+
+
 def test_passwords_cannot_be_tried_one_after_the_other(site):
     with site.client() as client:
         for _ in range(5):
