@@ -68,6 +68,24 @@ class CommitmentState(StrEnum):
     DEAD = "dead"
 
 
+class Opinion(StrEnum):
+    """What a radiologist says of a result: decision right, decision wrong, or right but marked at the wrong place."""
+
+    AGREE = "agree"
+    DISAGREE = "disagree"
+    WRONG_PLACE = "wrong-place"
+
+
+class Note(StrEnum):
+    """Why, in words of a closed list: free text would sooner or later hold patient data."""
+
+    ARTEFACT = "artefact"
+    DEVICE = "device"
+    POOR_IMAGE = "poor-image"
+    SUBTLE = "subtle"
+    OTHER_FINDING = "other-finding"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Association:
     """One accepted association (PS3.8), from A-ASSOCIATE to its end.

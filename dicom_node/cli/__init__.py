@@ -4,19 +4,19 @@ import os
 
 import typer
 
-from dicom_node.cli import audit, data, doctor, drift, look, model, node, retrain, user
-from dicom_node.cli._shared import OneLine
+from dicom_node.cli import data, doctor, drift, look, node
+from dicom_node.cli._shared import OneLine, later
 
-app = typer.Typer(cls=OneLine, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=OneLine, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 app.add_typer(node.app)
 app.add_typer(look.app)
 app.add_typer(doctor.app)
 app.add_typer(data.app)
 app.add_typer(drift.app)
-app.add_typer(audit.app, name="audit")
-app.add_typer(model.app, name="model")
-app.add_typer(retrain.app, name="retrain")
-app.add_typer(user.app, name="user")
+app.add_typer(later("dicom_node.cli.audit", "The audit trail."), name="audit")
+app.add_typer(later("dicom_node.cli.model", "Models that the node runs."), name="model")
+app.add_typer(later("dicom_node.cli.retrain", "Retraining jobs."), name="retrain")
+app.add_typer(later("dicom_node.cli.user", "Who may log in to the dashboard."), name="user")
 
 
 def main() -> None:

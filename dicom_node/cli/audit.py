@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, audit_of, fail, print_json
-from dicom_node.settings.loading import load_settings
+from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, audit_of, fail, print_json, settings_of
 
 app = typer.Typer(no_args_is_help=True, help="The audit trail.")
 
@@ -32,12 +31,15 @@ def verify(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say the first line of the trail that was changed, removed or added; exit status 1 when there is one."""
+    """Say the first line of the trail that was changed, removed or added; exit status 1 when there is one.
+
+    JSON: `lines`, `first`, `last`, `digest`, `fault`, `remarks`, `end`.
+    """
     from dicom_node.watch.audit_running import read_key  # noqa: PLC0415 - commands load only what they need
     from dicom_node.watch.audit_verify import Noted  # noqa: PLC0415
     from dicom_node.watch.audit_verify import verify as look  # noqa: PLC0415
 
-    settings = load_settings(config)
+    settings = settings_of(config)
     found = _NOTED.fullmatch(noted or "")
     if noted is not None and found is None:
         raise fail("--noted: the number of a line, a colon and its digest, as an earlier look has said", WRONG_USE)

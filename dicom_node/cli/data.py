@@ -10,16 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, audit_of, fail, ledger_of, print_json
-from dicom_node.settings.loading import load_settings
-from dicom_node.storage.ledger.verdicts import Note, Opinion, ReaderVerdict
+from dicom_node.cli import _completion
+from dicom_node.cli._shared import (
+    WRONG_USE,
+    ConfigOption,
+    JsonOption,
+    audit_of,
+    console,
+    fail,
+    ledger_of,
+    print_json,
+    settings_of,
+)
+from dicom_node.nouns import Note, Opinion
 
 if TYPE_CHECKING:
     from dicom_node.learn.export import Report
     from dicom_node.learn.labels import LabelsWrong
+    from dicom_node.storage.ledger.verdicts import ReaderVerdict
 
 app = typer.Typer()
 
@@ -44,12 +54,15 @@ def export(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a de-identified training set of what the node has received."""
+    """Write a de-identified training set of what the node has received.
+
+    JSON: the report: counts, targets and what was left out; of wrong labels `problems`.
+    """
     from dicom_node.learn.export import NothingExported, Wishes  # noqa: PLC0415
     from dicom_node.learn.export import export as run  # noqa: PLC0415
     from dicom_node.learn.labels import LabelsWrong  # noqa: PLC0415
 
-    settings = load_settings(config)
+    settings = settings_of(config)
     wishes = Wishes(labels=labels, since=since and since.replace(tzinfo=UTC), unlabelled=unlabelled, new_key=new_key)
     try:
         ledger = ledger_of(settings)
@@ -66,7 +79,7 @@ def export(
 
 @app.command()
 def verdict(
-    study: Annotated[str | None, typer.Argument(help="Study Instance UID.")] = None,
+    study: Annotated[str | None, typer.Argument(help="Study Instance UID.", autocompletion=_completion.studies)] = None,
     opinion: Annotated[Opinion | None, typer.Argument(help="What the reader says of the result.")] = None,
     *,
     image: Annotated[str | None, typer.Option(help="SOP Instance UID of the image that is meant.")] = None,
@@ -76,8 +89,11 @@ def verdict(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Keep what a radiologist says of a result: agree, disagree or wrong-place; or list what was said."""
-    settings = load_settings(config)
+    """Keep what a radiologist says of a result: agree, disagree or wrong-place; or list what was said.
+
+    JSON: `study_instance_uid`, `decisions`, `model`, `opinion`, `reader`, `note`, `given_at`; with --list, a list.
+    """
+    settings = settings_of(config)
     if listed:
         if opinion is not None:
             raise fail("--list takes no verdict", WRONG_USE)
@@ -106,7 +122,10 @@ def synthetic(
     finding: Annotated[str, typer.Option(help="What the images were made to show.")] = "opacity",
     as_json: JsonOption = False,
 ) -> None:
-    """Write artificial images as DICOM that nobody can take for radiographs of a patient."""
+    """Write artificial images as DICOM that nobody can take for radiographs of a patient.
+
+    JSON: `present`, `absent`.
+    """
     from dicom_node.offline.synthetic import write_dicom  # noqa: PLC0415
 
     written = write_dicom(folder, out, finding)
@@ -117,7 +136,7 @@ def synthetic(
         print(f"{total} synthetic images in {out}: {written.present} with {finding}, {written.absent} without")  # noqa: T201
 
 
-def _list(verdicts: list[ReaderVerdict], *, as_json: bool) -> None:
+def _list(verdicts: list["ReaderVerdict"], *, as_json: bool) -> None:
     if as_json:
         print_json([asdict(one) for one in verdicts])
         return
@@ -128,7 +147,7 @@ def _list(verdicts: list[ReaderVerdict], *, as_json: bool) -> None:
         note = one.note.value if one.note is not None else ""
         images = str(len(one.decisions))
         table.add_row(one.study_instance_uid, given, one.reader, one.opinion.value, note, images, said, one.model)
-    Console().print(table)
+    console().print(table)
 
 
 def _progress() -> Callable[[str, int, int], None]:
@@ -148,14 +167,14 @@ def _print_problems(error: "LabelsWrong", *, as_json: bool) -> None:
     table = Table("line", "what is wrong")
     for problem in error.problems:
         table.add_row(str(problem.line), problem.what)
-    Console().print(table)
+    console().print(table)
 
 
 def _print_report(report: "Report", out: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(report.as_json())
         return
-    console = Console()
+    terminal = console()
     if report.images:
         table = Table(title=f"Exported to {out}", show_header=False, title_justify="left")
         for name, count in report.counts.items():
@@ -164,7 +183,7 @@ def _print_report(report: "Report", out: Path, *, as_json: bool) -> None:
             table.add_row({"0": "normal", "1": "opacity", "": "no target"}[target], str(count))
         for source, count in report.sources.items():
             table.add_row({"csv": "targets of the table", "verdict": "targets of verdicts"}[source], str(count))
-        console.print(table)
+        terminal.print(table)
     rows = [
         ("received studies without a label", len(report.unlabelled)),
         ("studies whose patient has no ID, each a patient of its own", len(report.without_id)),
@@ -177,4 +196,4 @@ def _print_report(report: "Report", out: Path, *, as_json: bool) -> None:
         for what, count in rows:
             if count:
                 table.add_row(what, str(count))
-        console.print(table)
+        terminal.print(table)

@@ -7,17 +7,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from dicom_node.cli._shared import ConfigOption, JsonOption, print_json
+from dicom_node.cli._shared import ConfigOption, JsonOption, coloured, console, plain, print_json, settings_of
 from dicom_node.errors import BrokerUnreachable, ConfigError, NodeError
-from dicom_node.settings.loading import load_settings
-from dicom_node.settings.sections import Settings
+
+if TYPE_CHECKING:
+    from dicom_node.settings.sections import Settings
 
 _MEGABYTE: Final = 1 << 20
 _MOST_NAMED = 3
@@ -49,24 +47,27 @@ def doctor(
     model: Annotated[bool, typer.Option(help="Also load the model, which takes seconds and PyTorch.")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Look at settings, disk, permissions, clock, ledger, Redis, certificates, model and destinations."""
-    settings = load_settings(config)
+    """Look at settings, disk, permissions, clock, ledger, Redis, certificates, model and destinations.
+
+    JSON: a list of `what`, `good`, `said`.
+    """
+    settings = settings_of(config)
     checks = [*_CHECKS, *([("model", _model)] if model else []), *_destinations(settings)]
     found = [finding for what, check in checks for finding in _looked(what, check, settings)]
     if as_json:
         print_json([asdict(one) for one in found])
     else:
-        table = Table("", "what", "found")
+        table = plain("state", "what", "found")
         for one in found:
-            table.add_row("ok" if one.good else "WRONG", escape(one.what), escape(one.said))
-        Console().print(table)
+            table.add_row(coloured("ok" if one.good else "WRONG"), one.what, one.said)
+        console().print(table)
     raise typer.Exit(0 if all(one.good for one in found) else 1)
 
 
-_Check = Callable[[Settings], Iterator[tuple[bool, str]]]
+_Check = Callable[["Settings"], Iterator[tuple[bool, str]]]
 
 
-def _looked(what: str, check: _Check, settings: Settings) -> Iterator[Finding]:
+def _looked(what: str, check: _Check, settings: "Settings") -> Iterator[Finding]:
     """What a check finds; an error of ours is a finding, and its text says what to do."""
     try:
         for good, said in check(settings):
@@ -75,7 +76,7 @@ def _looked(what: str, check: _Check, settings: Settings) -> Iterator[Finding]:
         yield Finding(what=what, good=False, said=str(error))
 
 
-def _disk(settings: Settings) -> Iterator[tuple[bool, str]]:
+def _disk(settings: "Settings") -> Iterator[tuple[bool, str]]:
     folder = _there(settings.node.spool)
     free, low = shutil.disk_usage(folder).free // _MEGABYTE, settings.node.low_water_mb
     said = f"{free:,} MB free where the spool lies, {folder}"
@@ -87,7 +88,7 @@ def _disk(settings: Settings) -> Iterator[tuple[bool, str]]:
         yield True, said
 
 
-def _permissions(settings: Settings) -> Iterator[tuple[bool, str]]:
+def _permissions(settings: "Settings") -> Iterator[tuple[bool, str]]:
     """Whatever holds data of patients or secrets must be its own user's to read, and nobody else's."""
     sqlite = settings.node.database.removeprefix("sqlite:///")
     places = [
@@ -106,7 +107,7 @@ def _permissions(settings: Settings) -> Iterator[tuple[bool, str]]:
         yield False, f"{settings.node.spool} cannot be written by this user: chown it to the user of the node"
 
 
-def _clock(settings: Settings) -> Iterator[tuple[bool, str]]:
+def _clock(settings: "Settings") -> Iterator[tuple[bool, str]]:
     """Against the clock of the file system on which the spool lies, which several machines may share."""
     folder = _there(settings.node.spool)
     probe = folder / f".doctor-{os.getpid()}"
@@ -121,7 +122,7 @@ def _clock(settings: Settings) -> Iterator[tuple[bool, str]]:
         yield True, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, as the spool's file system says"
 
 
-def _ledger(settings: Settings) -> Iterator[tuple[bool, str]]:
+def _ledger(settings: "Settings") -> Iterator[tuple[bool, str]]:
     from dicom_node.app import open_ledger  # noqa: PLC0415 - commands load only what they need
 
     url = settings.node.database
@@ -137,7 +138,7 @@ def _ledger(settings: Settings) -> Iterator[tuple[bool, str]]:
         yield True, f"{studies:,} studies, nothing dead, nothing failed"
 
 
-def _redis(settings: Settings) -> Iterator[tuple[bool, str]]:
+def _redis(settings: "Settings") -> Iterator[tuple[bool, str]]:
     from dicom_node.queue import broker  # noqa: PLC0415
 
     celery = broker.make_celery(settings)
@@ -149,7 +150,7 @@ def _redis(settings: Settings) -> Iterator[tuple[bool, str]]:
     yield True, ", ".join(f"{queue} {count}" for queue, count in waiting.items()) + " waiting"
 
 
-def _certificates(settings: Settings) -> Iterator[tuple[bool, str]]:
+def _certificates(settings: "Settings") -> Iterator[tuple[bool, str]]:
     from dicom_node import app as node  # noqa: PLC0415
     from dicom_node.dicom import tls  # noqa: PLC0415
 
@@ -163,7 +164,7 @@ def _certificates(settings: Settings) -> Iterator[tuple[bool, str]]:
     yield later, f"{settings.tls.certificate} ends in {days} days" + ("" if later else ": renew it")
 
 
-def _senders(settings: Settings) -> Iterator[tuple[bool, str]]:
+def _senders(settings: "Settings") -> Iterator[tuple[bool, str]]:
     if settings.node.accept_any_calling_ae:
         yield False, "anybody may send: list the callers in node.calling_ae_titles"
     elif not settings.node.calling_ae_titles:
@@ -172,7 +173,7 @@ def _senders(settings: Settings) -> Iterator[tuple[bool, str]]:
         yield True, f"may send: {', '.join(settings.node.calling_ae_titles)}"
 
 
-def _model(settings: Settings) -> Iterator[tuple[bool, str]]:
+def _model(settings: "Settings") -> Iterator[tuple[bool, str]]:
     from dicom_node import app as node  # noqa: PLC0415
 
     bundle = node.running_bundle(settings)
@@ -184,17 +185,17 @@ def _model(settings: Settings) -> Iterator[tuple[bool, str]]:
     yield True, f"{identity.name} {identity.version}, device {settings.model.device}, methods {methods}"
 
 
-def _destinations(settings: Settings) -> list[tuple[str, _Check]]:
+def _destinations(settings: "Settings") -> list[tuple[str, _Check]]:
     from dicom_node.deliver.echo import echo  # noqa: PLC0415
 
     def tried(name: str) -> _Check:
-        def check(_: Settings) -> Iterator[tuple[bool, str]]:
+        def check(_: "Settings") -> Iterator[tuple[bool, str]]:
             one = echo(settings, name)
             yield one.reached, one.said + (f": {one.advice}" if one.advice else "")
 
         return check
 
-    def none(_: Settings) -> Iterator[tuple[bool, str]]:
+    def none(_: "Settings") -> Iterator[tuple[bool, str]]:
         raise ConfigError("there is none: nobody gets results; add a [[destinations]] table")
         yield
 

@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Column, Table
 
-from dicom_node.cli._shared import ConfigOption, JsonOption, fail, ledger_of, print_json
+from dicom_node.cli._shared import ConfigOption, JsonOption, console, fail, ledger_of, print_json, settings_of
 from dicom_node.errors import ConfigError
-from dicom_node.settings.loading import load_settings
-from dicom_node.settings.sections import Settings
 
 if TYPE_CHECKING:
     from dicom_node.models.agreement import Agreement
     from dicom_node.models.drift import Challenged, Finding, ModelFacts, Reference
+    from dicom_node.settings.sections import Settings
     from dicom_node.storage.ledger import Ledger
     from dicom_node.storage.ledger.observations import Observation
 
@@ -75,10 +73,13 @@ def drift(
     metrics: Annotated[Path | None, typer.Option(help="Write Prometheus metrics into this FILE.prom too.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare what arrives and what the champion says with its training: 0 no drift, 3 drift, 1 not enough images."""
+    """Compare what arrives and what the champion says with its training: 0 no drift, 3 drift, 1 not enough images.
+
+    JSON: `verdict`, `model`, `reference`, `note`, `images`, `since`, `until`, `findings`.
+    """
     from dicom_node.models import drift as drifts  # noqa: PLC0415
 
-    settings, now = load_settings(config), datetime.now(UTC)
+    settings, now = settings_of(config), datetime.now(UTC)
     if since is None and last is None:
         since = 30.0
     ledger = ledger_of(settings)
@@ -97,8 +98,11 @@ def drift(
 
 @app.command()
 def shadow(*, config: ConfigOption = None, since: SinceOption = None, as_json: JsonOption = False) -> None:
-    """Compare the challenger's answers with the champion's on the same live images; 1 while there are none."""
-    settings = load_settings(config)
+    """Compare the challenger's answers with the champion's on the same live images; 1 while there are none.
+
+    JSON: `champion`, `challenger`, `images`, `studies`, `agree`, `share`, `disagreements`, `failures`, and more.
+    """
+    settings = settings_of(config)
     ledger = ledger_of(settings)
     began = None if since is None else datetime.now(UTC) - timedelta(days=since)
     found = _agreement(settings, ledger, began)
@@ -113,7 +117,7 @@ def shadow(*, config: ConfigOption = None, since: SinceOption = None, as_json: J
 
 
 def _look(
-    settings: Settings,
+    settings: "Settings",
     ledger: "Ledger",
     began: datetime | None,
     last: int | None,
@@ -141,7 +145,7 @@ def _look(
     return Look(facts=facts, reference=reference, seen=seen, findings=findings, note=note)
 
 
-def _agreement(settings: Settings, ledger: "Ledger", began: datetime | None) -> "tuple[str, str, Agreement] | None":
+def _agreement(settings: "Settings", ledger: "Ledger", began: datetime | None) -> "tuple[str, str, Agreement] | None":
     """Labels of champion and challenger and how they compare; None without a challenger."""
     from dicom_node.models import agreement  # noqa: PLC0415
     from dicom_node.models import drift as drifts  # noqa: PLC0415
@@ -162,7 +166,7 @@ def _agreement(settings: Settings, ledger: "Ledger", began: datetime | None) -> 
     return champion.label, f"{deployment.name} {deployment.version} {deployment.digest[:12]}", agreed
 
 
-def _challenged(settings: Settings, ledger: "Ledger", began: datetime | None) -> "Challenged | None":
+def _challenged(settings: "Settings", ledger: "Ledger", began: datetime | None) -> "Challenged | None":
     from dicom_node.models.drift import Challenged  # noqa: PLC0415
 
     try:
@@ -198,7 +202,7 @@ def _drift_json(look: Look, verdict: str) -> dict[str, object]:
 def _print_drift(look: Look, verdict: str) -> None:
     from dicom_node.models.drift import MINIMUM  # noqa: PLC0415
 
-    out = Console(highlight=False)
+    out = console()
     out.print(f"model {look.facts.label}; {len(look.seen)} images\n{look.note}")
     for group in dict.fromkeys(one.group for one in look.findings):
         table = Table("statistic", "images", "now", "before", "KS", "shift", "p", "verdict", box=SIMPLE, padding=(0, 0))
@@ -217,7 +221,7 @@ def _print_drift(look: Look, verdict: str) -> None:
 
 
 def _print_agreement(champion: str, challenger: str, agreed: "Agreement") -> None:
-    out = Console(highlight=False)
+    out = console()
     out.print(f"champion   {champion}\nchallenger {challenger}")
     table = Table("figure", "value")
     table.add_row("images (studies) that both decided", f"{agreed.images} ({agreed.studies})")

@@ -2,23 +2,75 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import datetime
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
+from rich.text import Text
 
-from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, ledger_of, print_json
-from dicom_node.settings.loading import load_settings
+from dicom_node.cli import _completion
+from dicom_node.cli._shared import (
+    WRONG_USE,
+    ConfigOption,
+    JsonOption,
+    coloured,
+    console,
+    fail,
+    ledger_of,
+    plain,
+    print_json,
+    settings_of,
+)
+
+if TYPE_CHECKING:
+    from dicom_node.settings.sections import Settings
 
 app = typer.Typer()
 
 
 @app.command()
-def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption = False) -> None:
-    """What the node has received, explained, delivered and failed."""
-    settings = load_settings(config)
+def status(
+    study: Annotated[
+        str | None,
+        typer.Argument(
+            help="Study Instance UID, or its begin or end: the whole story of that study.",
+            autocompletion=_completion.studies,
+        ),
+    ] = None,
+    *,
+    limit: Annotated[int, typer.Option(min=1, help="Most studies in the list.")] = 20,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What the node has received, explained, delivered and failed; of one study, everything and what to do next.
+
+    JSON: `counts`, `studies`, `downgrades`, `queues`, `uncommitted`, `stores`. Of one study: `study_instance_uid`,
+    `revisions` (the newest first), `quarantined`, `verdicts`, `away`, `next`.
+    """
+    settings = settings_of(config)
+    if study is None:
+        _all(settings, limit, as_json=as_json)
+    else:
+        _one(settings, study, as_json=as_json)
+
+
+def _one(settings: "Settings", part: str, *, as_json: bool) -> None:
+    from dicom_node.cli import _story  # noqa: PLC0415 - commands load only what they need
+
+    ledger, now = ledger_of(settings), datetime.now(UTC)
+    found = ledger.find_studies(part)
+    if len(found) > 1:
+        raise fail(f"{part} is a part of several Study Instance UIDs, say more of it: {', '.join(found)}", WRONG_USE)
+    story = ledger.story(found[0]) if found else None
+    if story is None:
+        raise fail(f"{part}: no study is known whose UID is this, or begins or ends with it; it may never have come")
+    if as_json:
+        print_json(_story.as_json(story, now))
+    else:
+        console().print(_story.render(story, now))
+
+
+def _all(settings: "Settings", limit: int, *, as_json: bool) -> None:
     ledger = ledger_of(settings)
     counts, studies = ledger.counts(), ledger.studies(limit)
     counts |= {"commitments": ledger.commitment_counts(), "commitment_reports": ledger.report_counts()}
@@ -37,29 +89,36 @@ def status(*, config: ConfigOption = None, limit: int = 20, as_json: JsonOption 
         told = {name: [asdict(one) for one in found] for name, found in lists.items()}
         print_json({"counts": counts, "studies": rows} | told)
         return
-    console = Console()
-    table = Table(Column("study", overflow="fold"), "revision", "state", "instances", "received", "reason")
+    out = console()
+    table = plain("state", "received (UTC)", "rev", "images", "study, and why")
     for one in studies:
         state = one.state.value if one.done is None else f"{one.state.value} {one.done:.0%}"
-        when = _moment(one.received_at)
-        table.add_row(one.study_instance_uid, str(one.revision), state, str(one.instances), when, one.reason or "")
-    console.print(table)
+        said = one.study_instance_uid + (f"\n{one.reason}" if one.reason else "")
+        table.add_row(coloured(state), _moment(one.received_at), str(one.revision), str(one.instances), said)
+    out.print(table)
     for name, found in lists.items():
         if found:
             title, columns, row = _TABLES[name]
-            table = Table(*columns, title=title)
+            out.print(f"\n{title}", style="bold")
+            table = plain(*columns)
             for one in found:
                 table.add_row(*row(one))
-            console.print(table)
+            out.print(table)
     for kind, states in counts.items():
-        console.print(f"{kind}: " + (", ".join(f"{state} {count}" for state, count in states.items()) or "none"))
+        out.print(f"{kind}: " + (", ".join(f"{state} {count}" for state, count in states.items()) or "none"))
 
 
 def _moment(when: datetime | None) -> str:
     return "" if when is None else when.strftime("%Y-%m-%d %H:%M:%S")
 
 
-_Row = Callable[[Any], Sequence[str]]
+def _trouble(one: Any) -> str:
+    if one.since is None:
+        return ""
+    return f"{one.reason}\nsince {_moment(one.since)}, tried again {_moment(one.next_attempt_at)}"
+
+
+_Row = Callable[[Any], Sequence[str | Text]]
 _TABLES: dict[str, tuple[str, Sequence[str], _Row]] = {
     "downgrades": (
         "Downgrades",
@@ -68,11 +127,8 @@ _TABLES: dict[str, tuple[str, Sequence[str], _Row]] = {
     ),
     "queues": (
         "Destinations",
-        ("destination", "state", "waiting", "dead", "since", "next attempt", "because"),
-        lambda one: (
-            one.destination, one.state, str(one.waiting), str(one.dead), _moment(one.since),
-            _moment(one.next_attempt_at), one.reason or "",
-        ),
+        ("destination", "state", "waiting", "dead", "because"),
+        lambda one: (one.destination, coloured(one.state), str(one.waiting), str(one.dead), _trouble(one)),
     ),
     "uncommitted": (
         "Sent, not committed",
@@ -96,30 +152,42 @@ def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove what [retention] no longer keeps, as the node does by itself every minute."""
+    """Remove what [retention] no longer keeps, as the node does by itself every minute.
+
+    JSON: `dry_run`, `removed`: a list of `store`, `why`, `items`, `bytes`.
+    """
     from dicom_node import app as node  # noqa: PLC0415
 
-    gone = node.retention(load_settings(config)).clean(dry_run=dry_run)
+    gone = node.retention(settings_of(config)).clean(dry_run=dry_run)
     if as_json:
         print_json({"dry_run": dry_run, "removed": [asdict(one) for one in gone]})
         return
-    table = Table("store", "because of", "items", "MB", title="Would go" if dry_run else "Removed")
+    table = plain("store", "because of", "items", "MB")
     for one in gone:
         table.add_row(one.store, one.why, str(one.items), f"{one.bytes / 1e6:,.1f}")
-    Console().print(table if gone else "nothing to remove")
+    out = console()
+    out.print(("Would go" if dry_run else "Removed") if gone else "nothing to remove")
+    if gone:
+        out.print(table)
 
 
 @app.command()
 def echo(
-    destination: Annotated[str | None, typer.Argument(help="Name of a destination; default: all of them.")] = None,
+    destination: Annotated[
+        str | None,
+        typer.Argument(help="Name of a destination; default: all of them.", autocompletion=_completion.destinations),
+    ] = None,
     *,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Try whether destinations can be reached: C-ECHO, or a search over DICOMweb; nothing is sent."""
+    """Try whether destinations can be reached: C-ECHO, or a search over DICOMweb; nothing is sent.
+
+    JSON: a list of `destination`, `over`, `reached`, `seconds`, `said`, `advice`.
+    """
     from dicom_node.deliver.echo import echo as try_one  # noqa: PLC0415
 
-    settings = load_settings(config)
+    settings = settings_of(config)
     names = [destination] if destination is not None else [one.name for one in settings.destinations]
     if not names:
         raise fail("destinations: there is none; add a [[destinations]] table", WRONG_USE)

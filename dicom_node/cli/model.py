@@ -10,12 +10,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Column, Table
 
-from dicom_node.cli._shared import ConfigOption, JsonOption, audit_of, fail, print_json
+from dicom_node.cli._shared import ConfigOption, JsonOption, audit_of, console, fail, print_json, settings_of
 from dicom_node.models import promotion
-from dicom_node.settings.loading import load_settings
 from dicom_node.settings.sections import Settings
 from dicom_node.storage import bundles
 from dicom_node.storage.ledger import Ledger
@@ -65,7 +63,7 @@ def _place(config: Path | None, changing: str = "") -> Iterator[_Place]:
     """Open ledger, registry, and the audit of a changing command; errors end the command in one line."""
     from dicom_node.app import open_ledger  # noqa: PLC0415 - commands load only what they need
 
-    settings = load_settings(config)
+    settings = settings_of(config)
     try:
         ledger = open_ledger(settings)
         with audit_of(settings, changing) if changing else nullcontext(Audit.nowhere()) as audit:
@@ -76,7 +74,10 @@ def _place(config: Path | None, changing: str = "") -> Iterator[_Place]:
 
 @app.command("list")
 def list_versions(*, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Versions, what their gates said, and which of them runs; sets aliases right where they differ."""
+    """Versions, what their gates said, and which of them runs; sets aliases right where they differ.
+
+    JSON: `champion`, `challenger`, `versions`, `registry`, `repaired`, `history`, `workers`.
+    """
     with _place(config) as place:
         trouble, versions, said = None, list[Version](), list[str]()
         try:
@@ -102,7 +103,7 @@ def list_versions(*, config: ConfigOption = None, as_json: JsonOption = False) -
 
 
 def _show_list(place: _Place, versions: Sequence[Version], said: Sequence[str]) -> None:
-    console = Console()
+    out = console()
     columns = (Column(name, no_wrap=True) for name in ("version", "model", "gate", "runs as", "made", "digest"))
     table = Table(*columns, box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     roles = {row.digest: role for role in promotion.ROLES if (row := place.ledger.deployed(role)) is not None}
@@ -115,18 +116,16 @@ def _show_list(place: _Place, versions: Sequence[Version], said: Sequence[str]) 
             f"{one.created_at:%Y-%m-%d}",
             one.digest[:DIGITS],
         )
-    console.print(table)
+    out.print(table)
     running = _running(place)
-    console.print(
-        f"runs: {running['name']} {running['version']} ({str(running['digest'])[:DIGITS]}), {running['since']}"
-    )
+    out.print(f"runs: {running['name']} {running['version']} ({str(running['digest'])[:DIGITS]}), {running['since']}")
     if running["trouble"]:
-        console.print(f"its files cannot be used: {running['trouble']}")
+        out.print(f"its files cannot be used: {running['trouble']}")
     for swap in place.ledger.swaps(1):
         if swap.trouble is not None:
-            console.print(f"worker {swap.process} goes on with {swap.version or 'nothing'}: {swap.trouble}")
+            out.print(f"worker {swap.process} goes on with {swap.version or 'nothing'}: {swap.trouble}")
     for line in said:
-        console.print(line)
+        out.print(line)
 
 
 @app.command()
@@ -137,7 +136,10 @@ def show(
     reports: Annotated[Path | None, typer.Option(help="Folder to copy the version's reports to.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Everything about one version: gate, figures, where it comes from, when it ran."""
+    """Everything about one version: gate, figures, where it comes from, when it ran.
+
+    JSON: every field of the version in the registry, `deployments`, `reports`.
+    """
     with _place(config) as place:
         if version is None and (row := place.ledger.deployed("champion")) is not None:
             version = row.number
@@ -157,7 +159,7 @@ def show(
             items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
             text = "\n".join(f"{name}: {part}" for name, part in items) if items else str(value)
             table.add_row(key, text)
-        Console().print(table)
+        console().print(table)
 
 
 @app.command()
@@ -171,7 +173,10 @@ def promote(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a version the champion; workers take it with their next study."""
+    """Make a version the champion; workers take it with their next study.
+
+    JSON: `role`, `action`, `number`, `name`, `version`, `digest`, `by`, `reason`, `forced`, `deployed_at`, `notes`.
+    """
     with _place(config, "model promote") as place:
         row = promotion.promote(
             place.settings,
@@ -195,7 +200,10 @@ def shadow(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a version the challenger: it sees what the champion sees, and its results are not sent."""
+    """Make a version the challenger: it sees what the champion sees, and its results are not sent.
+
+    JSON: as of `promote`.
+    """
     if (version is None) != off:
         raise fail("give a VERSION or --off", 2)
     with _place(config, "model shadow") as place:
@@ -213,7 +221,10 @@ def shadow(
 
 @app.command()
 def rollback(*, reason: Reason = "", config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Go back to the champion before the last promotion that was not taken back; needs no registry."""
+    """Go back to the champion before the last promotion that was not taken back; needs no registry.
+
+    JSON: as of `promote`.
+    """
     with _place(config, "model rollback") as place:
         row = promotion.rollback(
             place.settings, place.ledger, place.registry, by=user_name(), reason=reason, now=datetime.now(UTC)
@@ -247,7 +258,10 @@ def verify(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every file of the store's copies and of the registry's; exit status 1 when one is damaged."""
+    """Check every file of the store's copies and of the registry's; exit status 1 when one is damaged.
+
+    JSON: `checks`: a list of `what`, `digest`, `trouble`; `damaged`.
+    """
     with _place(config) as place:
         checks: list[dict[str, Any]] = []
         try:
@@ -301,7 +315,10 @@ def import_bundle(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Register a bundle that came from elsewhere, with gate "none"; nothing runs it until it is promoted."""
+    """Register a bundle that came from elsewhere, with gate "none"; nothing runs it until it is promoted.
+
+    JSON: every field of the version in the registry, `notes`.
+    """
     if not reason.strip():
         raise fail("--reason: say where the bundle comes from", 2)
     if not source.exists():
@@ -325,7 +342,10 @@ def export(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a version's bundle as a tar file, for another node."""
+    """Write a version's bundle as a tar file, for another node.
+
+    JSON: `file`, `digest`, `bytes`.
+    """
     with _place(config) as place, tempfile.TemporaryDirectory(prefix="dicom-node-export-") as aside:
         bundle = place.registry.fetch(version, Path(aside))
         bundles.pack(bundle, file)

@@ -1,17 +1,30 @@
 """Commands that run the node, explain files and show what became of studies."""
 
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, fail, ledger_of, print_json
+from dicom_node.cli import _completion
+from dicom_node.cli._shared import (
+    WRONG_USE,
+    ConfigOption,
+    JsonOption,
+    console,
+    fail,
+    ledger_of,
+    print_json,
+    settings_of,
+)
 from dicom_node.errors import OutOfResources
-from dicom_node.settings.loading import load_settings
+
+if TYPE_CHECKING:
+    from dicom_node.route.rules import Decision
 
 app = typer.Typer()
 rules_app = typer.Typer(no_args_is_help=True, help="Routing rules.")
@@ -26,7 +39,11 @@ def demo(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for everything the demo writes.")] = None,
     method: Annotated[
-        str | None, typer.Option(help="Explanation methods, separated by commas; default: similar_adversarial.")
+        str | None,
+        typer.Option(
+            help="Explanation methods, separated by commas; default: similar_adversarial.",
+            autocompletion=_completion.methods,
+        ),
     ] = None,
     bundle: Annotated[
         Path | None, typer.Option(help="Model bundle, instead of the default one; its first method explains.")
@@ -34,7 +51,10 @@ def demo(
     once: Annotated[bool, typer.Option("--once", help="Stop after the first answer.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the whole node on this machine and explain a real chest radiograph."""
+    """Run the whole node on this machine and explain a real chest radiograph.
+
+    JSON: `studies`, `not_sent`, `folder`.
+    """
     from dicom_node.demo.run import run  # noqa: PLC0415 - commands load only what they need
     from dicom_node.settings.rule_tables import split_words  # noqa: PLC0415
 
@@ -54,14 +74,15 @@ def serve(
     only: Annotated[
         str | None,
         typer.Option(
-            help="Run one role in this process: listener, dispatcher, sender, retention, web, worker, shadow."
+            help="Run one role in this process: listener, dispatcher, sender, retention, web, worker, shadow.",
+            autocompletion=_completion.roles,
         ),
     ] = None,
 ) -> None:
     """Run listener, dispatcher, sender, retention and web until stopped; `dicom-node worker` starts workers."""
     from dicom_node import app as node  # noqa: PLC0415
 
-    settings = load_settings(config)
+    settings = settings_of(config)
     if only is not None and only not in node.ROLES:
         raise fail(f"--only {only}: choose one of {', '.join(node.ROLES)}", WRONG_USE)
     if only is None:
@@ -80,7 +101,7 @@ def worker(
     """Run explanation workers until stopped."""
     from dicom_node import app as node  # noqa: PLC0415
 
-    settings = load_settings(config)
+    settings = settings_of(config)
     with suppress(OutOfResources):  # a ledger that is away: the workers wait for it
         node.check_methods(settings, node.running_bundle(settings))
     node.supervise(config, ["worker"] * count, settings)
@@ -94,19 +115,30 @@ def explain(
     config: ConfigOption = None,
     bundle: Annotated[Path | None, typer.Option(help="Model bundle instead of the one that the node runs.")] = None,
     objects: Annotated[
-        str | None, typer.Option(help='Result objects, separated by commas, or "all"; default: those of the settings.')
+        str | None,
+        typer.Option(
+            help='Result objects, separated by commas, or "all"; default: those of the settings.',
+            autocompletion=_completion.objects,
+        ),
     ] = None,
     methods: Annotated[
-        str | None, typer.Option(help="Explanation methods, separated by commas; default: those of the settings.")
+        str | None,
+        typer.Option(
+            help="Explanation methods, separated by commas; default: those of the settings.",
+            autocompletion=_completion.methods,
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Explain files by the node's rules and pipeline, without any server."""
+    """Explain files by the node's rules and pipeline, without any server.
+
+    JSON: `studies`, `unreadable`.
+    """
     from dicom_node import app as node  # noqa: PLC0415
     from dicom_node.offline.files import explain_files  # noqa: PLC0415
     from dicom_node.settings.rule_tables import result_names, split_words  # noqa: PLC0415
 
-    settings, known = load_settings(config), result_names()
+    settings, known = settings_of(config), result_names()
     chosen = known if objects == "all" else split_words(objects or "")
     if unknown := sorted(set(chosen) - set(known)):
         raise fail(f"--objects {unknown[0]}: no such result object; there is: {', '.join(known)}", WRONG_USE)
@@ -120,7 +152,7 @@ def explain(
         print_json({"studies": [study.as_json() for study in studies], "unreadable": unreadable})
     else:
         for study in studies:
-            Console().print(study.table())
+            console().print(study.table())
         for line in unreadable:
             print(line, file=sys.stderr)  # noqa: T201
     raise typer.Exit(0 if studies and not unreadable else 1)
@@ -128,18 +160,27 @@ def explain(
 
 @app.command()
 def rerun(
-    study: Annotated[str | None, typer.Argument(help="Study Instance UID.")] = None,
+    study: Annotated[str | None, typer.Argument(help="Study Instance UID.", autocompletion=_completion.studies)] = None,
     *,
-    failed: Annotated[bool, typer.Option("--failed", help="Every failed task and dead delivery.")] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Only what has failed: tasks and dead deliveries, of the study or of all.")
+    ] = False,
     config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Try again: failed tasks and dead deliveries, or everything of one study, downgraded objects too."""
-    if (study is None) == (not failed):
+    """Try again: failed tasks and dead deliveries, or everything of one study, downgraded objects too.
+
+    JSON: `tasks`, `deliveries`: how many will be tried again.
+    """
+    if study is None and not failed:
         raise fail("give a Study Instance UID or --failed", WRONG_USE)
-    ledger, now = ledger_of(load_settings(config)), datetime.now(UTC)
-    replayed = ledger.replay_failed(None, now) if study is None else ledger.rerun_study(study, now)
-    print(f"{replayed.tasks} task(s) and {replayed.deliveries} delivery(ies) will be tried again")  # noqa: T201
-    raise typer.Exit(0 if failed or replayed.tasks or replayed.deliveries else 1)
+    ledger, now = ledger_of(settings_of(config)), datetime.now(UTC)
+    replayed = ledger.replay_failed(study, now) if study is None or failed else ledger.rerun_study(study, now)
+    if as_json:
+        print_json(asdict(replayed))
+    else:
+        print(f"{replayed.tasks} task(s) and {replayed.deliveries} delivery(ies) will be tried again")  # noqa: T201
+    raise typer.Exit(0 if study is None or replayed.tasks or replayed.deliveries else 1)
 
 
 @app.command()
@@ -148,37 +189,55 @@ def migrate(
     config: ConfigOption = None,
     backup: Annotated[Path | None, typer.Option(help="File for the backup; default: beside the spool.")] = None,
     no_backup: Annotated[bool, typer.Option("--no-backup", help="There is a backup already.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Bring the ledger up to this software's schema, after a backup. Stop the node first."""
+    """Bring the ledger up to this software's schema, after a backup. Stop the node first.
+
+    JSON: `before`, `after`, `backup` (null where none was made).
+    """
     from dicom_node.storage.ledger import migration  # noqa: PLC0415 - loads Alembic
     from dicom_node.storage.ledger.schema import SCHEMA  # noqa: PLC0415
 
-    settings = load_settings(config)
-    now = datetime.now(UTC)
-    target = backup or settings.node.spool.parent / f"ledger-{now:%Y%m%dT%H%M%SZ}.backup"
+    settings, target = settings_of(config), None
     found = migration.schema(settings.node.database)
-    if found == SCHEMA:
-        print(f"nothing to do: the ledger has the schema {found}")  # noqa: T201
-        return
     if found is not None and found < SCHEMA and not no_backup:
+        target = backup or settings.node.spool.parent / f"ledger-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.backup"
         migration.back_up(settings.node.database, target)
+    if target is not None and not as_json:
         print(f"backup: {target}")  # noqa: T201
-    routes = {one.name: (one.destinations, one.results) for rule in settings.rules if (one := rule.route) is not None}
-    before, after = migration.migrate(settings.node.database, routes, [one.name for one in settings.destinations])
-    print(f"the ledger has the schema {after}, it had {before}")  # noqa: T201
+    before, after = found, found
+    if found != SCHEMA:
+        routes = {
+            one.name: (one.destinations, one.results) for rule in settings.rules if (one := rule.route) is not None
+        }
+        names = [one.name for one in settings.destinations]
+        before, after = migration.migrate(settings.node.database, routes, names)
+    if as_json:
+        print_json({"before": before, "after": after, "backup": target})
+    elif before == after:
+        print(f"nothing to do: the ledger has the schema {after}")  # noqa: T201
+    else:
+        print(f"the ledger has the schema {after}, it had {before}")  # noqa: T201
 
 
 @app.command("check-config")
-def check_config(*, config: ConfigOption = None) -> None:
-    """Check the settings, the files they name, and that the model serves its methods; one line says what is wrong."""
+def check_config(*, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Check the settings, the files they name, and that the model serves its methods; one line says what is wrong.
+
+    JSON: `rules`, `destinations`, `methods`.
+    """
     from dicom_node import app as node  # noqa: PLC0415
 
-    settings = load_settings(config)
+    settings = settings_of(config)
     node.check_tls(settings)
     node.check_audit(settings)
     node.check_methods(settings, settings.model.bundle)
-    methods = ", ".join(settings.methods_for())
-    print(f"ok: {len(settings.rules)} rule(s), {len(settings.destinations)} destination(s), methods: {methods}")  # noqa: T201
+    rules, names = [one.name for one in settings.rules], [one.name for one in settings.destinations]
+    methods = settings.methods_for()
+    if as_json:
+        print_json({"rules": rules, "destinations": names, "methods": methods})
+    else:
+        print(f"ok: {len(rules)} rule(s), {len(names)} destination(s), methods: {', '.join(methods)}")  # noqa: T201
 
 
 @app.command()
@@ -195,26 +254,45 @@ def rules_test(
     *,
     config: ConfigOption = None,
     calling: Annotated[str, typer.Option(help="Calling AE title to assume.")] = "MODALITY",
+    as_json: JsonOption = False,
 ) -> None:
-    """Say of each file which rule decides and why; shows tag values, so keep the output to yourself."""
+    """Say of each file which rule decides and why; shows tag values, so keep the output to yourself.
+
+    JSON: `files`, `unreadable`. A file: `path`, `action`, `rule`, `reason`, `steps`.
+    """
     from pydicom import dcmread  # noqa: PLC0415
 
     from dicom_node.errors import DatasetUnreadable  # noqa: PLC0415
     from dicom_node.offline.files import find, instance_of  # noqa: PLC0415
     from dicom_node.route.rules import decide_instance  # noqa: PLC0415
 
-    settings, bad = load_settings(config), 0
+    settings, unreadable = settings_of(config), list[str]()
+    decided: dict[Path, Decision] = {}
     for path in find(files):
         try:
             instance_of(path, calling, datetime.now(UTC))
         except DatasetUnreadable as error:
-            print(error, file=sys.stderr)  # noqa: T201
-            bad += 1
+            unreadable.append(str(error))
             continue
-        decision = decide_instance(dcmread(path, stop_before_pixels=True), calling, settings.rules)
+        decided[path] = decide_instance(dcmread(path, stop_before_pixels=True), calling, settings.rules)
+    if as_json:
+        rows = [
+            {"path": path, "action": one.action, "rule": one.rule and one.rule.name, "reason": one.reason,
+             "steps": [asdict(step) for step in one.steps]}
+            for path, one in decided.items()
+        ]  # fmt: skip
+        print_json({"files": rows, "unreadable": unreadable})
+    else:
+        _print_decisions(decided)
+        for line in unreadable:
+            print(line, file=sys.stderr)  # noqa: T201
+    raise typer.Exit(1 if unreadable else 0)
+
+
+def _print_decisions(decided: Mapping[Path, "Decision"]) -> None:
+    for path, decision in decided.items():
         rule = decision.rule.name if decision.rule is not None else "no rule"
         print(f"{path}: {decision.action.value} ({rule})" + (f": {decision.reason}" if decision.reason else ""))  # noqa: T201
         for step in decision.steps:
             found = ", ".join(step.found) or "missing"
             print(f"  {step.rule}: {step.text} [{found}]")  # noqa: T201
-    raise typer.Exit(1 if bad else 0)

@@ -8,21 +8,32 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from dicom_node.cli._shared import WRONG_USE, ConfigOption, JsonOption, audit_of, fail, ledger_of, print_json
+from dicom_node.cli import _completion
+from dicom_node.cli._shared import (
+    WRONG_USE,
+    ConfigOption,
+    JsonOption,
+    audit_of,
+    console,
+    fail,
+    ledger_of,
+    print_json,
+    settings_of,
+)
 from dicom_node.errors import BrokerUnreachable, NodeError
 from dicom_node.learn.jobs import Jobs, JobStatus, checked
 from dicom_node.queue import broker
-from dicom_node.settings.loading import load_settings
 from dicom_node.settings.sections import Settings
 from dicom_node.watch import logs as logs_of
 from explain_core.jobs import JobState
 
 app = typer.Typer(no_args_is_help=True, help="Retraining jobs.")
 
-JobArgument = Annotated[str, typer.Argument(help="Name of the job, as `submit` said it.")]
+JobArgument = Annotated[
+    str, typer.Argument(help="Name of the job, as `submit` said it.", autocompletion=_completion.jobs)
+]
 
 
 @app.command()
@@ -35,8 +46,11 @@ def submit(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a job and queue it; a worker (`dicom-node retrain worker`) runs it."""
-    settings = load_settings(config)
+    """Check a job and queue it; a worker (`dicom-node retrain worker`) runs it.
+
+    JSON: `job`, `folder`, `sent` (false: the broker does not answer, and a worker finds the job by itself).
+    """
+    settings = settings_of(config)
     jobs, path = Jobs(settings.retraining.jobs), None
     try:
         defaults = _defaults(settings)
@@ -123,14 +137,20 @@ def _send(settings: Settings, name: str) -> bool:
 
 @app.command()
 def status(
-    job: Annotated[str | None, typer.Argument(help="Name of a job; without it, all of them.")] = None,
+    job: Annotated[
+        str | None, typer.Argument(help="Name of a job; without it, all of them.", autocompletion=_completion.jobs)
+    ] = None,
     *,
     config: ConfigOption = None,
-    limit: int = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Most jobs in the list.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
-    """How far jobs are, and what became of them."""
-    jobs = Jobs(load_settings(config).retraining.jobs)
+    """How far jobs are, and what became of them.
+
+    JSON: a list of `name`, `state`, `stage`, `done`, `eta_seconds`, `figures`, `stages`, `version`, `verdict`,
+    `error`, and more; of one job that object alone.
+    """
+    jobs = Jobs(settings_of(config).retraining.jobs)
     found = [jobs.status(name) for name in ([job] if job else jobs.names()[:limit])]
     if as_json:
         rows = [asdict(one) for one in found]
@@ -142,7 +162,7 @@ def status(
         for one in found:
             version, first = str(one.version or ""), (one.error.splitlines() or [""])[0]
             table.add_row(one.name, _state(one), one.stage, _share(one), _left(one), version, first)
-        Console().print(table)
+        console().print(table)
 
 
 def _state(one: JobStatus) -> str:
@@ -162,33 +182,36 @@ def _left(one: JobStatus) -> str:
 
 
 def _print_job(one: JobStatus) -> None:
-    console = Console()
-    console.print(f"{one.name}: {_state(one)} {one.stage} {_share(one)} {_left(one)}".rstrip())
+    out = console()
+    out.print(f"{one.name}: {_state(one)} {one.stage} {_share(one)} {_left(one)}".rstrip())
     if one.figures:
-        console.print("  " + " ".join(f"{name}={value}" for name, value in one.figures.items()))
+        out.print("  " + " ".join(f"{name}={value}" for name, value in one.figures.items()))
     table = Table("stage", "state", "seconds")
     for name, stage in one.stages.items():
         table.add_row(name, str(stage.get("state", "")), f"{stage.get('seconds', 0):.1f}")
-    console.print(table)
+    out.print(table)
     if one.version is not None:
-        console.print(f"version {one.version} of the registry")
+        out.print(f"version {one.version} of the registry")
     if one.verdict.get("forced"):
-        console.print(f"passed by force: {one.verdict['forced']}", markup=False)
+        out.print(f"passed by force: {one.verdict['forced']}")
     if one.error:
-        console.print(one.error, markup=False)
+        out.print(one.error)
 
 
 @app.command()
-def cancel(job: JobArgument, *, config: ConfigOption = None) -> None:
-    """Stop a job at its next safe point; `resume` lets it go on from there."""
-    jobs = Jobs(load_settings(config).retraining.jobs)
+def cancel(job: JobArgument, *, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Stop a job at its next safe point; `resume` lets it go on from there.
+
+    JSON: `job`, `state`.
+    """
+    jobs = Jobs(settings_of(config).retraining.jobs)
     state = jobs.cancel(job)
-    if state.open:
-        print(f"{job}: will stop at its next safe point")  # noqa: T201
-    elif state is JobState.CANCELLED:
-        print(f"{job}: cancelled")  # noqa: T201
-    else:
+    if not state.open and state is not JobState.CANCELLED:
         raise fail(f"{job} is {state}: there is nothing to cancel")
+    if as_json:
+        print_json({"job": job, "state": "cancelling" if state.open else state})
+    else:
+        print(f"{job}: " + ("will stop at its next safe point" if state.open else "cancelled"))  # noqa: T201
 
 
 @app.command()
@@ -199,15 +222,23 @@ def resume(
         str | None, typer.Option(help="Register what the gate refused; the reason is kept with the version.")
     ] = None,
     config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Let a job go on that was cancelled, has failed or was refused; what is done stays done."""
-    settings = load_settings(config)
+    """Let a job go on that was cancelled, has failed or was refused; what is done stays done.
+
+    JSON: `job`, `sent`, as of `submit`.
+    """
+    settings = settings_of(config)
     if force is not None and not force.strip():
         raise fail("--force needs a reason", WRONG_USE)
     free = Jobs(settings.retraining.jobs).resume(job, (force or "").strip())
     if not free:
         raise fail(f"a process works on {job} already")
-    print(f"{job}: queued" + ("" if _send(settings, job) else _UNSENT))  # noqa: T201
+    sent = _send(settings, job)
+    if as_json:
+        print_json({"job": job, "sent": sent})
+    else:
+        print(f"{job}: queued" + ("" if sent else _UNSENT))  # noqa: T201
 
 
 @app.command()
@@ -218,7 +249,7 @@ def logs(
     config: ConfigOption = None,
 ) -> None:
     """Print a job's log."""
-    jobs = Jobs(load_settings(config).retraining.jobs)
+    jobs = Jobs(settings_of(config).retraining.jobs)
     path = jobs.job(job).log_file
     position = 0
     while True:
@@ -245,7 +276,7 @@ def worker(
     from dicom_node.app import audited  # noqa: PLC0415
     from dicom_node.learn.worker import work  # noqa: PLC0415 - commands load only what they need
 
-    settings = load_settings(config)
+    settings = settings_of(config)
     logs_of.configure(settings.logging.level, as_json=settings.logging.as_json)
     with audited(settings, "retraining", config):
         work(settings, every=every, retry_seconds=retry_seconds)

@@ -28,7 +28,7 @@ from PIL import Image
 
 from dicom_node.errors import NodeError, OutOfResources
 from dicom_node.learn import pseudonyms
-from dicom_node.storage.ledger.verdicts import Opinion
+from dicom_node.nouns import Opinion
 from dicom_node.storage.spool import no_room
 from explain_core.files import sync, write
 

@@ -7,11 +7,11 @@ from datetime import datetime
 from pydicom import Dataset, dcmread
 
 from dicom_node.errors import NodeError
-from dicom_node.nouns import REPORT, SOPInstanceUID, StudyInstanceUID
+from dicom_node.nouns import REPORT, Note, Opinion, SOPInstanceUID, StudyInstanceUID
 from dicom_node.results.codes import DECISION, PRESENT
 from dicom_node.results.summary import read_summaries
 from dicom_node.storage.ledger import Ledger
-from dicom_node.storage.ledger.verdicts import Note, Opinion, ReaderVerdict
+from dicom_node.storage.ledger.verdicts import ReaderVerdict
 from dicom_node.watch.logs import without_warnings
 
 

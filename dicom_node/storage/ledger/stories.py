@@ -210,7 +210,7 @@ def _fate(  # noqa: PLR0911 - one line for each fate
     if not taken:
         passed = (other for one in made for other in json.loads(one["passed_by"]))
         reason = next((why for other, why, _ in passed if other == uid), None)
-        return (Fate.AN_ANSWER, None) if reason is None else (Fate.PASSED_BY, reason)
+        return (Fate.NO_IMAGE, None) if reason is None else (Fate.PASSED_BY, reason)
     if any(one["state"] in (TaskState.PENDING, TaskState.LEASED) for one in taken):
         return Fate.WAITING, None
     if taken[0]["outcome"] != StudyState.EXPLAINED:

@@ -19,7 +19,7 @@ class Fate(StrEnum):
     """What became of an image.
 
     RECEIVED: its study is not complete. WAITING: a task has it. EXPLAINED: the model said something of it.
-    NOT_ANALYSED: a task had it, and the model said nothing of it. PASSED_BY: no route takes it. AN_ANSWER: a report,
+    NOT_ANALYSED: a task had it, and the model said nothing of it. PASSED_BY: no route takes it. NO_IMAGE: a report,
     presentation state or result, which nothing is said about.
     """
 
@@ -28,7 +28,7 @@ class Fate(StrEnum):
     EXPLAINED = "explained"
     NOT_ANALYSED = "not analysed"
     PASSED_BY = "passed by"
-    AN_ANSWER = "an answer itself"
+    NO_IMAGE = "no image"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +179,7 @@ class Story:
 
 
 def what_next(story: Story, now: datetime) -> list[str]:
-    """What to do where something is wrong, a line each, the newest revision alone; empty where all is well.
+    """What to do where something is wrong, a line each, of the newest revision that is complete; empty: all is well.
 
     Args:
         story: of the study.
@@ -187,7 +187,8 @@ def what_next(story: Story, now: datetime) -> list[str]:
     """
     uid = story.study_instance_uid
     lines = [f"{one.sop_instance_uid} was set aside: {one.reason}" for one in story.quarantined]
-    for revision in story.revisions[:1]:
+    complete = [one for one in story.revisions if one.state is not StudyState.RECEIVING]
+    for revision in complete[:1]:
         lines += _of_tasks(uid, revision, now)
         lines += _of_deliveries(story, [one for task in revision.tasks for one in task.deliveries])
         if revision.state is StudyState.IGNORED:
@@ -207,9 +208,8 @@ def _of_tasks(uid: str, revision: RevisionStory, now: datetime) -> Iterator[str]
 
 def _of_deliveries(story: Story, owed: list[DeliveryStory]) -> Iterator[str]:
     uid = story.study_instance_uid
-    waiting = Counter(one.destination for one in owed if one.state is DeliveryState.PENDING)
     for name, reason in story.away.items():
-        yield f"{name} does not answer ({reason}): `dicom-node echo {name}`; {waiting[name]} waiting go by themselves"
+        yield f"{name} does not answer ({reason}): `dicom-node echo {name}`; what waits for it goes by itself"
     dead = Counter((one.destination, str(one.last_error)) for one in owed if one.state is DeliveryState.DEAD)
     for (name, reason), count in dead.items():
         yield f"{count} dead at {name} ({reason}): see to it there, then `dicom-node rerun {uid} --failed`"

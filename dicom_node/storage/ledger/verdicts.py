@@ -3,11 +3,10 @@
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 
 from sqlalchemy import Column, Integer, RowMapping, Table, Text, insert, select
 
-from dicom_node.nouns import Instance, SOPInstanceUID, StudyInstanceUID
+from dicom_node.nouns import Instance, Note, Opinion, SOPInstanceUID, StudyInstanceUID
 from dicom_node.storage.ledger.receiving import as_instance
 from dicom_node.storage.ledger.schema import KEY, STATE, UID, UTCDateTime, instances, metadata
 from dicom_node.storage.ledger.store import Store
@@ -24,24 +23,6 @@ verdicts = Table(
     Column("note", STATE),
     Column("given_at", UTCDateTime, nullable=False),
 )
-
-
-class Opinion(StrEnum):
-    """What a radiologist says of a result: decision right, decision wrong, or right but marked at the wrong place."""
-
-    AGREE = "agree"
-    DISAGREE = "disagree"
-    WRONG_PLACE = "wrong-place"
-
-
-class Note(StrEnum):
-    """Why, in words of a closed list: free text would sooner or later hold patient data."""
-
-    ARTEFACT = "artefact"
-    DEVICE = "device"
-    POOR_IMAGE = "poor-image"
-    SUBTLE = "subtle"
-    OTHER_FINDING = "other-finding"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,8 @@ from exporting import NOW, ROOT, Node, film
 
 from dicom_node.learn.export import NotJudged, judge
 from dicom_node.learn.export.judged import opinions
-from dicom_node.storage.ledger.verdicts import Note, Opinion, ReaderVerdict
+from dicom_node.nouns import Note, Opinion
+from dicom_node.storage.ledger.verdicts import ReaderVerdict
 
 STUDY = f"{ROOT}.1"
 IMAGE, OTHER = f"{STUDY}.1.1", f"{STUDY}.1.2"

@@ -6,10 +6,10 @@ from pathlib import Path
 from working import STUDY, association, at, delivery, instance, study, task
 
 from dicom_node.errors import Reason
-from dicom_node.nouns import DeliveryState, PassedBy, StudyState
+from dicom_node.nouns import DeliveryState, Opinion, PassedBy, StudyState
 from dicom_node.storage.ledger.observations import Observation
 from dicom_node.storage.ledger.story import Fate, what_next
-from dicom_node.storage.ledger.verdicts import Opinion, ReaderVerdict
+from dicom_node.storage.ledger.verdicts import ReaderVerdict
 
 LATERAL = PassedBy(sop_instance_uid=f"{STUDY}.1.2", reason="it is a lateral view", code=Reason.VIEW)
 
@@ -61,7 +61,7 @@ def test_a_study_is_told_from_its_images_to_its_deliveries(ledger):
         (Fate.EXPLAINED, None),
         (Fate.PASSED_BY, "it is a lateral view"),
         (Fate.NOT_ANALYSED, "it could not be analysed: the report says why"),
-        (Fate.AN_ANSWER, None),
+        (Fate.NO_IMAGE, None),
     ]
     assert [(one.role, one.probability, one.positive) for one in revision.images[0].decisions] == [
         ("challenger", 0.2, False),
