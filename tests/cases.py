@@ -34,9 +34,10 @@ import whole_node  # noqa: E402
 from dicom_node.app import load_explainer  # noqa: E402
 from dicom_node.demo.servers import ArchivePacs, free_port  # noqa: E402
 from dicom_node.dicom.negotiation import presentation_contexts  # noqa: E402
+from dicom_node.dicom.reading import find  # noqa: E402
 from dicom_node.errors import DatasetUnreadable  # noqa: E402
 from dicom_node.nouns import DeliveryState  # noqa: E402
-from dicom_node.offline.files import explain_files, find, instance_of  # noqa: E402
+from dicom_node.offline.files import explain_files, instance_of  # noqa: E402
 from dicom_node.settings.sections import Settings  # noqa: E402
 
 OBJECTS = ("secondary_capture", "structured_report", "presentation_state")

@@ -4,13 +4,15 @@ import os
 
 import typer
 
-from dicom_node.cli import data, doctor, drift, look, node
+from dicom_node.cli import data, doctor, drift, init, look, node, send
 from dicom_node.cli._shared import OneLine, later
 
 app = typer.Typer(cls=OneLine, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+app.add_typer(init.app)
 app.add_typer(node.app)
 app.add_typer(look.app)
 app.add_typer(doctor.app)
+app.add_typer(send.app)
 app.add_typer(data.app)
 app.add_typer(drift.app)
 app.add_typer(later("dicom_node.cli.audit", "The audit trail."), name="audit")

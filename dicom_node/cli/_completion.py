@@ -1,7 +1,7 @@
 """What a shell offers after TAB: names of destinations, studies, roles, methods, result objects, jobs.
 
-A shell waits for it, so it reads what it needs and no more (the settings file as TOML, unchecked), for a second at
-most. Whatever goes wrong, it offers nothing and says nothing.
+A shell waits for it, so it reads what it needs and no more (the settings file as TOML, unchecked), and gives up soon.
+Whatever goes wrong, it offers nothing and says nothing.
 """
 
 import os
@@ -9,13 +9,14 @@ import threading
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 import typer
 
-SECONDS: Final = 1.0
-"""Until then there is an answer, or none."""
+SECONDS: Final = 3.0
+"""That a database that does not answer is waited for."""
 ROLES: Final = ("listener", "dispatcher", "sender", "retention", "web", "worker", "shadow")
 """Of `app.ROLES`, which takes too long to load."""
 MOST_STUDIES: Final = 200
@@ -26,11 +27,12 @@ _JOBS: Final = "var/jobs"
 Offer = Callable[[typer.Context, str], list[str]]
 
 
-def offered(find: Callable[[Mapping[str, Any]], Iterable[str]]) -> Offer:
+def offered(find: Callable[[Mapping[str, Any]], Iterable[str]], loads: str = "") -> Offer:
     """The `autocompletion` of an argument or option that takes one of the words that `find` finds.
 
     Args:
         find: the words, of the tables of the settings file.
+        loads: a module that it needs, the loading of which is no waiting.
     """
 
     def offer(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -40,6 +42,9 @@ def offered(find: Callable[[Mapping[str, Any]], Iterable[str]]) -> Offer:
             with suppress(Exception):  # whoever presses TAB has asked for no explanation
                 found.extend(word for word in find(_tables(ctx)) if word.startswith(incomplete))
 
+        with suppress(ImportError):
+            if loads:
+                import_module(loads)
         thread = threading.Thread(target=look, daemon=True)
         thread.start()
         thread.join(SECONDS)
@@ -93,7 +98,7 @@ def _modules(*folder: str) -> Iterable[str]:
 
 
 destinations: Final = offered(_destinations)
-studies: Final = offered(_studies)
+studies: Final = offered(_studies, "dicom_node.storage.ledger")
 jobs: Final = offered(_jobs)
 roles: Final = offered(lambda _: ROLES)
 methods: Final = listed(lambda _: _modules("explain_core", "methods"))

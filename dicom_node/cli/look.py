@@ -154,7 +154,7 @@ def clean(
 ) -> None:
     """Remove what [retention] no longer keeps, as the node does by itself every minute.
 
-    JSON: `dry_run`, `removed`: a list of `store`, `why`, `items`, `bytes`.
+    JSON: `dry_run`, `removed`. Of what is removed: `store`, `why`, `items`, `bytes`.
     """
     from dicom_node import app as node  # noqa: PLC0415
 

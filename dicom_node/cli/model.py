@@ -260,7 +260,7 @@ def verify(
 ) -> None:
     """Check every file of the store's copies and of the registry's; exit status 1 when one is damaged.
 
-    JSON: `checks`: a list of `what`, `digest`, `trouble`; `damaged`.
+    JSON: `checks`, `damaged`. Of a check: `what`, `digest`, `trouble`.
     """
     with _place(config) as place:
         checks: list[dict[str, Any]] = []
@@ -337,7 +337,7 @@ def import_bundle(
 @app.command()
 def export(
     version: Number,
-    file: Annotated[Path, typer.Argument(metavar="FILE.tar")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="The file to write.")],
     *,
     config: ConfigOption = None,
     as_json: JsonOption = False,

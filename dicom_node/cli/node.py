@@ -248,6 +248,14 @@ def conformance() -> None:
     print(render(), end="")  # noqa: T201
 
 
+@app.command("cli-reference", hidden=True)
+def cli_reference() -> None:
+    """Print the reference of the command line, made from the code."""
+    from dicom_node.cli._reference import render  # noqa: PLC0415
+
+    print(render(), end="")  # noqa: T201
+
+
 @rules_app.command("test")
 def rules_test(
     files: Annotated[list[Path], typer.Argument(help="DICOM files or folders.")],
@@ -262,8 +270,9 @@ def rules_test(
     """
     from pydicom import dcmread  # noqa: PLC0415
 
+    from dicom_node.dicom.reading import find  # noqa: PLC0415
     from dicom_node.errors import DatasetUnreadable  # noqa: PLC0415
-    from dicom_node.offline.files import find, instance_of  # noqa: PLC0415
+    from dicom_node.offline.files import instance_of  # noqa: PLC0415
     from dicom_node.route.rules import decide_instance  # noqa: PLC0415
 
     settings, unreadable = settings_of(config), list[str]()

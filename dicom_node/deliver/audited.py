@@ -1,12 +1,13 @@
-"""What the sender tells the audit: a batch that is sent to a destination, study by study."""
+"""What the audit is told of what is sent: a batch that is sent to a destination, study by study."""
 
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+from dicom_node.deliver.scu import StoreRequest
 from dicom_node.dicom import elements
 from dicom_node.dicom.reading import read_header
 from dicom_node.errors import DatasetUnreadable, DeliveryError
-from dicom_node.nouns import Delivery, Destination, WebDestination
+from dicom_node.nouns import Destination, WebDestination
 from dicom_node.watch.audit import Audit, Node
 from dicom_node.watch.logs import without_warnings
 
@@ -20,16 +21,16 @@ class Sending:
         batch: what is to be sent.
     """
 
-    def __init__(self, audit: Audit, destination: Destination | WebDestination, batch: Iterable[Delivery]) -> None:
+    def __init__(self, audit: Audit, destination: Destination | WebDestination, batch: Iterable[StoreRequest]) -> None:
         self._transfers = audit.sending(_node(destination))
-        self._of = {one.delivery_id: _about(one) for one in batch}
+        self._of = {one.key: _about(one) for one in batch}
         for one in self._of.values():
             self._transfers.plan(*one)
         self._transfers.begin()
 
-    def tell(self, delivery: Delivery, error: DeliveryError | None) -> None:
-        """Tell what became of one object."""
-        about = self._of.pop(delivery.delivery_id)
+    def tell(self, key: str, error: DeliveryError | None) -> None:
+        """Tell what became of the object that the caller calls `key`."""
+        about = self._of.pop(key)
         if error is None:
             self._transfers.done(*about)
         else:
@@ -48,11 +49,11 @@ def _node(destination: Destination | WebDestination) -> Node:
     return Node(ae_title=destination.ae_title, address=destination.host)
 
 
-def _about(delivery: Delivery) -> tuple[str, str, str]:
-    """Study, Patient ID and SOP Class of a result; a file that cannot be read says nothing of the first two."""
+def _about(request: StoreRequest) -> tuple[str, str, str]:
+    """Study, Patient ID and SOP Class of an object; a file that cannot be read says nothing of the first two."""
     try:
         with without_warnings():
-            header = read_header(delivery.path, ("StudyInstanceUID", "PatientID"))
-            return str(header.get("StudyInstanceUID") or ""), elements.patient_id(header), delivery.sop_class_uid
+            header = read_header(request.path, ("StudyInstanceUID", "PatientID"))
+            return str(header.get("StudyInstanceUID") or ""), elements.patient_id(header), request.sop_class_uid
     except DatasetUnreadable:
-        return "", "", delivery.sop_class_uid
+        return "", "", request.sop_class_uid

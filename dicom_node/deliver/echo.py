@@ -56,8 +56,8 @@ def echo(settings: Settings, name: str) -> Echo:
     except DeliveryUnreachable as error:
         reached, said = False, str(error)
     seconds = time.monotonic() - begun
-    advice = "" if reached or over == "DICOMweb" else _advice(said)
-    return Echo(destination=name, over=over, reached=reached, seconds=seconds, said=said, advice=advice)
+    todo = "" if reached or over == "DICOMweb" else advice(said)
+    return Echo(destination=name, over=over, reached=reached, seconds=seconds, said=said, advice=todo)
 
 
 def _try(settings: Settings, destination: Destination | WebDestination) -> str:
@@ -70,5 +70,6 @@ def _try(settings: Settings, destination: Destination | WebDestination) -> str:
     return "answers C-ECHO" + (" over TLS" if destination.tls is not None else "")
 
 
-def _advice(reason: str) -> str:
-    return next((advice for words, advice in _ADVICE if words in reason), "")
+def advice(reason: str) -> str:
+    """What to do about a reason why there is no association; "" where nothing is known."""
+    return next((todo for words, todo in _ADVICE if words in reason), "")

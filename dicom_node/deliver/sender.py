@@ -204,12 +204,12 @@ class Sender:
         missed = next((one.attempts for one in self.ledger.unreachable() if one.destination == destination.name), 0)
         answered, silent, trouble = False, 0, None
         unanswered: list[tuple[Delivery, StoreOutcome]] = []
-        told = Sending(self.audit, destination, batch)
+        told = Sending(self.audit, destination, map(_request, batch))
         try:
             with closing(self._store(batch, destination)) as outcomes:
                 for outcome in outcomes:
                     sent = waiting[outcome.key]
-                    told.tell(sent, None if _repeated(sent, outcome) else outcome.error)
+                    told.tell(sent.delivery_id, None if _repeated(sent, outcome) else outcome.error)
                     if not _of_the_destination(outcome):
                         answered, silent = True, 0
                         self._settle(waiting.pop(outcome.key), owner, outcome)

@@ -30,7 +30,7 @@ from dicom_node.dicom import elements, reading
 from dicom_node.errors import DatasetUnreadable, DeliveryUnreachable
 from dicom_node.nouns import AETitle, Destination, StudyState
 from dicom_node.offline import preview
-from dicom_node.offline.files import find, instance_of
+from dicom_node.offline.files import instance_of
 from dicom_node.results.summary import read_summaries
 from dicom_node.settings.loading import load_settings
 from dicom_node.settings.sections import DEFAULT_BUNDLE, Settings
@@ -360,7 +360,7 @@ def run(
         with demo.running():
             demo.wait_until_listening(60)
             console.print(f"up in {time.monotonic() - began:.1f} s: {demo.describe()}")
-            status = _explain(demo, list(find(inputs)) or [sample()], as_json=as_json, seconds=seconds)
+            status = _explain(demo, list(reading.find(inputs)) or [sample()], as_json=as_json, seconds=seconds)
             if not once:
                 console.print(f"dashboard: {demo.dashboard()}", soft_wrap=True)
                 console.print("running until Ctrl-C")

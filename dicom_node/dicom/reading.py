@@ -6,7 +6,7 @@ Files may be cut off in transfer, or be small and unpack to any size.
 import io
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
@@ -25,6 +25,15 @@ MOST_INFLATED = 256 << 20
 _KEPT_IN_MEMORY = 1 << 20
 """Bytes of an element's value; larger ones are read where they are asked for."""
 _FIRST_PIXEL_TAG = Tag(0x7FE0, 0x0001)
+
+
+def find(paths: Iterable[Path]) -> Iterator[Path]:
+    """The files among `paths` and in the folders among them, sorted."""
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(one for one in path.rglob("*") if one.is_file())
+        else:
+            yield path
 
 
 def read(path: Path) -> Dataset:

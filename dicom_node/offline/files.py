@@ -33,15 +33,6 @@ from explain_core.explanation import Explainer, Prediction
 _NAMESPACE = uuid.UUID("b3a3f0a5-9a0c-5e0e-8d8f-0f6a3a0b7c55")
 
 
-def find(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files among `paths` and in the folders among them, sorted."""
-    for path in paths:
-        if path.is_dir():
-            yield from sorted(one for one in path.rglob("*") if one.is_file())
-        else:
-            yield path
-
-
 def instance_of(path: Path, calling_ae_title: str, now: datetime) -> Instance:
     """The file at `path` as the listener would record it.
 
@@ -156,7 +147,7 @@ def explain_files(
         options = replace(options, methods=tuple(methods), method_order=tuple(methods))
     studies: dict[str, dict[str, Instance]] = {}
     unreadable: list[str] = []
-    for path in find(paths):
+    for path in reading.find(paths):
         try:
             instance = instance_of(path, settings.node.ae_title, now)
         except DatasetUnreadable as error:
