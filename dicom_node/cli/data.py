@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from dicom_node.cli import _completion
 from dicom_node.cli._shared import (
@@ -21,6 +20,7 @@ from dicom_node.cli._shared import (
     console,
     fail,
     ledger_of,
+    plain,
     print_json,
     settings_of,
 )
@@ -140,13 +140,14 @@ def _list(verdicts: list["ReaderVerdict"], *, as_json: bool) -> None:
     if as_json:
         print_json([asdict(one) for one in verdicts])
         return
-    table = Table("study", "given", "by", "verdict", "note", "images", "result", "model")
+    table = plain("given (UTC)", "by", "verdict", "images", "result", "study, and model")
     for one in verdicts:
         said = "/".join(sorted({"present" if positive else "absent" for positive in one.decisions.values()}))
         given = one.given_at.strftime("%Y-%m-%d %H:%M:%S")
         note = one.note.value if one.note is not None else ""
         images = str(len(one.decisions))
-        table.add_row(one.study_instance_uid, given, one.reader, one.opinion.value, note, images, said, one.model)
+        verdict_ = one.opinion.value + (f": {note}" if note else "")
+        table.add_row(given, one.reader, verdict_, images, said, f"{one.study_instance_uid}\n{one.model}")
     console().print(table)
 
 
@@ -164,7 +165,7 @@ def _print_problems(error: "LabelsWrong", *, as_json: bool) -> None:
     if as_json:
         print_json({"problems": [asdict(one) for one in error.problems]})
         return
-    table = Table("line", "what is wrong")
+    table = plain("line", "what is wrong")
     for problem in error.problems:
         table.add_row(str(problem.line), problem.what)
     console().print(table)
@@ -176,13 +177,14 @@ def _print_report(report: "Report", out: Path, *, as_json: bool) -> None:
         return
     terminal = console()
     if report.images:
-        table = Table(title=f"Exported to {out}", show_header=False, title_justify="left")
+        terminal.print(f"Exported to {out}")
+        table = plain("items", "")
         for name, count in report.counts.items():
-            table.add_row(name, str(count))
+            table.add_row(str(count), name)
         for target, count in sorted(report.targets.items()):
-            table.add_row({"0": "normal", "1": "opacity", "": "no target"}[target], str(count))
+            table.add_row(str(count), {"0": "normal", "1": "opacity", "": "no target"}[target])
         for source, count in report.sources.items():
-            table.add_row({"csv": "targets of the table", "verdict": "targets of verdicts"}[source], str(count))
+            table.add_row(str(count), {"csv": "targets of the table", "verdict": "targets of verdicts"}[source])
         terminal.print(table)
     rows = [
         ("received studies without a label", len(report.unlabelled)),
@@ -192,8 +194,8 @@ def _print_report(report: "Report", out: Path, *, as_json: bool) -> None:
         *((f"region left out: {reason}", count) for reason, count in report.regions.most_common()),
     ]
     if any(count for _, count in rows):
-        table = Table("to know", "how many", title="--json names them", title_justify="left")
+        table = plain("items", "to know (--json names them)")
         for what, count in rows:
             if count:
-                table.add_row(what, str(count))
+                table.add_row(str(count), what)
         terminal.print(table)

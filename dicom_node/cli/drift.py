@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.box import SIMPLE
-from rich.table import Column, Table
+from rich.table import Table
 
-from dicom_node.cli._shared import ConfigOption, JsonOption, console, fail, ledger_of, print_json, settings_of
+from dicom_node.cli._shared import ConfigOption, JsonOption, console, fail, ledger_of, plain, print_json, settings_of
 from dicom_node.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def _print_drift(look: Look, verdict: str) -> None:
 def _print_agreement(champion: str, challenger: str, agreed: "Agreement") -> None:
     out = console()
     out.print(f"champion   {champion}\nchallenger {challenger}")
-    table = Table("figure", "value")
+    table = plain("figure", "value")
     table.add_row("images (studies) that both decided", f"{agreed.images} ({agreed.studies})")
     table.add_row("images that wait for the challenger", str(agreed.waiting))
     if agreed.low is not None and agreed.high is not None:
@@ -242,9 +242,10 @@ def _print_agreement(champion: str, challenger: str, agreed: "Agreement") -> Non
     table.add_row("studies without an answer of the challenger", str(len(agreed.failures)))
     out.print(table)
     if agreed.disagreements:
-        table = Table(Column("study", overflow="fold"), "champion", "challenger", title="Decided differently")
+        out.print("\nDecided differently")
+        table = plain("champion", "challenger", "study")
         for one in agreed.disagreements[:MOST_LISTED]:
-            table.add_row(one.study_instance_uid, f"{one.champion:.3f}", f"{one.challenger:.3f}")
+            table.add_row(f"{one.champion:.3f}", f"{one.challenger:.3f}", one.study_instance_uid)
         out.print(table)
         if len(agreed.disagreements) > MOST_LISTED:
             out.print(f"and {len(agreed.disagreements) - MOST_LISTED} more: --json lists all")

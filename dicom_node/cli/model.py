@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE
-from rich.table import Column, Table
 
-from dicom_node.cli._shared import ConfigOption, JsonOption, audit_of, console, fail, print_json, settings_of
+from dicom_node.cli._shared import ConfigOption, JsonOption, audit_of, console, fail, plain, print_json, settings_of
 from dicom_node.models import promotion
 from dicom_node.settings.sections import Settings
 from dicom_node.storage import bundles
@@ -104,8 +102,7 @@ def list_versions(*, config: ConfigOption = None, as_json: JsonOption = False) -
 
 def _show_list(place: _Place, versions: Sequence[Version], said: Sequence[str]) -> None:
     out = console()
-    columns = (Column(name, no_wrap=True) for name in ("version", "model", "gate", "runs as", "made", "digest"))
-    table = Table(*columns, box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    table = plain("version", "model", "gate", "runs as", "made", "digest")
     roles = {row.digest: role for role in promotion.ROLES if (row := place.ledger.deployed(role)) is not None}
     for one in versions:
         table.add_row(
@@ -116,7 +113,7 @@ def _show_list(place: _Place, versions: Sequence[Version], said: Sequence[str]) 
             f"{one.created_at:%Y-%m-%d}",
             one.digest[:DIGITS],
         )
-    out.print(table)
+    out.print(table if versions else "the registry has no version")
     running = _running(place)
     out.print(f"runs: {running['name']} {running['version']} ({str(running['digest'])[:DIGITS]}), {running['since']}")
     if running["trouble"]:
@@ -154,11 +151,12 @@ def show(
         if as_json:
             print_json(found)
             return
-        table = Table(show_header=False)
+        table = plain("", "")
+        table.show_header = False
         for key, value in found.items():
             items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-            text = "\n".join(f"{name}: {part}" for name, part in items) if items else str(value)
-            table.add_row(key, text)
+            text = "" if value is None else str(value)
+            table.add_row(key, "\n".join(f"{name}: {part}" for name, part in items) if items else text)
         console().print(table)
 
 

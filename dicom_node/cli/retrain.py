@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from dicom_node.cli import _completion
 from dicom_node.cli._shared import (
@@ -16,9 +15,11 @@ from dicom_node.cli._shared import (
     ConfigOption,
     JsonOption,
     audit_of,
+    coloured,
     console,
     fail,
     ledger_of,
+    plain,
     print_json,
     settings_of,
 )
@@ -158,10 +159,11 @@ def status(
     elif job:
         _print_job(found[0])
     else:
-        table = Table("job", "state", "stage", "done", "left", "version", "why")
+        table = plain("state", "stage", "done", "left", "version", "job, and why")
         for one in found:
-            version, first = str(one.version or ""), (one.error.splitlines() or [""])[0]
-            table.add_row(one.name, _state(one), one.stage, _share(one), _left(one), version, first)
+            first = (one.error.splitlines() or [""])[0]
+            said = one.name + (f"\n{first}" if first else "")
+            table.add_row(coloured(_state(one)), one.stage, _share(one), _left(one), str(one.version or ""), said)
         console().print(table)
 
 
@@ -186,10 +188,11 @@ def _print_job(one: JobStatus) -> None:
     out.print(f"{one.name}: {_state(one)} {one.stage} {_share(one)} {_left(one)}".rstrip())
     if one.figures:
         out.print("  " + " ".join(f"{name}={value}" for name, value in one.figures.items()))
-    table = Table("stage", "state", "seconds")
+    table = plain("stage", "state", "seconds")
     for name, stage in one.stages.items():
-        table.add_row(name, str(stage.get("state", "")), f"{stage.get('seconds', 0):.1f}")
-    out.print(table)
+        table.add_row(name, coloured(str(stage.get("state", ""))), f"{stage.get('seconds', 0):.1f}")
+    if one.stages:
+        out.print(table)
     if one.version is not None:
         out.print(f"version {one.version} of the registry")
     if one.verdict.get("forced"):

@@ -73,6 +73,8 @@ class Explained:
     def table(self) -> Table:
         """The same for people."""
         out = Table(title=f"Study {self.study_instance_uid}", show_header=False, title_justify="left")
+        out.add_column(no_wrap=True)
+        out.add_column(overflow="fold")
         analysis = self.analysis
         out.add_row("state", analysis.state.value + (f": {analysis.reason}" if analysis.reason else ""))
         for prediction in _predictions(analysis):

@@ -27,7 +27,8 @@ from explain_core.bundles.files import write_sums
 LIGHT = (
     "receive.listener", "receive.intake", "route.dispatcher", "deliver.sender", "deliver.scu", "deliver.stow",
     "deliver.web_client", "queue.broker", "status",
-    "dicom.negotiation", "storage.ledger", "storage.spool", "models.promotion", "app", "cli", "demo.run",
+    "dicom.negotiation", "storage.ledger", "storage.spool", "models.promotion", "app", "cli",
+    "cli.model", "cli.retrain", "cli.audit", "demo.run",
 )  # fmt: skip
 
 
@@ -273,6 +274,10 @@ def test_status_shows_downgrades_and_rerun_offers_the_objects_again(tmp_path):
     assert "downgraded 1" in text
     assert all(word in text for word in ("segmentation", "overlay", "pacs"))
     assert "0 delivery(ies)" in run("rerun", "--failed", "--config", config).stdout
+    assert json.loads(run("rerun", STUDY, "--failed", "--json", "--config", config, expect=1).stdout) == {
+        "tasks": 0,
+        "deliveries": 0,
+    }
     assert "1 delivery(ies)" in run("rerun", STUDY, "--config", config).stdout
     assert {one.kind: one.state.value for one in ledger.deliveries()} == {
         "segmentation": "pending",

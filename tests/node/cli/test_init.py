@@ -19,6 +19,7 @@ from working import Peer, RedisServer, free_port, short_folder
 
 from dicom_node.cli import _site, app
 from dicom_node.cli._site import Site
+from dicom_node.demo.servers import Orthanc
 from dicom_node.settings.loading import load_settings
 from dicom_node.settings.template import TEMPLATE, filled
 
@@ -170,6 +171,23 @@ def test_tls_is_tried_with_the_files_that_are_given(place, tmp_path):
         plain = place.words(destination=there, **names)
         done = run("init", *plain, "--no-destination-tls", "--json", expect=1)
         assert "--destination: " in json.loads(done.stderr)["error"]
+
+
+@pytest.mark.external
+def test_a_real_pacs_is_called(place, tmp_path):
+    if Orthanc.executable() is None:
+        pytest.skip("Orthanc is not installed; deploy/install-debian-packages.sh installs it")
+    orthanc = Orthanc(tmp_path / "orthanc", {"explain": "EXPLAIN"})
+    orthanc.start()
+    try:
+        there = f"ORTHANC@127.0.0.1:{orthanc.port}"
+        assert json.loads(run("init", *place.words(destination=there), "--json").stdout)["wrong"] == []
+        run("doctor", "--no-model", "--config", place.file)
+        stranger = place.words(destination=there, ae_title="STRANGER")
+        done = run("init", *stranger, "--yes", "--overwrite", expect=1)
+        assert "Calling AE title not recognised: let the PACS know our AE title" in done.stderr
+    finally:
+        orthanc.stop()
 
 
 class Terminal:
