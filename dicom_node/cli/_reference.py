@@ -70,6 +70,7 @@ _EXAMPLES: Final = {
     "model rollback": ['dicom-node model rollback --reason "too many false alarms" --config node.toml'],
     "retrain submit": ["dicom-node retrain submit job.toml --labels labels.csv --config node.toml"],
     "retrain status": ["dicom-node retrain status --config node.toml"],
+    "user add": ["dicom-node user add anna --administrator --config node.toml"],
     "conformance": ["dicom-node conformance"],
 }
 

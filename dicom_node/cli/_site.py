@@ -33,6 +33,8 @@ _BESIDE: Final = {
     ("export", "key"): "export.key",
     ("audit", "folder"): "audit",
     ("web", "users"): "users.toml",
+    ("web", "session_key"): "session.key",
+    ("web", "search_key"): "search.key",
 }
 """What else the node writes: it lies beside the spool."""
 

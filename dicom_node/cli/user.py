@@ -4,11 +4,8 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from dicom_node.cli._shared import ConfigOption, JsonOption, audit_of, fail, print_json
-from dicom_node.settings.loading import load_settings
+from dicom_node.cli._shared import ConfigOption, JsonOption, audit_of, console, fail, plain, print_json, settings_of
 
 app = typer.Typer(no_args_is_help=True, help="Who may log in to the dashboard.")
 
@@ -25,10 +22,13 @@ def add(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Add somebody, or change role and password; asks for the password, or takes the first line of standard input."""
+    """Add somebody, or change role and password; asks for the password, or takes the first line of standard input.
+
+    JSON: `user`, `role`.
+    """
     from dicom_node.web.users import UserRole, Users  # noqa: PLC0415 - commands load only what they need
 
-    settings = load_settings(config)
+    settings = settings_of(config)
     if sys.stdin.isatty():
         password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     else:
@@ -45,25 +45,31 @@ def add(
 
 @app.command("list")
 def list_users(*, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Everybody who may log in."""
+    """Everybody who may log in.
+
+    JSON: a list of `user`, `role`.
+    """
     from dicom_node.web.users import Users  # noqa: PLC0415
 
-    found = Users(load_settings(config).web.users).all()
+    found = Users(settings_of(config).web.users).all()
     if as_json:
         print_json([{"user": one.name, "role": one.role.value} for one in found])
         return
-    table = Table("user", "role")
+    table = plain("user", "role")
     for one in found:
         table.add_row(one.name, one.role.value)
-    Console().print(table if found else "nobody yet: dicom-node user add NAME --administrator")
+    console().print(table if found else "nobody yet: dicom-node user add NAME --administrator")
 
 
 @app.command()
 def remove(name: Name, *, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Remove somebody; who is logged in is logged out."""
+    """Remove somebody; who is logged in is logged out.
+
+    JSON: `removed`.
+    """
     from dicom_node.web.users import Users  # noqa: PLC0415
 
-    settings = load_settings(config)
+    settings = settings_of(config)
     if not Users(settings.web.users).remove(name):
         raise fail(f"there is no user {name!r}")
     with audit_of(settings, "user remove") as audit:
