@@ -8,12 +8,14 @@
 #                  what opens results in OHIF: DICOMweb, OHIF itself, a browser, and letters for the browser
 #   rsyslog, rsyslog-openssl
 #                  an audit repository that is not ours: syslog over TLS
+#   prometheus     its promtool checks the alert rules in deploy/prometheus
 #   libfribidi0    lays out names in Arabic and Hebrew in pictures; without it they fall back to Latin letters
 # Installs what is missing when it may (root and apt-get); otherwise it says what is missing and exits with 1.
 set -u
 # What each package brings: a program, or a file where the key begins with a slash.
 declare -A packages=(
     [redis-server]=redis-server
+    [promtool]=prometheus
     [Orthanc]=orthanc
     [/usr/share/orthanc/plugins/libOrthancDicomWeb.so]=orthanc-dicomweb
     [storescu]=dcmtk

@@ -299,6 +299,7 @@ class Delivery:
         fallback: the kind that stands in when the destination does not take the SOP Class, or None.
         stand_in: the kind that does stand in for a downgraded one, or None.
         last_error: why the last attempt failed, or the warning that it was delivered with.
+        study_instance_uid, revision: what it is a result of; known where a sender has taken it.
     """
 
     delivery_id: str
@@ -314,6 +315,8 @@ class Delivery:
     next_attempt_at: datetime
     last_error: str | None
     stand_in: str | None = None
+    study_instance_uid: StudyInstanceUID | None = None
+    revision: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

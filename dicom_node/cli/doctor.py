@@ -1,7 +1,6 @@
 """`dicom-node doctor`: is everything as the node needs it, and what to do where it is not. Nothing is changed."""
 
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 _MEGABYTE: Final = 1 << 20
 _MOST_NAMED = 3
 _SKEW_SECONDS = 5.0
-_SOON_DAYS = 30
 
 app = typer.Typer()
 
@@ -77,12 +75,14 @@ def _looked(what: str, check: _Check, settings: "Settings") -> Iterator[Finding]
 
 
 def _disk(settings: "Settings") -> Iterator[tuple[bool, str]]:
-    folder = _there(settings.node.spool)
-    free, low = shutil.disk_usage(folder).free // _MEGABYTE, settings.node.low_water_mb
-    said = f"{free:,} MB free where the spool lies, {folder}"
-    if free < low:
+    from dicom_node.health import checks  # noqa: PLC0415 - commands load only what they need
+
+    room = checks.room(settings)
+    free, low = room.free // _MEGABYTE, settings.node.low_water_mb
+    said = f"{free:,} MB free where the spool lies, {room.folder}"
+    if room.free < room.refused_below:
         yield False, f"{said}: objects are refused below {low:,} MB (node.low_water_mb): make room"
-    elif free < settings.clean_below_mb:
+    elif room.free < room.cleaned_below:
         yield False, f"{said}: below {settings.clean_below_mb:,} MB the node removes what is over before its time"
     else:
         yield True, said
@@ -90,6 +90,8 @@ def _disk(settings: "Settings") -> Iterator[tuple[bool, str]]:
 
 def _permissions(settings: "Settings") -> Iterator[tuple[bool, str]]:
     """Whatever holds data of patients or secrets must be its own user's to read, and nobody else's."""
+    from dicom_node.health.checks import existing  # noqa: PLC0415
+
     sqlite = settings.node.database.removeprefix("sqlite:///")
     places = [
         settings.node.spool, settings.retraining.jobs, settings.audit.folder, settings.export.key,
@@ -103,13 +105,15 @@ def _permissions(settings: "Settings") -> Iterator[tuple[bool, str]]:
         yield False, f"others may read {named}{f' and {more:,} more' if more > 0 else ''}: chmod -R go-rwx on them"
     else:
         yield True, "spool, ledger, jobs, audit and keys are readable by their own user alone"
-    if not os.access(_there(settings.node.spool), os.W_OK):
+    if not os.access(existing(settings.node.spool), os.W_OK):
         yield False, f"{settings.node.spool} cannot be written by this user: chown it to the user of the node"
 
 
 def _clock(settings: "Settings") -> Iterator[tuple[bool, str]]:
     """Against the clock of the file system on which the spool lies, which several machines may share."""
-    folder = _there(settings.node.spool)
+    from dicom_node.health.checks import existing  # noqa: PLC0415
+
+    folder = existing(settings.node.spool)
     probe = folder / f".doctor-{os.getpid()}"
     probe.touch(mode=0o600)
     try:
@@ -139,11 +143,10 @@ def _ledger(settings: "Settings") -> Iterator[tuple[bool, str]]:
 
 
 def _redis(settings: "Settings") -> Iterator[tuple[bool, str]]:
-    from dicom_node.queue import broker  # noqa: PLC0415
+    from dicom_node.health import checks  # noqa: PLC0415
 
-    celery = broker.make_celery(settings)
     try:
-        waiting = {queue: broker.depth(celery, task) for task, queue in broker.QUEUES.items()}
+        waiting = checks.waiting(checks.patient_celery(settings))
     except BrokerUnreachable as error:
         yield False, f"{error}: start Redis, or see broker.url; what is received waits in the ledger meanwhile"
         return
@@ -152,16 +155,16 @@ def _redis(settings: "Settings") -> Iterator[tuple[bool, str]]:
 
 def _certificates(settings: "Settings") -> Iterator[tuple[bool, str]]:
     from dicom_node import app as node  # noqa: PLC0415
-    from dicom_node.dicom import tls  # noqa: PLC0415
+    from dicom_node.health import checks  # noqa: PLC0415
 
     node.check_tls(settings)
     node.check_audit(settings)
     if settings.tls.certificate is None:
         yield True, "no TLS: images and results travel in the clear (docs/security.md)"
-        return
-    days = (tls.validity(settings.tls.files).ends - datetime.now(UTC)).days
-    later = days > _SOON_DAYS
-    yield later, f"{settings.tls.certificate} ends in {days} days" + ("" if later else ": renew it")
+    for one in checks.certificates(settings):
+        days = (one.ends_at - datetime.now(UTC)).days
+        later = days > settings.alerts.certificate_days
+        yield later, f"{one.path} ends in {days} days" + ("" if later else ": renew it")
 
 
 def _senders(settings: "Settings") -> Iterator[tuple[bool, str]]:
@@ -211,11 +214,6 @@ _CHECKS: list[tuple[str, _Check]] = [
     ("certificates", _certificates),
     ("senders", _senders),
 ]
-
-
-def _there(path: Path) -> Path:
-    """A path, or the nearest folder above it that exists."""
-    return next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
 
 
 def _tree(place: Path) -> Iterator[Path]:

@@ -1,8 +1,6 @@
 """Drift of what arrives and of what the model says; the challenger beside the champion."""
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -13,18 +11,12 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from dicom_node.cli._shared import ConfigOption, JsonOption, console, fail, ledger_of, plain, print_json, settings_of
-from dicom_node.errors import ConfigError
 
 if TYPE_CHECKING:
     from dicom_node.models.agreement import Agreement
-    from dicom_node.models.drift import Challenged, Finding, ModelFacts, Reference
-    from dicom_node.settings.sections import Settings
-    from dicom_node.storage.ledger import Ledger
-    from dicom_node.storage.ledger.observations import Observation
+    from dicom_node.models.look import Look
 
 DRIFT_FOUND: Final = 3
-MOST_EARLIER: Final = 2000
-"""Images of the model's own earlier window."""
 MOST_LISTED: Final = 20
 
 app = typer.Typer()
@@ -44,17 +36,6 @@ class Against(StrEnum):
 
 
 SinceOption = Annotated[float | None, typer.Option(min=0.001, help="Only what was answered in the last DAYS.")]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """One look for drift: what was compared with what."""
-
-    facts: "ModelFacts"
-    reference: "Reference | None"
-    seen: "Sequence[Observation]"
-    findings: "Sequence[Finding]"
-    note: str
 
 
 @app.command()
@@ -78,16 +59,17 @@ def drift(
     JSON: `verdict`, `model`, `reference`, `note`, `images`, `since`, `until`, `findings`.
     """
     from dicom_node.models import drift as drifts  # noqa: PLC0415
+    from dicom_node.models import look as looks  # noqa: PLC0415
 
     settings, now = settings_of(config), datetime.now(UTC)
     if since is None and last is None:
-        since = 30.0
+        since = looks.USUAL_DAYS
     ledger = ledger_of(settings)
     began = None if since is None else now - timedelta(days=since)
-    look = _look(settings, ledger, began, last, by, against)
+    look = looks.look(settings, ledger, began=began, last=last, by_caller=by is By.CALLING_AE, against=against)
     if metrics is not None:
-        challenged = _challenged(settings, ledger, began)
-        drifts.write_metrics(metrics, look.facts, look.findings, challenged, now)
+        challenged = looks.challenged(settings, ledger, began)
+        drifts.write_metrics(metrics, drifts.samples(look.facts, look.findings, challenged, now))
     verdict = drifts.verdict(look.findings)
     if as_json:
         print_json(_drift_json(look, verdict))
@@ -102,10 +84,12 @@ def shadow(*, config: ConfigOption = None, since: SinceOption = None, as_json: J
 
     JSON: `champion`, `challenger`, `images`, `studies`, `agree`, `share`, `disagreements`, `failures`, and more.
     """
+    from dicom_node.models import look as looks  # noqa: PLC0415
+
     settings = settings_of(config)
     ledger = ledger_of(settings)
     began = None if since is None else datetime.now(UTC) - timedelta(days=since)
-    found = _agreement(settings, ledger, began)
+    found = looks.compared(settings, ledger, began)
     if found is None:
         raise fail("no challenger is deployed")
     champion, challenger, agreed = found
@@ -116,76 +100,7 @@ def shadow(*, config: ConfigOption = None, since: SinceOption = None, as_json: J
     raise typer.Exit(0 if agreed.images else 1)
 
 
-def _look(
-    settings: "Settings",
-    ledger: "Ledger",
-    began: datetime | None,
-    last: int | None,
-    by: By | None,
-    against: Against | None,
-) -> Look:
-    from dicom_node.models import drift as drifts  # noqa: PLC0415
-    from dicom_node.storage import bundles  # noqa: PLC0415
-
-    facts = drifts.model_facts(bundles.bundle_path(settings, ledger.deployed("champion")))
-    seen = ledger.observed(facts.digest, since=began, last=last)
-    reference = None if against is Against.LIVE else drifts.training_reference(facts)
-    note = "reference: the validation images of the bundle"
-    if reference is None and against is Against.TRAINING:
-        note = "the bundle has no reference.json"
-    elif reference is None:
-        note = "" if against is Against.LIVE else "the bundle has no reference.json; "
-        note += "reference: what the same model saw here before this window"
-        earlier = ledger.observed(facts.digest, before=seen[0].observed_at, last=MOST_EARLIER) if seen else []
-        reference = drifts.live_reference(earlier)
-    groups: dict[str, list[Observation]] = defaultdict(list, {"all": list(seen)})
-    for one in seen if by is By.CALLING_AE else ():
-        groups[one.calling_ae_title or "unknown"].append(one)
-    findings = drifts.judge(groups, reference) if reference is not None else []
-    return Look(facts=facts, reference=reference, seen=seen, findings=findings, note=note)
-
-
-def _agreement(settings: "Settings", ledger: "Ledger", began: datetime | None) -> "tuple[str, str, Agreement] | None":
-    """Labels of champion and challenger and how they compare; None without a challenger."""
-    from dicom_node.models import agreement  # noqa: PLC0415
-    from dicom_node.models import drift as drifts  # noqa: PLC0415
-    from dicom_node.storage import bundles  # noqa: PLC0415
-
-    deployment = ledger.deployed("challenger")
-    if deployment is None:
-        return None
-    champion = drifts.model_facts(bundles.bundle_path(settings, ledger.deployed("champion")))
-    if champion.digest == deployment.digest:
-        raise ConfigError("the challenger is the champion itself: there is nothing to compare")
-    start = max(deployment.deployed_at, began) if began is not None else deployment.deployed_at
-    agreed = agreement.agreement(
-        ledger.observed(champion.digest, since=start),
-        ledger.observed(deployment.digest, since=start),
-        ledger.shadow_failures(deployment.digest, since=start),
-    )
-    return champion.label, f"{deployment.name} {deployment.version} {deployment.digest[:12]}", agreed
-
-
-def _challenged(settings: "Settings", ledger: "Ledger", began: datetime | None) -> "Challenged | None":
-    from dicom_node.models.drift import Challenged  # noqa: PLC0415
-
-    try:
-        found = _agreement(settings, ledger, began)
-    except ConfigError:  # the champion has become the challenger: nothing to compare
-        return None
-    if found is None:
-        return None
-    _, label, agreed = found
-    return Challenged(
-        label=label,
-        share=agreed.share,
-        images=agreed.images,
-        waiting=agreed.waiting,
-        failures=len(agreed.failures),
-    )
-
-
-def _drift_json(look: Look, verdict: str) -> dict[str, object]:
+def _drift_json(look: "Look", verdict: str) -> dict[str, object]:
     reference = look.reference
     return {
         "verdict": verdict,
@@ -199,7 +114,7 @@ def _drift_json(look: Look, verdict: str) -> dict[str, object]:
     }
 
 
-def _print_drift(look: Look, verdict: str) -> None:
+def _print_drift(look: "Look", verdict: str) -> None:
     from dicom_node.models.drift import MINIMUM  # noqa: PLC0415
 
     out = console()

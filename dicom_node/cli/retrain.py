@@ -277,9 +277,11 @@ def worker(
 ) -> None:
     """Run jobs until stopped, one at a time, as `[retraining]` allows; needs the extra `training`."""
     from dicom_node.app import audited  # noqa: PLC0415
-    from dicom_node.learn.worker import work  # noqa: PLC0415 - commands load only what they need
+    from dicom_node.health.heartbeat import beating  # noqa: PLC0415 - commands load only what they need
+    from dicom_node.learn.worker import work  # noqa: PLC0415
+    from dicom_node.storage.ledger import Ledger  # noqa: PLC0415
 
     settings = settings_of(config)
     logs_of.configure(settings.logging.level, as_json=settings.logging.as_json)
-    with audited(settings, "retraining", config):
+    with audited(settings, "retraining", config), beating(Ledger(settings.node.database), "retraining"):
         work(settings, every=every, retry_seconds=retry_seconds)

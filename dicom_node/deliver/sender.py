@@ -33,7 +33,7 @@ import structlog
 from celery import Celery
 
 from dicom_node.clock import utc_now
-from dicom_node.deliver import scu
+from dicom_node.deliver import observed, scu
 from dicom_node.deliver.audited import Sending
 from dicom_node.deliver.scu import StoreOutcome, StoreRequest
 from dicom_node.deliver.stow import Stow
@@ -205,11 +205,13 @@ class Sender:
         answered, silent, trouble = False, 0, None
         unanswered: list[tuple[Delivery, StoreOutcome]] = []
         told = Sending(self.audit, destination, map(_request, batch))
+        passage = observed.Passage(destination.name, self.clock)
         try:
             with closing(self._store(batch, destination)) as outcomes:
                 for outcome in outcomes:
                     sent = waiting[outcome.key]
                     told.tell(sent.delivery_id, None if _repeated(sent, outcome) else outcome.error)
+                    passage.tell(sent)
                     if not _of_the_destination(outcome):
                         answered, silent = True, 0
                         self._settle(waiting.pop(outcome.key), owner, outcome)
@@ -234,6 +236,7 @@ class Sender:
             raise
         finally:
             told.end()
+            passage.end()
 
     def _store(self, batch: Sequence[Delivery], destination: Destination | WebDestination) -> Generator[StoreOutcome]:
         requests = [_request(one) for one in batch]
@@ -262,14 +265,13 @@ class Sender:
         """No answer about the object: it counts as an attempt only where the object may be the cause."""
         if paused or (isinstance(outcome.error, DeliveryUnreachable) and not outcome.error.tried):
             self.ledger.delivery_untried(delivery.delivery_id, owner, str(outcome.error))
+            observed.count(delivery, "unreachable")
         else:
             self._settle(delivery, owner, outcome)
 
     def _settle(self, delivery: Delivery, owner: str, outcome: StoreOutcome) -> None:
         now = self.clock()
-        entry = log.bind(
-            delivery=delivery.delivery_id, sop_instance_uid=delivery.sop_instance_uid, status=outcome.status
-        )
+        entry = observed.entry(delivery, status=outcome.status)
         repeated = _repeated(delivery, outcome)
         if outcome.error is None or repeated:
             remark = "stored by an earlier attempt whose answer was lost (0x0111)" if repeated else None
@@ -277,6 +279,7 @@ class Sender:
             wanted = isinstance(there, Destination) and there.commitment
             self.ledger.delivery_sent(delivery.delivery_id, now, outcome.status or 0, remark, commitment=wanted)
             entry.log(logging.WARNING if outcome.status else logging.INFO, "delivered")
+            observed.count(delivery, "warning" if outcome.status else "sent")
             return
         reason = str(outcome.error)
         if outcome.class_refused:
@@ -286,17 +289,21 @@ class Sender:
         if again is None:
             self.ledger.delivery_dead(delivery.delivery_id, owner, reason, now)
             entry.error("dead letter", reason=reason, attempts=delivery.attempts)
+            observed.count(delivery, "dead")
             return
         self.ledger.delivery_retry(delivery.delivery_id, owner, again, reason)
         entry.warning("not delivered", reason=reason, attempts=delivery.attempts, again=again.isoformat())
+        observed.count(delivery, "retry")
 
     def _downgrade(self, delivery: Delivery, owner: str, reason: str) -> None:
-        entry = log.bind(delivery=delivery.delivery_id, sop_instance_uid=delivery.sop_instance_uid, kind=delivery.kind)
+        entry = observed.entry(delivery, kind=delivery.kind)
         settled = self.ledger.delivery_refused(delivery.delivery_id, owner, reason, self.clock())
         if settled is not None and settled.state is DeliveryState.DOWNGRADED:
             entry.warning("downgraded", reason=reason, stand_in=settled.stand_in)
+            observed.count(delivery, "downgraded")
         else:
             entry.error("dead letter", reason=reason, attempts=delivery.attempts)
+            observed.count(delivery, "dead")
 
     def _fail_rest(self, deliveries: Iterable[Delivery], owner: str, reason: str) -> None:
         for delivery in deliveries:
@@ -306,8 +313,9 @@ class Sender:
     def _bury(self, deliveries: Sequence[Delivery], owner: str, reason: str) -> None:
         for delivery in deliveries:
             self.ledger.delivery_dead(delivery.delivery_id, owner, reason, self.clock())
+            observed.entry(delivery).error("dead letter", reason=reason, attempts=delivery.attempts)
+            observed.count(delivery, "dead")
         self.ledger.destination_reached(deliveries[0].destination)  # there is nothing that could answer again
-        log.error("dead letters", reason=reason, count=len(deliveries))
 
     @property
     def _policy(self) -> RetryPolicy:
@@ -316,6 +324,7 @@ class Sender:
 
 def register_deliver(app: Celery, sender: Sender) -> None:
     """Make `sender` answer the messages of "dicom_node.deliver"."""
+    observed.know(one.name for one in sender.settings.destinations)
     broker.register(app, broker.DELIVER, sender.deliver)
 
 

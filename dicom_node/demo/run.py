@@ -78,6 +78,9 @@ users = "{folder}/users.toml"
 session_key = "{folder}/session.key"
 search_key = "{folder}/search.key"
 
+[metrics]
+folder = "{folder}/metrics"
+
 [logging]
 json = true
 {explain}"""

@@ -13,6 +13,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from datetime import datetime
 from types import FrameType
 from typing import Self
@@ -60,8 +61,10 @@ class Limits:
         self._end = end
         self._done = 0.0
         self._over = threading.Event()
-        self._renewer = threading.Thread(target=self._renew, name="lease", daemon=True)
-        self._guard = threading.Thread(target=self._watch, name="hard-limit", daemon=True)
+        told = copy_context()  # their log lines are about the same study
+        self._renewer = threading.Thread(target=told.run, args=(self._renew,), name="lease", daemon=True)
+        guarded = copy_context()
+        self._guard = threading.Thread(target=guarded.run, args=(self._watch,), name="hard-limit", daemon=True)
 
     def __enter__(self) -> Self:
         self._renewer.start()

@@ -30,6 +30,7 @@ from dicom_node.results import (
 )
 from dicom_node.results.header import header_of, patient_and_study
 from dicom_node.watch.logs import place
+from dicom_node.watch.stages import stage
 from explain_core import plugins, progress
 from explain_core.errors import ExplainError
 from explain_core.explanation import Explainer, Explanation, ModelIdentity
@@ -313,11 +314,14 @@ def _answer(
     """Explain one image, or say why not."""
     source = _reference(instance)
     try:
-        header, rendering = _rendered(instance, read)
-        assessment = explainer.classify(rendering.radiograph)
+        with stage("decode"):
+            header, rendering = _rendered(instance, read)
+        with stage("classify"):
+            assessment = explainer.classify(rendering.radiograph)
         if not negatives and not assessment.prediction.positive:
             return AssessedImage(source=source, header=header, assessment=assessment)
-        explanations = explainer.explain(rendering.radiograph, methods, assessment)
+        with stage("explain"):
+            explanations = explainer.explain(rendering.radiograph, methods, assessment)
     except (StudyUnsuitable, DatasetUnreadable) as error:
         return Refusal(sources=(source,), reason=str(error), code=error.reason)
     except ExplainError as error:

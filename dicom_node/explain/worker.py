@@ -22,7 +22,7 @@ from pydicom import Dataset, dcmread
 from dicom_node.clock import utc_now
 from dicom_node.dicom import reading
 from dicom_node.errors import ConfigError, OutOfResources, Reason, StudyUnsuitable
-from dicom_node.explain import pipeline, record
+from dicom_node.explain import observed, pipeline, record
 from dicom_node.explain.leases import Limits, SoftLimitExceeded, soft_limit
 from dicom_node.explain.pipeline import Analysis, Result
 from dicom_node.nouns import REPORT, Delivery, DeliveryState, Instance, SOPInstanceUID, Study, StudyState, Task
@@ -32,6 +32,7 @@ from dicom_node.settings.sections import Settings
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.spool import Spool
 from dicom_node.watch.logs import place
+from dicom_node.watch.stages import stage
 from explain_core import progress
 from explain_core.explanation import Explainer, ModelIdentity
 
@@ -115,26 +116,29 @@ class Worker:
         owner = f"{socket.gethostname()[:20]}-{os.getpid()}-{uuid.uuid4().hex}"
         task = self._ledger.lease(task_id, owner, self._clock(), self._settings.broker.lease_seconds)
         if task is None:
-            log.info("nothing to do", task=task_id)
+            known = self._ledger.task(task_id)
+            log.info("nothing to do", task=task_id, study=None if known is None else known.study_instance_uid)
             return False
         with structlog.contextvars.bound_contextvars(
             task=task_id, study=task.study_instance_uid, revision=task.revision, attempt=task.attempts
         ):
+            log.info("task taken")
             try:
                 with (
+                    observed.watched(task, self._clock) as run,
                     Limits(
                         self._ledger, task_id, owner, limits=self._settings.broker, clock=self._clock, end=self._end
                     ) as limits,
                     progress.listening(limits.tell),
                 ):
-                    return self._finish(task, owner)
+                    return self._finish(task, owner, run)
             except OutOfResources as error:
                 log.error("put back", reason=str(error))  # noqa: TRY400 - the class and text say it all
                 with contextlib.suppress(OutOfResources):  # then the lease runs out by itself
                     self._ledger.release(task_id, owner, self._clock())
                 return False
 
-    def _finish(self, task: Task, owner: str) -> bool:
+    def _finish(self, task: Task, owner: str, run: observed.Run) -> bool:
         study = self._ledger.study(task.study_instance_uid, task.revision)
         audiences = self._audiences(task)
         answer = self._answer(task, study, audiences)
@@ -150,6 +154,7 @@ class Worker:
             reason=answer.reason,
             now=self._clock(),
         )
+        run.end(answer.state.value, self._identity if answer.analysis is None else answer.analysis.model, recorded=done)
         level = logging.WARNING if answer.state is StudyState.FAILED or not done else logging.INFO
         log.log(level, "task finished", state=answer.state.value, reason=answer.reason, recorded=done)
         if done and answer.analysis is not None:
@@ -202,7 +207,8 @@ class Worker:
     ) -> tuple[Answer, list[Delivery]]:
         """Results that cannot be encoded are reported like an analysis that failed."""
         try:
-            return answer, self._write(task, answer)
+            with stage("write"):
+                return answer, self._write(task, answer)
         except OutOfResources:
             raise
         except Exception as error:  # noqa: BLE001 - unknown: terminal, but reported and visible
@@ -268,7 +274,8 @@ class Worker:
 
 
 def _built(analysis: Analysis, audiences: Sequence[Audience]) -> Answer:
-    results = tuple((one, pipeline.build(analysis, one.options, earlier=one.earlier)) for one in audiences)
+    with stage("build"):
+        results = tuple((one, pipeline.build(analysis, one.options, earlier=one.earlier)) for one in audiences)
     return Answer(state=analysis.state, reason=analysis.reason, results=results, analysis=analysis)
 
 
@@ -303,4 +310,5 @@ def _headers(paths: Iterable[Path]) -> dict[Path, Dataset]:
 
 def register_explain(app: Celery, worker: Worker) -> None:
     """Make `worker` answer the messages of "dicom_node.explain"."""
+    observed.know()
     broker.register(app, broker.EXPLAIN, worker.run)

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
 from dicom_node.errors import ConfigError
 from dicom_node.storage.ledger.observations import Observation
@@ -266,7 +267,7 @@ def _untested(group: str, name: str, images: int, reference_images: int) -> Find
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Challenged:
-    """How far a challenger agrees with the champion, for `write_metrics`."""
+    """How far a challenger agrees with the champion, for `samples`."""
 
     label: str
     share: float | None
@@ -275,37 +276,38 @@ class Challenged:
     failures: int
 
 
-def write_metrics(
-    path: Path, facts: ModelFacts, findings: Sequence[Finding], challenged: Challenged | None, now: datetime
-) -> None:
-    """Write the findings for the textfile collector of Prometheus' node_exporter; atomic: read whole or not at all.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One value of one metric.
+
+    Attributes:
+        name: without the prefix `dicom_node_`.
+        text: what it is.
+    """
+
+    name: str
+    text: str
+    labels: Mapping[str, str]
+    value: float
+
+
+def samples(
+    facts: ModelFacts, findings: Sequence[Finding], challenged: Challenged | None, now: datetime
+) -> tuple[Sample, ...]:
+    """One look as metrics.
 
     Args:
-        path: FILE.prom in the collector's folder.
         facts: the model.
-        findings: of one look; may be empty.
+        findings: may be empty.
         challenged: the comparison with the challenger, if there is one.
         now: when it was looked.
-
-    Raises:
-        ConfigError: prometheus-client is missing, or the file cannot be written.
     """
-    try:
-        from prometheus_client import CollectorRegistry, Gauge, write_to_textfile  # noqa: PLC0415 - optional
-    except ImportError as error:
-        message = 'prometheus-client is missing: pip install "dicom-explanation-node[monitoring]"'
-        raise ConfigError(message) from error
-    registry = CollectorRegistry()
+    found: list[Sample] = []
 
     def put(name: str, text: str, value: float | None, **labels: str) -> None:
-        if value is None:
-            return
-        full = f"dicom_node_{name}"
-        gauge = gauges.get(full) or Gauge(full, text, tuple(labels), registry=registry)
-        gauges[full] = gauge
-        gauge.labels(**labels).set(value)
+        if value is not None:
+            found.append(Sample(name=name, text=text, labels=labels, value=float(value)))
 
-    gauges: dict[str, Any] = {}
     model = facts.label
     said = verdict(findings)
     put("drift_last_run_timestamp_seconds", "When drift was looked for.", now.timestamp(), model=model)
@@ -326,6 +328,25 @@ def write_metrics(
         put("challenger_images", "Images that both models decided.", challenged.images, **pair)
         put("challenger_waiting_images", "Images that the challenger has not seen yet.", challenged.waiting, **pair)
         put("challenger_failures", "Studies without an answer of the challenger.", challenged.failures, **pair)
+    return tuple(found)
+
+
+def write_metrics(path: Path, found: Sequence[Sample]) -> None:
+    """Write samples for the textfile collector of Prometheus' node_exporter; atomic: read whole or not at all.
+
+    Args:
+        path: FILE.prom in the collector's folder.
+        found: what to write.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    registry, gauges = CollectorRegistry(), dict[str, Gauge]()
+    for one in found:
+        name = f"dicom_node_{one.name}"
+        if name not in gauges:
+            gauges[name] = Gauge(name, one.text, tuple(one.labels), registry=registry)
+        gauges[name].labels(**one.labels).set(one.value)
     try:
         write_to_textfile(str(path), registry)
     except OSError as error:

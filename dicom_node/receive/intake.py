@@ -112,7 +112,13 @@ class Intake:
             return self._take(request, received, now)
         except PeerError as error:
             where, about = self._quarantine(request, received, error, now)
-            entry.warning("object refused", status=f"0x{error.status:04X}", reason=str(error), quarantine=where)
+            entry.warning(
+                "object refused",
+                study=about.study or None,
+                status=f"0x{error.status:04X}",
+                reason=str(error),
+                quarantine=where,
+            )
             return refusal(error, about)
         except NodeError as error:
             entry.error("object not stored", status=f"0x{error.status:04X}", reason=str(error))

@@ -21,7 +21,7 @@ from dicom_node.dicom.commitment import Message
 from dicom_node.dicom.negotiation import presentation_contexts
 from dicom_node.errors import ConfigError, NodeError
 from dicom_node.nouns import AETitle, Association
-from dicom_node.receive import audited
+from dicom_node.receive import audited, counted
 from dicom_node.receive.association_request import titles_of
 from dicom_node.receive.commitment import CommitmentProvider
 from dicom_node.receive.intake import Intake, Outcome, Request, refusal
@@ -82,6 +82,7 @@ class Listener:
         self._node = settings.node
         self._tls_settings = settings.tls
         self._callers = tuple(caller(entry) for entry in settings.node.calling_ae_titles)
+        counted.know(self._callers)
         self._audit = audit or Audit.nowhere()
         self._ledger = ledger
         self._spool = spool
@@ -215,6 +216,7 @@ class Listener:
         pending = [known for reception, known in zip(receptions, hosts, strict=True) if not reception.counted]
         admitted = len(pending) < MOST_PENDING and pending.count(host) < MOST_PENDING_PER_HOST
         if not admitted:
+            counted.tell_rejection(counted.NO_ROOM)
             log.warning("connection refused", peer=host, connections=len(receptions), pending=len(pending))
         return admitted
 
@@ -249,18 +251,19 @@ class Listener:
             self._reject(acceptor, CALLING_NOT_RECOGNISED, because=because)
             return
         with self._lock:
-            counted = [one for one in self._receptions.values() if one.counted and not one.lost]
-            of_peer = sum(one.counted == peer for one in counted)
-            full = len(counted) >= self._node.max_associations or of_peer >= self._node.max_associations_per_peer
+            open_now = [one for one in self._receptions.values() if one.counted and not one.lost]
+            of_peer = sum(one.counted == peer for one in open_now)
+            full = len(open_now) >= self._node.max_associations or of_peer >= self._node.max_associations_per_peer
             reception = self._receptions.get(acceptor)
             if reception is not None and not full:
                 reception.counted = peer
         if full:
-            self._reject(acceptor, LOCAL_LIMIT_EXCEEDED, open=len(counted), of_peer=of_peer)
+            self._reject(acceptor, LOCAL_LIMIT_EXCEEDED, open=len(open_now), of_peer=of_peer)
 
     def _reject(self, acceptor: Acceptor, answer: tuple[int, int, int], **more: Any) -> None:
         meaning, titles = rejection(*answer), titles_of(acceptor)
         log.warning("association rejected", reason=meaning, **more, **titles)
+        counted.tell_rejection(meaning)
         if answer[0] == REJECTED_PERMANENT:
             self._audit.node_rejected(Node(ae_title=titles["calling"], address=titles["peer"]), meaning)
         acceptor.acse.send_reject(*answer)
@@ -270,6 +273,7 @@ class Listener:
         reception = self._receptions.get(event.assoc)
         if reception is not None:
             reception.opened_at = self._clock()
+            counted.tell_open(1)
             log.info(
                 "association accepted",
                 association=reception.association_id,
@@ -278,7 +282,9 @@ class Listener:
             )
 
     def _on_store(self, event: evt.Event) -> Dataset:
+        began = time.monotonic()
         outcome = self._store(event)
+        counted.tell_object(titles_of(event.assoc)["calling"], outcome, began)
         answer = Dataset()
         answer.Status = int(outcome.status)
         if outcome.comment:
@@ -357,6 +363,7 @@ class Listener:
             self._forgotten.append(reception)
         audited.tell_end(reception)
         if reception.opened_at is not None:
+            counted.tell_open(-1)
             log.info("association ended", association=reception.association_id)
         if reception.recorded:
             with self._lock:

@@ -48,6 +48,7 @@ from dicom_node.route.rules import StudyDecision
 from dicom_node.settings.sections import Settings
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.search_terms import terms
+from dicom_node.watch import traces
 from dicom_node.watch.logs import place, without_warnings
 
 RESUBMIT = timedelta(seconds=30)
@@ -204,6 +205,8 @@ class Dispatcher:
                 tasks=len(made.tasks),
                 reason=made.reason or next((task.reason for task in made.tasks), None),
             )
+            first = min((one.received_at for one in study.instances), default=now)
+            traces.received(uid, study.revision, first, now, instances=len(study.instances))
 
     def _decide(self, study: Study) -> StudyDecision:
         headers = {one.sop_instance_uid: read_header(one) for one in study.instances}
@@ -272,11 +275,12 @@ class Dispatcher:
         if self._ledger.pending_tasks(now, self._resubmit, limit=1):
             for task in self._ledger.pending_tasks(now, self._wait(EXPLAIN)):
                 self._submit_task(task, now)
-                log.warning("task submitted again", task=task.task_id, study=task.study_instance_uid)
+                log.warning("task not taken in time, submitted again", task=task.task_id, study=task.study_instance_uid)
 
     def _submit_task(self, task: Task, now: datetime) -> None:
         broker.submit(self._app, EXPLAIN, task.task_id)
         self._ledger.task_submitted(task.task_id, now)
+        log.info("task submitted", task=task.task_id, study=task.study_instance_uid, revision=task.revision)
 
     def _submit_deliveries(self, now: datetime) -> None:
         if not self._ledger.deliveries_to_submit(now, self._resubmit):

@@ -18,6 +18,7 @@ from dicom_node.settings.answers import DestinationSettings, PeerSettings
 from dicom_node.settings.callers import caller
 from dicom_node.settings.methods import Key
 from dicom_node.settings.methods import problems as method_problems
+from dicom_node.settings.monitoring import problems as alert_problems
 from dicom_node.settings.sections import RetentionSettings, Settings
 from explain_core import toml_files
 
@@ -112,6 +113,7 @@ def _contradictions(settings: Settings) -> Iterator[_Problem]:
     if settings.study.max_seconds < settings.study.quiet_seconds:
         yield ("study", "max_seconds"), "must not be less than quiet_seconds"
     yield from _audit_contradictions(settings)
+    yield from alert_problems(settings.alerts)
     for section, named in (("destinations", settings.destinations), ("rules", settings.rules)):
         names = [one.name for one in named]
         for index, name in enumerate(names):

@@ -21,6 +21,7 @@ from dicom_node.settings.callers import AETitleText, CallerText
 from dicom_node.settings.dashboard import WebSettings
 from dicom_node.settings.default_rules import DEFAULT_RULES
 from dicom_node.settings.dicomweb import WebKeys
+from dicom_node.settings.monitoring import AlertSettings, MetricsSettings, TracingSettings
 from dicom_node.settings.rule_tables import Rule, Section, split_words
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -216,6 +217,9 @@ class Settings(Section):
     logging: LoggingSettings = LoggingSettings()
     audit: AuditSettings = AuditSettings()
     web: WebSettings = WebSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    alerts: AlertSettings = AlertSettings()
+    tracing: TracingSettings = TracingSettings()
 
     @model_validator(mode="after")
     def _complete_rules(self) -> Self:

@@ -45,7 +45,10 @@ def _missing(known: Instance | None, reference: Reference) -> FailureReason | No
         return FailureReason.NO_SUCH_INSTANCE
     except (OSError, DatasetUnreadable) as error:
         log.error(  # noqa: TRY400 - foreseen: no traceback
-            "acknowledged file cannot be read", sop=known.sop_instance_uid, error=type(error).__name__
+            "acknowledged file cannot be read",
+            sop=known.sop_instance_uid,
+            study=known.study_instance_uid,
+            error=type(error).__name__,
         )
         return FailureReason.PROCESSING_FAILURE
     if not intact:

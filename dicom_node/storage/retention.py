@@ -284,7 +284,7 @@ class Retention:
         sop = path.stem.partition("-")[0]
         target = self.spool.quarantine(path, f"{_NOT_IN_LEDGER}-{path.stem}")
         self.ledger.add_quarantine(sop, study, target, "in the spool, but not in the ledger", self.clock())
-        log.warning("set aside: in the spool, but not in the ledger", sop=sop, quarantine=target.name)
+        log.warning("set aside: in the spool, but not in the ledger", study=study, sop=sop, quarantine=target.name)
 
     def _lost_results(self, before: float, *, dry_run: bool) -> Freed:
         items = size = 0

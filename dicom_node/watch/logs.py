@@ -24,6 +24,8 @@ bound = structlog.contextvars.bound_contextvars
 """`with bound(association_id=..., study=..., task_id=...)`: every log line inside carries the identifiers."""
 
 _QUOTING = ("pydicom", "pynetdicom", "highdicom", "pylibjpeg", "PIL", "httpx2", "httpcore2")
+_REPEATING = ("celery.worker.strategy", "celery.app.trace")
+"""They tell of each message by Celery's own identifier; our lines tell of the same work, and of which study it is."""
 _SPEAKING_ERRORS = (NodeError, ExplainError)
 _FRAMES = 6
 _warnings_lock = threading.RLock()
@@ -62,6 +64,8 @@ def configure(level: str = "info", *, as_json: bool = False, stream: IO[str] | N
     root.setLevel(level.upper())
     for name in _QUOTING:
         logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _REPEATING:
         logging.getLogger(name).setLevel(logging.WARNING)
     structlog.configure(
         processors=[

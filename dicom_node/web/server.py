@@ -24,7 +24,7 @@ from dicom_node.errors import ConfigError, NodeError, OutOfResources
 from dicom_node.nouns import TLSFiles
 from dicom_node.storage.key_file import secret_key
 from dicom_node.watch.logs import place
-from dicom_node.web import api, models, operations, sessions, studies
+from dicom_node.web import api, health, models, operations, sessions, studies
 from dicom_node.web.access import Doorkeeper, Needs, SameOrigin, allowed
 from dicom_node.web.node import Node, page
 from dicom_node.web.users import Users
@@ -50,7 +50,7 @@ def make_app(node: Node) -> Starlette:
     """
     web = node.settings.web
     app = Starlette(
-        routes=_routes(),
+        routes=[*health.routes(node.settings, node.ledger), *_routes()],
         middleware=[
             Middleware(SameOrigin),
             Middleware(

@@ -42,6 +42,8 @@ database = "sqlite:///{folder}/ledger.sqlite"
 low_water_mb = 0
 [audit]
 folder = "{folder}/audit"
+[metrics]
+folder = "{folder}/metrics"
 [study]
 quiet_seconds = 1
 [broker]

@@ -32,6 +32,9 @@ low_water_mb = 0
 [audit]
 folder = "{folder}/audit"
 
+[metrics]
+folder = "{folder}/metrics"
+
 [study]
 quiet_seconds = 0.5
 

@@ -40,8 +40,8 @@ def at(seconds: float) -> datetime:
 def due(ledger, now: datetime) -> list[Delivery]:
     """Pending deliveries whose time has come and that no sender holds, oldest first."""
     with ledger._read() as connection:
-        waited_for = deliveries._waited_for(connection, now)
-        rows = [row for name in waited_for for row in deliveries._due_rows(connection, now, 1000, name)]
+        names = deliveries.waited_for(connection, now)
+        rows = [row for name in names for row in deliveries._due_rows(connection, now, 1000, name)]
         rows = sorted(rows, key=lambda row: (row["next_attempt_at"], row["delivery_id"]))
         return [deliveries._delivery(row) for row in rows]
 
@@ -269,6 +269,7 @@ def settings(folder: Path, *destinations, **sections):
                 "low_water_mb": 0,
             },
             "audit": {"folder": folder / "audit"},
+            "metrics": {"folder": folder / "metrics"},
             "destinations": [
                 one
                 if isinstance(one, dict)

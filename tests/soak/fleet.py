@@ -48,6 +48,9 @@ lease_seconds = 15
 store = "{folder}/models"
 {bundle}
 
+[metrics]
+folder = "{folder}/metrics"
+
 [results]
 long_edge = 512
 

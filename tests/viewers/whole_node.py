@@ -36,6 +36,9 @@ low_water_mb = 50
 [audit]
 folder = "{folder}/audit"
 
+[metrics]
+folder = "{folder}/metrics"
+
 [study]
 quiet_seconds = 1
 

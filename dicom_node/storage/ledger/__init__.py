@@ -7,27 +7,32 @@ from dicom_node.storage.ledger.commitment_reports import CommitmentReports, Owed
 from dicom_node.storage.ledger.commitments import Commitments, Taken, Uncommitted, Verdict
 from dicom_node.storage.ledger.deliveries import Deliveries
 from dicom_node.storage.ledger.deployments import Deployments
+from dicom_node.storage.ledger.figures import Figures, Work
 from dicom_node.storage.ledger.finding import Finding
 from dicom_node.storage.ledger.keeping import Cutoff, Keeping
 from dicom_node.storage.ledger.observations import Observations
 from dicom_node.storage.ledger.overview import DeadLetter, Highest, Overview, Overviews
+from dicom_node.storage.ledger.pulse import Heartbeat, Noted, Pulse
 from dicom_node.storage.ledger.receiving import Added, Receiving
 from dicom_node.storage.ledger.reports import Downgrade, Replayed, StudySummary, Timeline
 from dicom_node.storage.ledger.set_back import SetBack
 from dicom_node.storage.ledger.stories import Stories
 from dicom_node.storage.ledger.story import Story
 from dicom_node.storage.ledger.tasks import Tasks
-from dicom_node.storage.ledger.unreachable import Breakers
+from dicom_node.storage.ledger.unreachable import Breakers, Queue
 
 __all__ = [
     "Added",
     "Cutoff",
     "DeadLetter",
     "Downgrade",
+    "Heartbeat",
     "Highest",
     "Ledger",
+    "Noted",
     "Overview",
     "OwedReport",
+    "Queue",
     "Replayed",
     "Story",
     "StudySummary",
@@ -37,6 +42,7 @@ __all__ = [
     "TransactionInUse",
     "Uncommitted",
     "Verdict",
+    "Work",
 ]
 
 
@@ -54,6 +60,8 @@ class Ledger(
     Keeping,
     Finding,
     SetBack,
+    Pulse,
+    Figures,
 ):
     """One database with all that the node knows.
 

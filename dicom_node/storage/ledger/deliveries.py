@@ -32,7 +32,7 @@ class Deliveries(Store):
         `older_than` ago is still on its way and left out.
         """
         with self._read() as connection:
-            free = [one for one in _waited_for(connection, now) if not _is_busy(connection, one, now)]
+            free = [one for one in waited_for(connection, now) if not _is_busy(connection, one, now)]
             first = [row for destination in free for row in _due_rows(connection, now, 1, destination)]
         return [
             _delivery(row) for row in first if row["submitted_at"] is None or row["submitted_at"] <= now - older_than
@@ -83,7 +83,8 @@ class Deliveries(Store):
                 )
             )
             leased = connection.execute(
-                select(deliveries)
+                select(deliveries, tasks.c.study_instance_uid, tasks.c.revision)
+                .join(tasks, tasks.c.task_id == deliveries.c.task_id)
                 .where(deliveries.c.delivery_id.in_(due), _found(), deliveries.c.owner == owner)
                 .order_by(deliveries.c.next_attempt_at, deliveries.c.delivery_id)
             ).mappings()
@@ -258,7 +259,7 @@ def _held(delivery_id: str, owner: str) -> ColumnElement[bool]:
     return and_(_pending(), deliveries.c.delivery_id == delivery_id, deliveries.c.owner == owner)
 
 
-def _waited_for(connection: Connection, now: datetime) -> Iterator[str]:
+def waited_for(connection: Connection, now: datetime) -> Iterator[str]:
     """Destinations that a delivery waits for, but those that are left in peace: one look into the index for each."""
     resting = left_in_peace(connection, now)
     last = ""
@@ -304,4 +305,6 @@ def _delivery(row: RowMapping) -> Delivery:
         next_attempt_at=row["next_attempt_at"],
         last_error=row["last_error"],
         stand_in=row["stand_in"],
+        study_instance_uid=row.get("study_instance_uid"),
+        revision=row.get("revision"),
     )

@@ -51,7 +51,7 @@ STATE = String(16)
 
 metadata = MetaData()
 
-SCHEMA = "0008"
+SCHEMA = "0009"
 """Of these tables: the last of migrations/versions."""
 FIRST = "0001"
 """Of a ledger made before there were migrations, which does not say so itself."""
@@ -191,6 +191,7 @@ deliveries = Table(
     ForeignKeyConstraint(["task_id"], ["tasks.task_id"]),
     Index("deliveries_due", "state", "destination", "next_attempt_at", "delivery_id"),
     Index("deliveries_held", "lease_until"),
+    Index("deliveries_by_end", "state", "finished_at"),
 )
 
 stores = Table(
@@ -255,3 +256,36 @@ unreachable = Table(
     Column("reason", Text, nullable=False),
 )
 """Destinations that did not answer when last tried; one that answers has no row."""
+
+heartbeats = Table(
+    "heartbeats",
+    metadata,
+    Column("role", STATE, primary_key=True),
+    Column("host", String(64), primary_key=True),
+    Column("pid", Integer, primary_key=True, autoincrement=False),
+    Column("started_at", UTCDateTime, nullable=False),
+    Column("seen_at", UTCDateTime, nullable=False, index=True),
+    Column("detail", Text, nullable=False),  # JSON, by the role
+)
+"""Processes of the node, on all its hosts; one that ends in order has no row."""
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("level", STATE, nullable=False),
+    Column("said", Text, nullable=False),
+    Column("began_at", UTCDateTime, nullable=False),
+    Column("seen_at", UTCDateTime, nullable=False),
+    Column("told_at", UTCDateTime),
+)
+"""What needs a person, since when, and when somebody was told; what is over has no row."""
+
+looks = Table(
+    "looks",
+    metadata,
+    Column("name", KEY, primary_key=True),
+    Column("looked_at", UTCDateTime, nullable=False),
+    Column("found", Text, nullable=False),  # JSON
+)
+"""The last look of each kind for something that takes long to look for."""

@@ -364,11 +364,10 @@ def test_a_tampered_champion_is_one_clear_line(tmp_path):
     assert "model_card.md does not match its checksum" in result.output
 
 
-@pytest.mark.parametrize(("missing", "words"), [("scipy", "SciPy"), ("prometheus_client", "prometheus-client")])
-def test_a_missing_extra_is_one_line_that_says_how_to_get_it(tmp_path, monkeypatch, missing, words):
+def test_a_missing_extra_is_one_line_that_says_how_to_get_it(tmp_path, monkeypatch):
     here = Observed(tmp_path, normal(60), reference=reference(normal(60)))
-    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setitem(sys.modules, "scipy", None)
     result = here.drift("--metrics", str(tmp_path / "node.prom"))
     assert result.exit_code == 2
-    expected = f'error: {words} is missing: pip install "dicom-explanation-node[monitoring]"'
+    expected = 'error: SciPy is missing: pip install "dicom-explanation-node[monitoring]"'
     assert result.output.strip() == expected

@@ -427,6 +427,8 @@ database = "sqlite:///{folder}/ledger.sqlite"
 low_water_mb = 0
 [audit]
 folder = "{folder}/audit"
+[metrics]
+folder = "{folder}/metrics"
 [study]
 quiet_seconds = 0.3
 [broker]

@@ -420,7 +420,7 @@ def test_the_role_runs_a_real_bundle_beside_the_node_at_the_lowest_priority(tmp_
     config.write_text(
         f'[node]\nspool = "{here.settings.node.spool}"\ndatabase = "{here.settings.node.database}"\n'
         f'[model]\nbundle = "{default}"\nstore = "{tmp_path}/models"\ndevice = "cpu"\naugmentations = 0\n'
-        f'[audit]\nfolder = "{tmp_path}/audit"\n'
+        f'[audit]\nfolder = "{tmp_path}/audit"\n[metrics]\nfolder = "{tmp_path}/metrics"\n'
     )
     process = subprocess.Popen([sys.executable, "-m", "dicom_node", "serve", "--only", "shadow", "-c", str(config)])
     try:

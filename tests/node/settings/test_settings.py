@@ -78,6 +78,8 @@ COMMENTED = {
     "calling_ae_titles", "bundle", "augmentations", "institution", "timezone", "destinations", "rules",
     "clean_below_mb", "commitment_peers", "seal_key", "syslog_host", "syslog_ca", "syslog_certificate", "syslog_key",
     "web.certificate", "web.key",
+    "to", "from", "smtp_host", "smtp_authorities", "smtp_user", "smtp_password_file", "webhooks", "webhook_secret_file",
+    "endpoint", "metrics.port",
 } | {f"tls.{key}" for key in ("certificate", "key", "authorities", "revocations")}  # fmt: skip
 """Keys whose value in the shipped file is no default."""
 

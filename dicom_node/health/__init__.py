@@ -1,0 +1,1 @@
+"""Whether the node is well: figures from everywhere, what they mean, and who is told."""

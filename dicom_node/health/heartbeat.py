@@ -1,0 +1,77 @@
+"""Every role says every few seconds, in the ledger, that it lives: so that a process on another host is seen, too."""
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+
+from dicom_node.clock import utc_now
+from dicom_node.errors import NodeError
+from dicom_node.storage.ledger import Ledger
+
+EVERY_SECONDS: Final = 10.0
+ALIVE: Final = timedelta(seconds=35)
+"""A process that was not heard of for so long is silent: three heartbeats, and a ledger that was busy."""
+GRACE_SECONDS: Final = 5.0
+
+log = structlog.get_logger(__name__)
+_detail: dict[str, str] = {}
+
+
+def host() -> str:
+    """The name of this machine, or of this container."""
+    return socket.gethostname()[:64]
+
+
+def tell(**detail: str) -> None:
+    """What this process says of itself from its next heartbeat on: device and model of a worker."""
+    _detail.update(detail)
+
+
+@contextmanager
+def beating(
+    ledger: Ledger, role: str, *, every: float = EVERY_SECONDS, clock: Callable[[], datetime] = utc_now
+) -> Iterator[None]:
+    """While the block runs, this process is seen to live; one that ends in order is not waited for.
+
+    Args:
+        ledger: where that is written; one that does not answer is told once, and tried again.
+        role: of this process.
+        every: seconds.
+        clock: the time.
+    """
+    over = threading.Event()
+    me = (role, host(), os.getpid())
+
+    def beat() -> None:
+        troubled = made = False
+        while True:
+            try:
+                if not made:
+                    ledger.create()  # this process may be the first that asks for it
+                    made = True
+                ledger.beat(*me, clock(), _detail)
+                troubled = False
+            except Exception as error:  # noqa: BLE001 - the next one may succeed; the role goes on in any case
+                if not troubled:
+                    reason = str(error) if isinstance(error, NodeError) else type(error).__name__
+                    log.warning("no heartbeat, will go on trying", reason=reason)
+                troubled = True
+            if over.wait(every):
+                return
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(GRACE_SECONDS)
+        with suppress(Exception):  # then it is silent, which is told
+            ledger.end_beat(*me)
+        ledger.close()
