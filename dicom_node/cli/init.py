@@ -41,10 +41,10 @@ def init(
     file: Annotated[Path, typer.Argument(help="The settings file to write.")] = Path("dicom-node.toml"),
     *,
     sender: Annotated[
-        list[str] | None, typer.Option(help="Who may send, AE@ADDRESS; repeat it for more.", metavar="AE@ADDRESS")
+        list[str] | None, typer.Option(help="Who may send, AE@ADDRESS; repeat it for more.", metavar="AE")
     ] = None,
     destination: Annotated[
-        str, typer.Option(help="Where results go: an AE, or a DICOMweb service.", metavar="AE@HOST:PORT|URL")
+        str, typer.Option(help="Where results go: AE@HOST:PORT, or a URL of DICOMweb.", metavar="PLACE")
     ] = "",
     spool: Annotated[
         Path | None, typer.Option(help="Folder of images and results; what else is written lies beside it.")
@@ -54,9 +54,9 @@ def init(
     tls_key: Annotated[Path | None, typer.Option(help="Its private key.")] = None,
     tls_authorities: Annotated[Path | None, typer.Option(help="Who signs the certificates of peers.")] = None,
     no_tls: Annotated[bool, typer.Option("--no-tls", help="Connections are not encrypted.")] = False,
-    destination_tls: Annotated[
-        bool | None, typer.Option(help="Whether the destination is reached over TLS; default: where there is TLS.")
-    ] = None,
+    destination_plain: Annotated[
+        bool, typer.Option("--destination-plain", help="The destination is reached without the node's TLS.")
+    ] = False,
     ae_title: Annotated[str, typer.Option(help="AE title of the node.")] = _DEFAULT.ae_title,
     port: Annotated[int, typer.Option(help="Port of the node.")] = _DEFAULT.port,
     redis: Annotated[str, typer.Option(help="URL of Redis.")] = _DEFAULT.redis,
@@ -69,7 +69,7 @@ def init(
 
     JSON (asks nothing, as --yes): `file`, `wrong` (what was kept although it is wrong), `remarks`, `next`.
     """
-    over_tls = tls_cert is not None if destination_tls is None else destination_tls
+    over_tls = tls_cert is not None and not destination_plain
     site = Site(
         senders=tuple(sender or ()), destination=destination, destination_tls=over_tls, ae_title=ae_title, port=port,
         redis=redis, spool=spool or _DEFAULT.spool, device=device or ("auto" if _site.gpus() else "cpu"),
@@ -159,9 +159,14 @@ def _tell(file: Path, site: Site, wrong: Sequence[str], *, as_json: bool) -> Non
     sys.stdout.write("\n".join(out) + "\n")
 
 
+def _prompt(hint: str, default: str | None) -> str:
+    """What a person writes, below a line that says what it may be."""
+    return str(typer.prompt(f"  {hint}\n ", default=default, prompt_suffix=" > ")).strip()
+
+
 def _ask_senders(site: Site) -> Site:
     shown = ", ".join(site.senders) or None
-    text = typer.prompt("  AE titles, with addresses: PACS@192.0.2.7, MODALITY1@10.1.0.0/16", default=shown)
+    text = _prompt("AE titles, with addresses: PACS@192.0.2.7, MODALITY1@10.1.0.0/16", shown)
     return replace(site, senders=tuple(one.strip() for one in text.split(",") if one.strip()))
 
 
@@ -170,7 +175,7 @@ def _ask_tls(site: Site) -> Site:
         return replace(site, certificate=None, key=None, authorities=None, destination_tls=False)
 
     def path(what: str, known: Path | None) -> Path:
-        return Path(typer.prompt(f"  PEM file of {what}", default=str(known) if known else None))
+        return Path(_prompt(f"PEM file of {what}", str(known) if known else None))
 
     return replace(
         site,
@@ -182,21 +187,21 @@ def _ask_tls(site: Site) -> Site:
 
 
 def _ask_destination(site: Site) -> Site:
-    text = "  AE@HOST:PORT, such as PACS@192.0.2.7:104, or the URL of a DICOMweb service"
-    there = str(typer.prompt(text, default=site.destination or None)).strip()
+    text = "AE@HOST:PORT, such as PACS@192.0.2.7:104, or the URL of a DICOMweb service"
+    there = _prompt(text, site.destination or None)
     tls = site.tls and "://" not in there and typer.confirm("  Over TLS?", default=site.destination_tls)
     return replace(site, destination=there, destination_tls=tls)
 
 
 def _ask_spool(site: Site) -> Site:
-    text = "  A folder on a disk that survives a restart; ledger, audit and models will lie beside it"
-    return replace(site, spool=Path(typer.prompt(text, default=str(site.spool))))
+    text = "A folder on a disk that survives a restart; ledger, audit and models lie beside it"
+    return replace(site, spool=Path(_prompt(text, str(site.spool))))
 
 
 def _ask_device(site: Site) -> Site:
     for number, name in enumerate(_site.gpus()):
         typer.echo(f"  cuda:{number} is {name}")
-    return replace(site, device=typer.prompt("  auto, cpu, cuda or cuda:N", default=site.device).strip())
+    return replace(site, device=_prompt("auto, cpu, cuda or cuda:N", site.device))
 
 
 def _ask_node(site: Site) -> Site:

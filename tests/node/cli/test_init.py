@@ -169,7 +169,7 @@ def test_tls_is_tried_with_the_files_that_are_given(place, tmp_path):
         wrong = place.words(destination=there, **names | {"tls_key": tmp_path / "none.key"})
         assert "none.key" in run("init", *wrong, "--yes", expect=2).stderr
         plain = place.words(destination=there, **names)
-        done = run("init", *plain, "--no-destination-tls", "--json", expect=1)
+        done = run("init", *plain, "--destination-plain", "--json", expect=1)
         assert "--destination: " in json.loads(done.stderr)["error"]
 
 
