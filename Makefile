@@ -1,6 +1,7 @@
 # make demo   sets everything up and explains a real radiograph, ARGS="--once" to stop afterwards
 # make test   sets everything up and runs every gate: lint, types, contracts, and the tests that need no minutes
 # make test-all   the tests of minutes: crash matrices, viewers, trainings, whole nodes
+# make docs   the pages of docs/ as a site in build/site; a broken link or a page without a place ends it
 # make faults   attacks on a fresh node, a row for each: what it did once, what it does now
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +13,7 @@ JOBS ?= 3
 # PyTorch on a CPU takes and gives back much memory; in huge pages that costs a part of the time (glibc 2.35 or newer).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test test-all faults check lint types contracts pytest debian ohif clean
+.PHONY: demo docs test test-all faults check lint types contracts pytest debian ohif clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/dicom-node demo $(ARGS)
@@ -22,6 +23,10 @@ test: debian ohif $(VENV)/.dev
 
 test-all: debian ohif $(VENV)/.dev
 	$(BIN)/pytest -m slow --numprocesses $(JOBS) --dist loadfile
+
+docs: $(VENV)/.docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file deploy/docs/mkdocs.yml
+	@echo "open build/site/index.html"
 
 faults: $(VENV)/.dev
 	$(BIN)/python -m tests.faults $(ARGS)
@@ -57,9 +62,13 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable ".[demo]"
 	@touch $@
 
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable ".[docs]"
+	@touch $@
+
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable ".[dev]"
-	@touch $@ $(VENV)/.demo
+	@touch $@ $(VENV)/.demo $(VENV)/.docs
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -101,6 +101,7 @@ def render() -> str:
         ),
         "",
         *_web(),
+        "",
         *_audit(),
     ]
     return "\n".join(lines) + "\n"
