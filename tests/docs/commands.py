@@ -110,6 +110,9 @@ def _node(words: Sequence[str], *, whole: bool) -> str | None:
     context = command.make_context("dicom-node", [], resilient_parsing=True)
     while hasattr(command, "commands") and rest:
         name, *rest = rest
+        if name.startswith("-"):
+            known = {option for one in command.params for option in one.opts}
+            return None if name in known else f"{path} has no option {name}"
         if (found := command.get_command(context, name)) is None:
             return f"{path} has no command {name}"
         command, path = found, f"{path} {name}"

@@ -86,6 +86,7 @@ def test_the_checksums_of_a_bundle_are_checked_as_its_page_says():
     [
         ("dicom-node serve --onyl web", "No such option"),
         ("dicom-node sreve", "no command sreve"),
+        ("dicom-node --install-completions", "no option --install-completions"),
         ("dicom-node worker --count many", "valid integer"),
         ("dicom-node explain FILE", "Missing parameter: out"),
         ("dicom-node rules test", "Missing parameter: files"),
