@@ -45,6 +45,7 @@ PATTERNS = {
     r"^(redis|rediss|redis\+socket)://": "a URL of redis, rediss or redis+socket",
     r"^[a-z0-9+]+://": "a URL as SQLAlchemy has them",
     r"^[A-Za-z_][A-Za-z0-9_]*$": "the name of a variable",
+    r"^[^\s@<>,]+@[^\s@<>,]+$": "an e-mail address",
     r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$": "1 to 64 letters, digits, spaces, `.`, `_` and `-`; a letter or digit first",
 }
 """What a pattern of the settings is in words; a new one needs its words here."""
