@@ -32,6 +32,7 @@ _BESIDE: Final = {
     ("retraining", "jobs"): "jobs",
     ("export", "key"): "export.key",
     ("audit", "folder"): "audit",
+    ("metrics", "folder"): "metrics",
     ("web", "users"): "users.toml",
     ("web", "session_key"): "session.key",
     ("web", "search_key"): "search.key",

@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from dicom_node.clock import utc_now
-from dicom_node.errors import NodeError
+from dicom_node.errors import ConfigError, NodeError
 from dicom_node.storage.ledger import Ledger
 
 EVERY_SECONDS: Final = 10.0
@@ -57,6 +57,8 @@ def beating(
                     made = True
                 ledger.beat(*me, clock(), _detail)
                 troubled = False
+            except ConfigError:
+                return  # the role itself says so, and ends
             except Exception as error:  # noqa: BLE001 - the next one may succeed; the role goes on in any case
                 if not troubled:
                     reason = str(error) if isinstance(error, NodeError) else type(error).__name__
