@@ -317,10 +317,6 @@ def test_the_example_configuration_is_valid(root):
     assert "ok:" in run("check-config", "--config", root / "deploy" / "dicom-node.toml").stdout
 
 
-def test_the_conformance_page_is_the_one_made_from_the_code(root):
-    assert run("conformance").stdout.strip() == (root / "docs" / "conformance.md").read_text().strip()
-
-
 @pytest.mark.parametrize("command", ["status", "rerun --failed", "drift", "model list", "serve --only dispatcher"])
 def test_a_ledger_of_another_schema_is_refused_in_one_line(command, tmp_path, root):
     with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as old:

@@ -27,7 +27,6 @@ from pynetdicom.sop_class import Verification
 from receiving import CR, MB, STUDY, radiograph, running, wait_until
 
 from dicom_node import errors, status
-from dicom_node.cli import _conformance
 from dicom_node.dicom import negotiation
 from dicom_node.errors import ConfigError, OutOfResources
 from dicom_node.nouns import StudyState
@@ -646,11 +645,6 @@ def test_every_error_has_a_status_of_the_table():
         error = tree.pop()
         assert error.status in {*status.STATUS_MEANING, *status.COMMITMENT_MEANING}
         tree += error.__subclasses__()
-
-
-def test_the_conformance_statement_is_the_code_s(root):
-    path = root / "docs" / "conformance.md"
-    assert path.read_text() == _conformance.render(), "run: dicom-node conformance > docs/conformance.md"
 
 
 def test_error_comments_fit():
