@@ -109,12 +109,10 @@ class Orthanc:
             RuntimeError: it did not come up; the message names its log.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        config = self._folder / "orthanc.json"
-        config.write_text(json.dumps(self._configuration(), indent=1))
         log = self._folder / "orthanc.log"
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - a program found on PATH
-                [self.executable() or "Orthanc", str(config)],
+                [self.executable() or "Orthanc", str(self._configured())],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -131,6 +129,12 @@ class Orthanc:
                 return
         self.stop()
         raise RuntimeError(f"Orthanc did not start; see {log}")
+
+    def _configured(self) -> Path:
+        """What Orthanc is started with: a file, or a folder of files."""
+        config = self._folder / "orthanc.json"
+        config.write_text(json.dumps(self._configuration(), indent=1))
+        return config
 
     def _configuration(self) -> dict[str, Any]:
         return {
