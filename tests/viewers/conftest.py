@@ -60,12 +60,17 @@ def radiograph(request, hospital) -> Explained:
 
 
 @pytest.fixture(scope="session")
-def ohif_url(hospital, pages) -> Iterator[str]:
+def ohif_server(hospital, pages) -> Iterator[OhifServer]:
     server = OhifServer(pages, hospital.port)
     server.pacs_port = hospital.pacs.http_port
     server.start()
-    yield server.url
+    yield server
     server.stop()
+
+
+@pytest.fixture
+def ohif_url(ohif_server) -> str:
+    return ohif_server.url
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +92,7 @@ DOCUMENTED = frozenset(
     f"ohif-{one}"
     for one in (
         *("secondary-capture", "structured-report", "segmentation", "overlay"),
-        *("synthetic-images-3", "parametric-map"),
+        *("synthetic-images-3", "parametric-map", "beside"),
     )
 )
 

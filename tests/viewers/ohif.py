@@ -24,6 +24,9 @@ _SHOWN = """() => {
   const viewport = window.cornerstone?.getEnabledElements()[0]?.viewport;
   return viewport?.viewportStatus === "rendered" ? viewport.getCurrentImageId() : "";
 }"""
+_BESIDE = """() => (window.cornerstone?.getEnabledElements() ?? []).map(one => one.viewport)
+  .sort((one, other) => one.element.getBoundingClientRect().x - other.element.getBoundingClientRect().x)
+  .map(one => one.viewportStatus === "rendered" ? one.getCurrentImageId() : "")"""
 _PLACEMENT = """() => {
   const viewport = window.cornerstone.getEnabledElements()[0].viewport;
   const place = viewport.element.getBoundingClientRect();
@@ -97,6 +100,10 @@ class Ohif:
     def wait_for_notices(self) -> None:
         """Wait until the notices that lie over the image have gone."""
         self.wait_until(lambda: self.page.locator("[data-sonner-toast]").count() == 0, "notices go")
+
+    def beside(self) -> list[str]:
+        """Of each viewport, from left to right, the viewer's name of the image that it shows."""
+        return self.page.evaluate(_BESIDE)
 
     def kind(self) -> str:
         """The kind of viewport: "stack" for radiographs, also while there is none."""

@@ -8,31 +8,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 DICOMWEB = "/dicom-web"
-CONFIG = """
-window.config = {
-  routerBasename: "/",
-  extensions: [],
-  modes: [],
-  showStudyList: true,
-  maxNumberOfWebWorkers: 2,
-  showLoadingIndicator: true,
-  showWarningMessageForCrossOrigin: false,
-  investigationalUseDialog: { option: "never" },
-  defaultDataSourceName: "pacs",
-  dataSources: [{
-    namespace: "@ohif/extension-default.dataSourcesModule.dicomweb",
-    sourceName: "pacs",
-    configuration: {
-      friendlyName: "PACS", name: "pacs",
-      wadoUriRoot: "/dicom-web", qidoRoot: "/dicom-web", wadoRoot: "/dicom-web",
-      qidoSupportsIncludeField: false, supportsFuzzyMatching: false, supportsWildcard: true,
-      imageRendering: "wadors", thumbnailRendering: "wadors", enableStudyLazyLoad: true,
-      bulkDataURI: { enabled: true },
-      omitQuotationForMultipartRequest: true,
-    },
-  }],
-};
-"""
+CONFIG = Path(__file__).parents[2] / "deploy" / "pacs" / "ohif" / "app-config.js"
+"""The configuration that is shipped."""
+PLAIN = "Object.assign(window.config, { extensions: [], customizationService: [] });"
+"""Put behind it: OHIF opens studies as it does of itself, one image in the whole window."""
 _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "server", "date"})
 
 
@@ -47,6 +26,7 @@ class OhifServer:
     def __init__(self, pages: Path, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.asked: list[str] = []
+        self.more = PLAIN
         self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler(pages.resolve()))
         self._server.daemon_threads = True
         self.pacs_port = 0
@@ -72,7 +52,7 @@ class OhifServer:
                 if path.startswith(DICOMWEB + "/"):
                     self._answer(*outer._from_pacs(self.path, self.headers.get("Accept", "*/*")))
                 elif path == "/app-config.js":
-                    self._answer(200, {"Content-Type": "text/javascript"}, CONFIG.encode())
+                    self._answer(200, {"Content-Type": "text/javascript"}, (CONFIG.read_text() + outer.more).encode())
                 else:
                     file = (pages / path.lstrip("/")).resolve()
                     if not (file.is_file() and file.is_relative_to(pages)):
