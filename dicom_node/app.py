@@ -5,7 +5,6 @@ dispatcher decides, workers explain, the sender delivers, retention removes what
 `supervise` runs several of them as children and starts again whichever ends by itself.
 """
 
-import signal
 import subprocess
 import sys
 import threading
@@ -37,7 +36,7 @@ from dicom_node.storage.key_file import KeyUnusable, secret_key
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.retention import Retention, Store
 from dicom_node.storage.spool import Spool
-from dicom_node.watch import logs, metrics, traces
+from dicom_node.watch import logs, metrics, pulse, traces
 from dicom_node.watch.audit import Audit
 from dicom_node.watch.audit_kept import OldTrail
 from dicom_node.watch.audit_running import opened, read_key, tell_configuration, told
@@ -51,6 +50,7 @@ SERVE: Final = ("listener", "dispatcher", "sender", "retention", "web")
 MEGABYTE: Final = 1 << 20
 STOP_SECONDS: Final = 20.0
 MAX_RESTART_SECONDS: Final = 30.0
+BEAT_SECONDS: Final = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -205,7 +205,10 @@ def run_listener(settings: Settings, stop: threading.Event, audit: Audit) -> Non
         port=port if settings.node.plain else None,
         tls_port=listener.tls_port,
     )
-    stop.wait()
+    pulse.ready()
+    while not stop.wait(BEAT_SECONDS):
+        if listener.accepting():
+            pulse.beat()
     listener.stop()
 
 
@@ -332,9 +335,8 @@ ROLES: Final[Mapping[str, Callable[[Settings, threading.Event, Audit], None]]] =
 def run_role(role: str, settings: Settings, config: Path | None = None) -> None:
     """Run one role in this process until SIGTERM or SIGINT; the audit is told of start, stop and changed settings."""
     logs.configure(settings.logging.level, as_json=settings.logging.as_json)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    pulse.begin()
+    stop = pulse.stop_signal()
     chosen = settings.metrics
     metrics.start(chosen.folder)
     if chosen.port is not None:
@@ -436,11 +438,12 @@ class Supervisor:
 def supervise(config: Path | None, roles: Sequence[str], settings: Settings) -> None:
     """Run `roles` until SIGTERM or SIGINT."""
     logs.configure(settings.logging.level, as_json=settings.logging.as_json)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    pulse.begin()
+    stop = pulse.stop_signal()
     supervisor = Supervisor(config, roles)
     supervisor.start()
+    pulse.ready()
     while not stop.wait(0.5):
         supervisor.check()
+        pulse.beat()
     supervisor.stop()

@@ -28,6 +28,7 @@ from dicom_node.learn.jobs import Jobs, JobStatus, checked
 from dicom_node.queue import broker
 from dicom_node.settings.sections import Settings
 from dicom_node.watch import logs as logs_of
+from dicom_node.watch import pulse
 from explain_core.jobs import JobState
 
 app = typer.Typer(no_args_is_help=True, help="Retraining jobs.")
@@ -283,5 +284,6 @@ def worker(
 
     settings = settings_of(config)
     logs_of.configure(settings.logging.level, as_json=settings.logging.as_json)
+    pulse.begin()
     with audited(settings, "retraining", config), beating(Ledger(settings.node.database), "retraining"):
         work(settings, every=every, retry_seconds=retry_seconds)

@@ -35,7 +35,9 @@ from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.ledger.deployments import Deployment
 from dicom_node.storage.ledger.observations import ShadowState
 from dicom_node.storage.spool import Spool, no_room
+from dicom_node.watch import pulse
 from dicom_node.watch.logs import place
+from explain_core import progress
 from explain_core.errors import ExplainError
 from explain_core.explanation import Explainer
 from explain_core.files import fresh
@@ -109,7 +111,9 @@ class Shadow:
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop`."""
+        pulse.ready()
         while not stop.is_set():
+            pulse.beat()
             if not self.step():
                 stop.wait(IDLE_SECONDS)
 
@@ -194,7 +198,7 @@ class Shadow:
         """Explain, keep the objects, then record: what is recorded is there."""
         began = time.monotonic()
         study = self._ledger.study(task.study_instance_uid, task.revision)
-        with soft_limit(self._settings.broker.soft_time_limit):
+        with soft_limit(self._settings.broker.soft_time_limit), progress.listening(lambda _: pulse.beat()):
             methods = self._settings.methods_for(task.destinations)
             analysis = pipeline.analyse(
                 task, study, lambda one: reading.read(one.path), explainer, methods=methods, negatives=self._negatives

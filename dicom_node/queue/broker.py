@@ -27,6 +27,7 @@ from redis.exceptions import RedisError
 from dicom_node.errors import BrokerUnreachable, ConfigError, NodeError
 from dicom_node.queue.transport import Transport
 from dicom_node.settings.sections import Settings
+from dicom_node.watch import pulse
 from dicom_node.watch.logs import place
 
 EXPLAIN = "dicom_node.explain"
@@ -195,6 +196,8 @@ def run_worker(app: Celery, name: str, *, concurrency: int = 1, stall_seconds: f
         raise ConfigError("one explanation at a time in one process: start more worker processes instead")
     app.finalize()
     signals.setup_logging.connect(_keep_logging)
+    signals.worker_ready.connect(_ready)
+    signals.worker_shutting_down.connect(_stopping)
     StallWatch(lambda: depth(app, name), stall_seconds).start()
     worker = app.Worker(
         pool="threads" if name == DELIVER else "solo",
@@ -213,6 +216,14 @@ def run_worker(app: Celery, name: str, *, concurrency: int = 1, stall_seconds: f
 
 def _keep_logging(**_: Any) -> None:
     """A receiver of this signal keeps Celery from touching levels and handlers: observe has set them up."""
+
+
+def _ready(**_: Any) -> None:
+    pulse.ready()
+
+
+def _stopping(**_: Any) -> None:
+    pulse.stopping()
 
 
 class StallWatch(threading.Thread):
@@ -257,6 +268,8 @@ class StallWatch(threading.Thread):
             moved = running > 0 or activity != seen
             seen = activity
             silent = 0 if moved or not self._anything_waits() else silent + 1
+            if not silent:
+                pulse.beat()
         log.error("worker stalled", seconds=self._seconds, advice="the supervisor starts a fresh worker")
         self._stop()
 

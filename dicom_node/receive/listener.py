@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 HOUSEKEEPING_SECONDS = 0.25
+STUCK_SECONDS = 30.0
 STOP_SECONDS = 5.0
 MOST_PENDING_PER_HOST = 8
 """Connections of one host without an association: a host that connects and stays silent takes no more slots."""
@@ -155,6 +156,10 @@ class Listener:
             reception.close()
         self._close_in_ledger()
         self._servers = []
+
+    def accepting(self) -> bool:
+        """Whether every port has lately looked for connections; False also where its thread has died."""
+        return bool(self._servers) and all(time.monotonic() - one.looked < STUCK_SECONDS for one in self._servers)
 
     def serve_forever(self, stop: threading.Event | None = None) -> None:
         """Listen until `stop` is set."""

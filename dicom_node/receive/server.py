@@ -2,6 +2,7 @@
 
 import copy
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -36,8 +37,14 @@ class Server(AssociationServer):
         self._admit = admit
         self._seconds = timeout
         self._tls = tls
+        self.looked = time.monotonic()
         super().__init__(*args, **kwargs)
         self.contexts = _Contexts(self.contexts)
+
+    def service_actions(self) -> None:
+        """Once in every round of the loop that accepts connections: note that it goes round."""
+        super().service_actions()
+        self.looked = time.monotonic()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - socketserver's signature
         """Whether the connection is wanted."""

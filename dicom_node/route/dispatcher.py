@@ -48,7 +48,7 @@ from dicom_node.route.rules import StudyDecision
 from dicom_node.settings.sections import Settings
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.search_terms import terms
-from dicom_node.watch import traces
+from dicom_node.watch import pulse, traces
 from dicom_node.watch.logs import place, without_warnings
 
 RESUBMIT = timedelta(seconds=30)
@@ -142,8 +142,10 @@ class Dispatcher:
 
     def run(self, stop: threading.Event, poll_seconds: float = 0.5) -> None:
         """Step until told to stop; no failure of a step ends the loop."""
+        pulse.ready()
         while not stop.is_set():
             self.step(self._clock())
+            pulse.beat()
             stop.wait(poll_seconds)
 
     def step(self, now: datetime) -> None:
@@ -182,6 +184,7 @@ class Dispatcher:
                 self._close(activity, decided, now)
 
     def _close(self, activity: StudyActivity, decided: Ready, now: datetime) -> None:
+        pulse.beat()
         uid = activity.study_instance_uid
         study = self._ledger.study(uid, activity.revision)
         earlier = [task for task in self._ledger.tasks(uid) if task.revision < activity.revision]
@@ -278,6 +281,7 @@ class Dispatcher:
                 log.warning("task not taken in time, submitted again", task=task.task_id, study=task.study_instance_uid)
 
     def _submit_task(self, task: Task, now: datetime) -> None:
+        pulse.beat()
         broker.submit(self._app, EXPLAIN, task.task_id)
         self._ledger.task_submitted(task.task_id, now)
         log.info("task submitted", task=task.task_id, study=task.study_instance_uid, revision=task.revision)
@@ -289,6 +293,7 @@ class Dispatcher:
             self._submit_delivery(delivery, now)
 
     def _submit_delivery(self, delivery: Delivery, now: datetime) -> None:
+        pulse.beat()
         broker.submit(self._app, DELIVER, delivery.delivery_id)
         self._ledger.delivery_submitted(delivery.delivery_id, now)
 

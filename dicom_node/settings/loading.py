@@ -1,7 +1,8 @@
 """Settings from one TOML file and the environment; what is wrong is said in one line.
 
 Precedence: environment (`DICOM_NODE_<SECTION>__<KEY>`), then the file, then the defaults.
-Lists and tables in the environment are JSON; a list of plain words may be separated by commas.
+Lists and tables in the environment are JSON; a list of plain words may be separated by commas. A variable that ends
+with `__FILE` names a file that holds the value: a secret never stands in the environment.
 Relative paths are relative to the working directory. Unknown keys are errors.
 """
 
@@ -20,9 +21,11 @@ from dicom_node.settings.methods import Key
 from dicom_node.settings.methods import problems as method_problems
 from dicom_node.settings.monitoring import problems as alert_problems
 from dicom_node.settings.sections import RetentionSettings, Settings
+from dicom_node.watch import pulse
 from explain_core import toml_files
 
 ENV_PREFIX = "DICOM_NODE_"
+FILE_SUFFIX = "__FILE"
 
 
 CONFIG_VARIABLE = "DICOM_NODE_CONFIG"
@@ -61,17 +64,29 @@ def _overlay(data: dict[str, Any], env: Mapping[str, str]) -> dict[tuple[str | i
     """Put the environment's values into `data`; return which variable set which key."""
     variables: dict[tuple[str | int, ...], str] = {}
     for variable in sorted(env):
-        if not variable.startswith(ENV_PREFIX) or variable == CONFIG_VARIABLE:
+        if not variable.startswith(ENV_PREFIX) or variable in {CONFIG_VARIABLE, pulse.VARIABLE}:
             continue
-        path = tuple(variable.removeprefix(ENV_PREFIX).lower().split("__"))
+        path = tuple(variable.removeprefix(ENV_PREFIX).removesuffix(FILE_SUFFIX).lower().split("__"))
+        if path in variables:
+            raise ConfigError(f"environment: {variable}: {variables[path]} is set too; remove one of them")
         table: Any = data
         for part in path[:-1]:
             table = table.setdefault(part, {})
             if not isinstance(table, dict):
                 raise ConfigError(f"environment: {variable}: set the whole of {path[0]} as JSON instead")
-        table[path[-1]] = _value(variable, env[variable])
+        table[path[-1]] = _value(variable, _content(variable, env[variable]))
         variables[path] = variable
     return variables
+
+
+def _content(variable: str, text: str) -> str:
+    if not variable.endswith(FILE_SUFFIX):
+        return text
+    try:
+        return Path(text).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigError(f"environment: {variable}: {text} cannot be read: {why}") from None
 
 
 def _value(variable: str, text: str) -> Any:

@@ -33,6 +33,7 @@ from dicom_node.nouns import REPORT, StoreSize
 from dicom_node.settings.sections import Settings
 from dicom_node.storage.ledger import Cutoff, Ledger
 from dicom_node.storage.spool import Spool
+from dicom_node.watch import pulse
 
 EVERY_SECONDS: Final = 60.0
 MEASURE_EVERY: Final = 15
@@ -114,7 +115,9 @@ class Retention:
     def run(self, stop: threading.Event) -> None:
         """Clean and measure until `stop`; trouble is logged, and the next pass tries again."""
         passes = 0
+        pulse.ready()
         while True:
+            pulse.beat()
             try:
                 for one in self.clean(orphans=passes % MEASURE_EVERY == 0):
                     log.info("removed", store=one.store, why=one.why, items=one.items, bytes=one.bytes)
@@ -176,6 +179,7 @@ class Retention:
         items = freed = 0
         if cutoff is not None:
             for one in _oldest(what.candidates, cutoff, after):
+                pulse.beat()
                 if enough is not None and freed >= enough:
                     break
                 size = what.remove(one, cutoff)
@@ -222,6 +226,7 @@ class Retention:
 
     def _unquarantine(self, files: Sequence[tuple[float, int, Path]], why: str, *, dry_run: bool) -> Freed:
         for _, _, path in () if dry_run else files:
+            pulse.beat()
             path.unlink(missing_ok=True)
             self.ledger.unquarantine(path)
         return Freed(store="quarantine", why=why, items=len(files), bytes=sum(size for _, size, _ in files))
@@ -264,6 +269,7 @@ class Retention:
         before = (now - ORPHANED).timestamp()
         items = size = 0
         for folder in self.spool.instances.iterdir():
+            pulse.beat()
             old = [(path, length) for written, length, path in _seen(folder) if written < before]
             rows = self.ledger.named_files(folder.name) if old else {}
             for path, length in old:
@@ -341,6 +347,7 @@ def _seen(folder: Path) -> list[tuple[float, int, Path]]:
 def _measured(name: str, files: Iterable[Path], now: datetime) -> StoreSize:
     count, size, oldest = 0, 0, None
     for path in files:
+        pulse.beat()
         with contextlib.suppress(FileNotFoundError):
             told = path.stat()
             count, size = count + 1, size + told.st_size

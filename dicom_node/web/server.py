@@ -23,6 +23,7 @@ from dicom_node.dicom import tls
 from dicom_node.errors import ConfigError, NodeError, OutOfResources
 from dicom_node.nouns import TLSFiles
 from dicom_node.storage.key_file import secret_key
+from dicom_node.watch import pulse
 from dicom_node.watch.logs import place
 from dicom_node.web import api, health, models, operations, sessions, studies
 from dicom_node.web.access import Doorkeeper, Needs, SameOrigin, allowed
@@ -31,6 +32,7 @@ from dicom_node.web.users import Users
 
 _STOP_SECONDS: Final = 5
 _LOOK_SECONDS: Final = 0.2
+_BEAT_SECONDS: Final = 1
 _MOST_FORM: Final = 20
 """Fields of a form."""
 _MOST_CONNECTIONS: Final = 256
@@ -149,6 +151,11 @@ def _said(request: Request, status: int, detail: str) -> Response:
     return page(request, "error.html", status, title=title, detail=detail)
 
 
+async def _beat() -> None:
+    """Called by uvicorn's own loop: while it goes round, pages are served."""
+    pulse.beat()
+
+
 def run(node: Node, stop: threading.Event) -> None:
     """Serve until `stop`.
 
@@ -175,6 +182,8 @@ def run(node: Node, stop: threading.Event) -> None:
         forwarded_allow_ips="*" if chosen.proxied else None,
         limit_concurrency=_MOST_CONNECTIONS,
         timeout_graceful_shutdown=_STOP_SECONDS,
+        timeout_notify=_BEAT_SECONDS,
+        callback_notify=_beat,
     )
     with listening:
         log.info("dashboard", host=chosen.host, port=listening.getsockname()[1])
@@ -182,6 +191,7 @@ def run(node: Node, stop: threading.Event) -> None:
         serving = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="http")
         serving.start()  # in a thread uvicorn leaves the signals to the role
         while not stop.wait(_LOOK_SECONDS) and serving.is_alive():
-            pass
+            if server.started:
+                pulse.ready()
         server.should_exit = True
         serving.join()

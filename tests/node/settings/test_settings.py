@@ -380,6 +380,25 @@ def test_wrong_environment_names_the_variable(env, message):
     assert str(caught.value).startswith(message)
 
 
+def test_a_variable_may_name_a_file_that_holds_the_value(tmp_path):
+    secret = tmp_path / "broker"
+    secret.write_text("redis://:word@host:6379/0\n")
+    variable = "DICOM_NODE_BROKER__URL__FILE"
+    assert load_settings(None, {variable: str(secret)}).broker.url == "redis://:word@host:6379/0"
+    with pytest.raises(ConfigError, match=f"{variable}: DICOM_NODE_BROKER__URL is set too"):
+        load_settings(None, {variable: str(secret), "DICOM_NODE_BROKER__URL": "redis://other"})
+    with pytest.raises(ConfigError, match=f"environment: {variable}: .*/none cannot be read: No such file"):
+        load_settings(None, {variable: str(tmp_path / "none")})
+    secret.write_text("amqp://:word@host")
+    with pytest.raises(ConfigError, match=f"environment: {variable}: ") as caught:
+        load_settings(None, {variable: str(secret)})
+    assert "word" not in str(caught.value)
+
+
+def test_the_file_of_the_health_check_is_no_setting():
+    assert load_settings(None, {"DICOM_NODE_PULSE": "/run/pulse"}) == load_settings(None, {})
+
+
 def test_a_password_is_not_repeated(tmp_path):
     assert "secret" not in wrong(tmp_path, '[broker]\nurl = "amqp://u:secret@host"')
 
