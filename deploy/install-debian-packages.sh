@@ -9,6 +9,7 @@
 #   rsyslog, rsyslog-openssl
 #                  an audit repository that is not ours: syslog over TLS
 #   prometheus     its promtool checks the alert rules in deploy/prometheus
+#   systemd        what it says of our units
 #   libfribidi0    lays out names in Arabic and Hebrew in pictures; without it they fall back to Latin letters
 # Installs what is missing when it may (root and apt-get); otherwise it says what is missing and exits with 1.
 set -u
@@ -23,6 +24,7 @@ declare -A packages=(
     [chromium]=chromium
     [npm]=npm
     [rsyslogd]=rsyslog
+    [systemd-analyze]=systemd
     [/usr/share/doc/rsyslog-openssl]=rsyslog-openssl
     [/usr/share/doc/libfribidi0]=libfribidi0
     [/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf]=fonts-dejavu-core

@@ -5,6 +5,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -182,6 +183,10 @@ def _model(settings: "Settings") -> Iterator[tuple[bool, str]]:
     bundle = node.running_bundle(settings)
     if not bundle.is_dir():
         yield True, f"{bundle} is not on this machine: it is the workers' (--no-model leaves this out)"
+        return
+    if find_spec("torch") is None:  # a machine of the light roles
+        node.check_methods(settings, bundle)
+        yield True, "PyTorch is not installed here, so the model was not loaded: workers are on other machines"
         return
     identity = node.load_explainer(settings, bundle).identity
     methods = ", ".join(settings.methods_for())

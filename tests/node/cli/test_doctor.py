@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 
 import pytest
@@ -104,6 +105,15 @@ def test_a_clock_that_differs_from_the_spools_is_found(site, monkeypatch):
     good, said = looked(file, well=False)["clock"]
     assert not good
     assert said.endswith("have both follow one NTP server")
+
+
+def test_a_machine_without_pytorch_has_workers_elsewhere(site, monkeypatch):
+    file, *_ = site
+    monkeypatch.setitem(sys.modules, "torch", None)
+    done = CliRunner().invoke(app, ["doctor", "--config", str(file), "--json"])
+    assert done.exit_code == 0, done.output
+    (model,) = [one for one in json.loads(done.stdout) if one["what"] == "model"]
+    assert model["said"].startswith("PyTorch is not installed here")
 
 
 def test_a_table_for_people_shows_what_is_wrong(site):
