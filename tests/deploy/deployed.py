@@ -6,6 +6,10 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import BaseModel
+
+from dicom_node.settings.sections import Settings
+
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 
@@ -31,6 +35,14 @@ class Stage:
 
     def values(self, name):
         return [value for instruction, value in self.instructions if instruction == name]
+
+
+def kept(settings):
+    """What the node writes, by the name of its key: every path that is below the working directory by default."""
+    for name, section in Settings():
+        for key, default in section if isinstance(section, BaseModel) else ():
+            if isinstance(default, Path) and not default.is_absolute():
+                yield f"{name}.{key}", getattr(getattr(settings, name), key)
 
 
 def stages(path):

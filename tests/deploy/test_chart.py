@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
-from deployed import DEPLOY, ROOT, names_a_registry, stages
+from deployed import DEPLOY, ROOT, kept, names_a_registry, stages
 
 from dicom_node import app
 from dicom_node.queue import broker
@@ -155,9 +155,10 @@ def test_keda_knows_every_field_and_looks_at_the_queue_of_the_workers(manifests)
 def test_the_settings_load_and_lie_on_the_shared_folder(manifests, tmp_path):
     settings = settings_of(manifests, tmp_path)
     assert settings.node.database == "postgresql+psycopg://node@db/node"
-    kept = [settings.node.spool, settings.model.store, settings.retraining.jobs, settings.audit.folder]
-    kept += [settings.registry.artifacts, settings.export.key, settings.web.users]
-    assert all(str(one).startswith("/var/lib/dicom-node/") for one in kept)
+    places = dict(kept(settings))
+    assert {"node.spool", "model.store", "audit.folder"} <= places.keys()
+    assert [key for key, path in places.items() if not str(path).startswith("/var/lib/dicom-node/")] == []
+    assert settings.registry.uri.startswith("sqlite:////var/lib/dicom-node/")
 
 
 def test_every_role_has_a_deployment(manifests):
@@ -201,7 +202,7 @@ def test_a_pod_is_asked_how_it_is_and_has_time_to_end(manifests, tmp_path):
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             asked = container[probe]
             if name == "web":
-                assert asked["httpGet"] == {"path": "/health/live", "port": "http"}
+                assert asked["httpGet"] == {"path": "/health/live", "port": "http", "scheme": "HTTP"}
             else:
                 assert asked["exec"]["command"] == ["python", "-m", pulse.__name__]
         grace = pod["spec"]["terminationGracePeriodSeconds"]

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from deployed import DEPLOY, ROOT, tool
+from deployed import DEPLOY, ROOT, kept, tool
 from test_units import EVERY, verified
 
 from dicom_node.settings.loading import load_settings
@@ -79,8 +79,7 @@ def test_a_life_of_an_installation(tmp_path):
     settings = load_settings(toml, {})
     data = root / "var" / "lib" / "dicom-node"
     assert settings.node.database == f"sqlite:///{data}/ledger.sqlite"
-    kept = [settings.node.spool, settings.model.store, settings.audit.folder, settings.export.key, settings.web.users]
-    assert all(path.is_relative_to(data) for path in kept)
+    assert [key for key, path in kept(settings) if not path.is_relative_to(data)] == []
     assert migration.schema(settings.node.database) == SCHEMA
     assert outside() == before, "nothing is touched but what lies below the folder"
 

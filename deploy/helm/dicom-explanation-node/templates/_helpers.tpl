@@ -181,15 +181,16 @@ spec:
           {{- end }}
           resources: {{- toYaml $resources | nindent 12 }}
           {{- if eq .role "web" }}
+          {{- $scheme := ternary "HTTPS" "HTTP" (hasKey $values.settings.web "certificate") }}
           startupProbe:
-            httpGet: {path: /health/live, port: http}
+            httpGet: {path: /health/live, port: http, scheme: {{ $scheme }}}
             periodSeconds: 5
             failureThreshold: 60
           readinessProbe:
-            httpGet: {path: /health/live, port: http}
+            httpGet: {path: /health/live, port: http, scheme: {{ $scheme }}}
             periodSeconds: 10
           livenessProbe:
-            httpGet: {path: /health/live, port: http}
+            httpGet: {path: /health/live, port: http, scheme: {{ $scheme }}}
             periodSeconds: 20
             timeoutSeconds: 10
           {{- else }}
