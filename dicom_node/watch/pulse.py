@@ -26,6 +26,8 @@ VARIABLE: Final = "DICOM_NODE_PULSE"
 LONGEST_SECONDS: Final = 180
 """How long a process that lives may be silent; WatchdogSec of its unit is the same."""
 _EVERY_SECONDS: Final = 1.0
+_PATIENCE_SECONDS: Final = 30.0
+"""While a machine starts its systemd is busy, and this is said only once."""
 
 
 @dataclass(slots=True)
@@ -42,11 +44,12 @@ class _Keeper:
     ready: bool = False
     told: float = 0.0
 
-    def tell(self, state: str) -> None:
-        """Say it to systemd; one that does not listen is no reason to end."""
+    def tell(self, state: str, patience: float = 0.0) -> None:
+        """Say it to systemd, within so many seconds; one that does not listen is no reason to end, nor to wait."""
         if self.address is None:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.settimeout(patience)
             sender.sendto(state.encode(), self.address.replace("@", "\0", 1))
 
 
@@ -73,7 +76,7 @@ def ready() -> None:
     if _keeper.ready:
         return
     _keeper.ready = True
-    _keeper.tell("READY=1")
+    _keeper.tell("READY=1", patience=_PATIENCE_SECONDS)
     if _keeper.file is not None:
         try:
             _keeper.file.touch()

@@ -45,7 +45,9 @@ def test_targets_units_and_services_are_there():
     targets = {value for words in COMMANDS for value in after(words, "--target")}
     assert targets <= stages(DEPLOY / "containers" / "Containerfile").keys()
     assert len(targets) == 4
-    units = {word for words in COMMANDS if "systemctl" in words for word in words if word.startswith("dicom-node")}
+    units = {
+        word for words in COMMANDS if "systemctl" in words for word in words if re.search(r"\.(service|target)$", word)
+    }
     units |= set(re.findall(r"^\| `(dicom-node[\w@.-]*)`", PAGE, flags=re.MULTILINE))
     templates = {re.sub(r"@[^.]*", "@", one) for one in units if "*" not in one}
     assert templates <= UNITS

@@ -54,6 +54,16 @@ def test_a_keeper_that_is_away_ends_nothing(tmp_path, monkeypatch):
         tell()
 
 
+def test_a_keeper_that_does_not_listen_holds_up_nothing(systemd, monkeypatch):
+    monkeypatch.setattr(pulse, "_EVERY_SECONDS", 0.0)
+    pulse.begin({"NOTIFY_SOCKET": systemd.address})
+    pulse.ready()
+    for _ in range(5000):  # more than a socket of the kernel holds
+        pulse.beat()
+    pulse.stopping()
+    assert systemd.heard() == "READY=1"
+
+
 def checked(file):
     """Exit status and words of the health check of a container."""
     environment = {**os.environ, pulse.VARIABLE: str(file)}
