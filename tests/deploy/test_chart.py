@@ -156,6 +156,8 @@ def test_the_settings_load_and_lie_on_the_shared_folder(manifests, tmp_path):
     settings = settings_of(manifests, tmp_path)
     assert settings.node.database == "postgresql+psycopg://node@db/node"
     places = dict(kept(settings))
+    assert str(places.pop("metrics.folder")) == "/tmp/metrics", "never one folder for two containers"  # noqa: S108
+    assert settings.metrics.port == 9112
     assert {"node.spool", "model.store", "audit.folder"} <= places.keys()
     assert [key for key, path in places.items() if not str(path).startswith("/var/lib/dicom-node/")] == []
     assert settings.registry.uri.startswith("sqlite:////var/lib/dicom-node/")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import stat
 import subprocess
 
@@ -85,7 +86,8 @@ def test_ledger_and_queue_are_reached_by_the_node_alone():
         assert "ports" not in SERVICES[name]
     assert {name for name, one in SERVICES.items() if "data" in one["networks"]} == {*NODES, "redis", "postgres"}
     for name in ("worker", "dispatcher", "retention", "migrate"):
-        assert SERVICES[name]["networks"] == ["data"], "nothing to do outside"
+        inside = [one for one in SERVICES[name]["networks"] if COMPOSE["networks"][one].get("internal")]
+        assert SERVICES[name]["networks"] == inside, "nothing to do outside"
 
 
 def test_other_machines_reach_the_dicom_port_alone():
@@ -136,6 +138,8 @@ def test_a_service_has_settings_that_load_and_lie_on_its_volume(name, secrets):
     assert "@postgres:5432/node" in settings.node.database
     assert settings.broker.url.endswith("@redis:6379/0")
     places = dict(kept(settings))
+    assert str(places.pop("metrics.folder")) == "/tmp/metrics", "never one folder for two containers"  # noqa: S108
+    assert settings.metrics.port == 9112
     assert {"node.spool", "model.store", "audit.folder"} <= places.keys()
     assert [key for key, path in places.items() if not str(path).startswith("/var/lib/dicom-node/")] == []
     assert settings.registry.uri.startswith("sqlite:////var/lib/dicom-node/")
@@ -176,6 +180,19 @@ def test_what_is_mounted_is_there():
     assert [one for one in missing if (DEPLOY / one.parts[0]).exists() and len(one.parts) > 1] == []
     if missing:
         pytest.skip(f"of deploy/ {', '.join(sorted(one.parts[0] for one in missing))} are not there")
+
+
+@pytest.mark.external
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")
+def test_prometheus_takes_its_configuration_and_asks_every_role(tmp_path):
+    mounts = [one.split(":") for one in SERVICES["prometheus"]["volumes"] if one.startswith("./")]
+    for source, target, _ in mounts:
+        shutil.copy(DEPLOY / source, tmp_path / target.rsplit("/", 1)[1])
+    subprocess.run(["promtool", "check", "config", tmp_path / "prometheus.yml"], check=True, capture_output=True)
+    jobs = yaml.safe_load((tmp_path / "prometheus.yml").read_text())["scrape_configs"]
+    (asked,) = [one for job in jobs for one in job.get("dns_sd_configs", [])]
+    assert {*asked["names"], "web"} == {*app.SERVE, "worker"}
+    assert all("metrics" in SERVICES[name]["networks"] for name in [*asked["names"], "web", "prometheus"])
 
 
 @pytest.mark.external

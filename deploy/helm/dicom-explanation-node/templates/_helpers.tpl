@@ -126,11 +126,9 @@ spec:
         {{- end }}
       annotations:
         checksum/settings: {{ include "node.settings" .root | sha256sum }}
-        {{- if eq .role "web" }}
         prometheus.io/scrape: "true"
-        prometheus.io/port: {{ $values.settings.web.port | int | quote }}
+        prometheus.io/port: {{ ternary $values.settings.web.port $values.settings.metrics.port (eq .role "web") | int | quote }}
         prometheus.io/path: /metrics
-        {{- end }}
         {{- with $values.podAnnotations }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -171,9 +169,11 @@ spec:
           imagePullPolicy: {{ $values.image.pullPolicy }}
           args: {{ toJson .args }}
           {{- include "node.environment" . | nindent 10 }}
-          {{- with .ports }}
-          ports: {{- toYaml . | nindent 12 }}
-          {{- end }}
+          ports:
+            {{- with .ports }}
+            {{- toYaml . | nindent 12 }}
+            {{- end }}
+            - {name: metrics, containerPort: {{ $values.settings.metrics.port | int }}}
           securityContext: {{- include "node.containerSecurity" . | nindent 12 }}
           {{- $resources := deepCopy .resources }}
           {{- if .gpu }}
