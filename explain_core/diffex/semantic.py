@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
-from diffusers import UNet2DModel
-from diffusers.models.autoencoders.vae import Encoder
 from torch import Tensor, nn
 
 from explain_core.diffusion.autoencoders import Autoencoder
@@ -93,6 +91,9 @@ class SemanticAutoencoder(nn.Module):
     """
 
     def __init__(self, space: Autoencoder, config: SemanticConfig, scale: float = 1.0) -> None:
+        from diffusers import UNet2DModel  # noqa: PLC0415 - slow to import
+        from diffusers.models.autoencoders.vae import Encoder  # noqa: PLC0415 - as above
+
         super().__init__()
         if config.latent_channels != space.channels:
             raise ValueError(f"networks for {config.latent_channels} channels and latents of {space.channels} channels")

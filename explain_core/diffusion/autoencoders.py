@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -74,6 +73,8 @@ class KLAutoencoder(nn.Module):
     name = "kl"
 
     def __init__(self, widths: tuple[int, ...] = (64, 128, 256, 256), channels: int = 4) -> None:
+        from diffusers import AutoencoderKL  # noqa: PLC0415 - slow to import
+
         super().__init__()
         self.channels, self.factor = channels, 1 << (len(widths) - 1)
         self.network = AutoencoderKL(

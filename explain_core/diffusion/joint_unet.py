@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 
@@ -84,6 +83,8 @@ class JointUNet(nn.Module):
     """
 
     def __init__(self, config: JointConfig) -> None:
+        from diffusers import UNet2DModel  # noqa: PLC0415 - slow to import
+
         super().__init__()
         self.config = config
         down = tuple("AttnDownBlock2D" if attends else "DownBlock2D" for attends in config.attention)

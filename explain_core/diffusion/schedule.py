@@ -5,11 +5,13 @@ of diffusion autoencoders (0.0001 to 0.02).
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
-from diffusers import DDIMInverseScheduler, DDIMScheduler
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers import DDIMInverseScheduler, DDIMScheduler
 
 STEPS = 1000
 Betas: TypeAlias = Literal["latent", "linear"]
@@ -25,15 +27,19 @@ def _settings(betas: Betas) -> dict[str, Any]:
     return {"num_train_timesteps": STEPS, "clip_sample": False} | _BETAS[betas]
 
 
-def sampler(count: int, betas: Betas = "latent") -> DDIMScheduler:
+def sampler(count: int, betas: Betas = "latent") -> "DDIMScheduler":
     """Deterministic steps (DDIM, arXiv:2010.02502), `count` of them from pure noise to nothing."""
+    from diffusers import DDIMScheduler  # noqa: PLC0415 - slow to import
+
     scheduler = DDIMScheduler(set_alpha_to_one=True, **_settings(betas))
     scheduler.set_timesteps(count)
     return scheduler
 
 
-def inverter(count: int, betas: Betas = "latent") -> DDIMInverseScheduler:
+def inverter(count: int, betas: Betas = "latent") -> "DDIMInverseScheduler":
     """The same steps the other way."""
+    from diffusers import DDIMInverseScheduler  # noqa: PLC0415 - slow to import
+
     scheduler = DDIMInverseScheduler(set_alpha_to_one=True, **_settings(betas))
     scheduler.set_timesteps(count)
     return scheduler
@@ -49,6 +55,8 @@ def walk(scheduler: Any, predict: Predict, z: Tensor, timesteps: Iterable[Any] |
 
 def kept(device: torch.device | None = None, betas: Betas = "latent") -> Tensor:
     """How much of the signal's variance is left at each step (alpha bar), float32, shape (1000,), falling from 1."""
+    from diffusers import DDIMScheduler  # noqa: PLC0415 - slow to import
+
     left: Tensor = DDIMScheduler(**_settings(betas)).alphas_cumprod
     return left.to(device)
 

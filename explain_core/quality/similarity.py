@@ -1,7 +1,6 @@
 """How near a generated image stays to its source: PSNR and SSIM by torchmetrics, range of the images [0, 1]."""
 
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 PSNR_CAP = 100.0
 
@@ -11,6 +10,8 @@ def psnr(images: Tensor, generated: Tensor) -> Tensor:
 
     Capped at 100 dB, which identical images have, so that a mean over images stays finite.
     """
+    from torchmetrics.functional.image import peak_signal_noise_ratio  # noqa: PLC0415 - slow to import
+
     value = peak_signal_noise_ratio(generated, images, data_range=1.0, reduction="none", dim=(1, 2, 3))
     return value.clamp(max=PSNR_CAP)
 
@@ -20,6 +21,8 @@ def ssim(images: Tensor, generated: Tensor) -> Tensor:
 
     Mean over all pixels, a Gaussian window of 11 pixels and width 1.5 about each, images reflected at their borders.
     """
+    from torchmetrics.functional.image import structural_similarity_index_measure  # noqa: PLC0415 - slow to import
+
     value = structural_similarity_index_measure(generated, images, data_range=1.0, reduction="none")
     assert isinstance(value, Tensor)  # noqa: S101 - a tuple only where contrast sensitivity is asked for
     return value

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
 
 def changed(images: Tensor, generator: torch.Generator, *, strongly: bool = False) -> Tensor:
@@ -15,6 +14,8 @@ def changed(images: Tensor, generator: torch.Generator, *, strongly: bool = Fals
         generator: of the changes.
         strongly: whether by RandAugment too.
     """
+    from torchvision.transforms import v2  # noqa: PLC0415 - slow to import
+
     seed = int(torch.randint(1 << 31, (1,), generator=generator))
     weak = v2.RandomAffine(
         degrees=6, translate=(0.05, 0.05), scale=(1.0, 1.2), interpolation=v2.InterpolationMode.BILINEAR
