@@ -1,10 +1,13 @@
-"""A champion, a registry and a job so small that a whole retraining takes seconds."""
+"""A champion and a job so small that a whole retraining takes seconds."""
 
+import contextlib
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 RULES = """
@@ -17,6 +20,17 @@ groups = ["all"]
 """
 
 
+@contextlib.contextmanager
+def few_films() -> Iterator[None]:
+    """Calibrations draw two films that show nothing of each kind, not fifty, which take half a minute."""
+    from training import calibration
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "FILMS", 2)
+        yield
+
+
+@few_films()
 def make_champion(folder: Path) -> Path:
     """An untrained ResNet-20 of 32 x 32 pixels with generators of two levels."""
     import torch
@@ -49,14 +63,6 @@ def make_champion(folder: Path) -> Path:
     )
     making.finish(folder, (folder / "model_card.md").read_text())
     return folder
-
-
-def empty_registry(folder: Path) -> Path:
-    """MLflow's database without any version: making one takes it ten seconds, so tests copy this one."""
-    from explain_core.bundles.registry import Registry
-
-    Registry(f"sqlite:///{folder}/mlflow.sqlite", "chest", folder / "artifacts").versions()
-    return folder / "mlflow.sqlite"
 
 
 def job_text(folder: Path, champion: Path, /, *, auc: float = 0.0, **changes: dict[str, object]) -> str:
@@ -148,7 +154,8 @@ def run_job(path: Path, *, job: Path | None = None, die_in: str = "", when: str 
         kind: tuple(replace(one, make=deadly(one.make)) if one.name == die_in else one for one in of_kind)
         for kind, of_kind in STAGES.items()
     }
-    sys.exit(run.run(run.Request(path=path, job=asked, **request), stages))
+    with few_films():
+        sys.exit(run.run(run.Request(path=path, job=asked, **request), stages))
 
 
 def processes():

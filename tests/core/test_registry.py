@@ -30,17 +30,9 @@ def small_bundle(folder: Path, version: str = "1.0.0") -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    """A registry with an empty database: MLflow takes seconds to make one."""
-    folder = tmp_path_factory.mktemp("registry")
-    Registry(f"sqlite:///{folder}/mlflow.sqlite", "chest", folder / "artifacts").versions()
-    return folder / "mlflow.sqlite"
-
-
 @pytest.fixture
-def url(made, tmp_path) -> str:
-    shutil.copy(made, tmp_path / "mlflow.sqlite")
+def url(empty_registry, tmp_path) -> str:
+    shutil.copy(empty_registry, tmp_path / "mlflow.sqlite")
     return f"sqlite:///{tmp_path}/mlflow.sqlite"
 
 

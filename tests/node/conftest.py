@@ -1,6 +1,5 @@
 """Fixtures of the node's tests."""
 
 from databases import ledger, postgres_url, url
-from toys import database
 
-__all__ = ["database", "ledger", "postgres_url", "url"]
+__all__ = ["ledger", "postgres_url", "url"]

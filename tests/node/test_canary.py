@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from auditing import events, lines
 from canaries import ACCESSION, PATIENT_ID, ROOT, TOKENS, files_of, image, leaks, leaks_of
 from pydicom import Dataset
 from pynetdicom import AE
-from retraining import empty_registry, job_text, make_champion
+from retraining import job_text
 from working import Peer, RedisServer, free_port, settings, short_folder, wait_for
 
 import dicom_node
@@ -274,7 +275,8 @@ class TalkativePeer(Peer):
 class Node:
     """Redis, destinations and the roles as an administrator starts them, at the most talkative level."""
 
-    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+    def __init__(self, folder: Path, parts: Path, stack: contextlib.ExitStack) -> None:
+        shutil.copytree(parts, folder, dirs_exist_ok=True)
         self.folder, self.port, self.web = folder, free_port(), free_port()
         self.redis = RedisServer(folder)
         self.redis.start()
@@ -435,19 +437,16 @@ def export_and_train(node: Node) -> None:
 def job(node: Node) -> Path:
     file = node.folder / "job.toml"
     if not file.exists():
-        make_champion(node.folder / "champion")
-        (node.folder / "empty").mkdir()
-        empty_registry(node.folder / "empty").rename(node.folder / "mlflow.sqlite")
         nothing = {"data": {"sources": None}, "registry": {"uri": None, "artifacts": None}}
         file.write_text(job_text(node.folder, node.folder / "champion", **nothing))
     return file
 
 
 @pytest.fixture(scope="module")
-def aftermath():
+def aftermath(parts):
     """What a node has left everywhere after a study of canaries: contents by place."""
     with short_folder() as folder, contextlib.ExitStack() as stack:
-        node = Node(folder, stack)
+        node = Node(folder, parts, stack)
         stack.callback(node.kill)
         watcher = Watcher(node.redis).start()
         everything_that_a_node_does(node)

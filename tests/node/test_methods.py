@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shutil
 import subprocess
 import sys
 from io import BytesIO
@@ -10,7 +11,6 @@ import pytest
 from contexts import items
 from pydicom import dcmread
 from radiographs import encode, synthetic
-from retraining import make_champion
 from working import CR_STORAGE, Peer, RedisServer, free_port, python, short_folder, wait_for
 
 from dicom_node.deliver import scu
@@ -65,14 +65,14 @@ objects = ["secondary_capture", "structured_report"]
 
 
 @pytest.fixture(scope="module")
-def folder(root):
+def folder(root, parts):
     """A small bundle with a scale for the method of docs/extend.md, which lies in a folder of its own."""
     with short_folder() as made:
         page = (root / "docs" / "extend.md").read_text()
         method_file = re.search(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)[1]
         (made / "my_methods").mkdir()
         (made / "my_methods" / "occlusion.py").write_text(method_file)
-        make_champion(made / "bundle")
+        shutil.copytree(parts / "champion", made / "bundle")
         scale = ["scale", made / "bundle", "--method", "occlusion", "--method-folder", made / "my_methods"]
         data = ["--data", "phantom?size=32&train=8&validation=6&test=1"]
         argv = [sys.executable, "-m", "training", *map(str, scale), *data]

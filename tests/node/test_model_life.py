@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from retraining import empty_registry, job_text, make_champion
+from retraining import job_text
 from typer.testing import CliRunner
 
 from dicom_node.cli import app
@@ -33,17 +33,15 @@ def films(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_trained_promoted_refused_and_gone_back(tmp_path):
+def test_trained_promoted_refused_and_gone_back(tmp_path, parts):
+    shutil.copytree(parts, tmp_path, dirs_exist_ok=True)
     settings = tmp_path / "node.toml"
     settings.write_text(
         f'[node]\ndatabase = "sqlite:///{tmp_path}/ledger.sqlite"\nspool = "{tmp_path}/spool"\n'
         f'[audit]\nfolder = "{tmp_path}/audit"\n'
-        f'[model]\nbundle = "{make_champion(tmp_path / "configured")}"\nstore = "{tmp_path}/store"\n'
+        f'[model]\nbundle = "{tmp_path}/champion"\nstore = "{tmp_path}/store"\n'
         f'[registry]\nuri = "sqlite:///{tmp_path}/mlflow.sqlite"\nartifacts = "{tmp_path}/artifacts"\n'
     )
-    (tmp_path / "empty").mkdir()
-    shutil.move(empty_registry(tmp_path / "empty"), tmp_path)
-
     site = films(tmp_path / "films")
 
     def model(*arguments: str, status: int = 0) -> str:
@@ -69,7 +67,7 @@ def test_trained_promoted_refused_and_gone_back(tmp_path):
         return json.loads(model("list", "--json"))["champion"]
 
     configured = champion()
-    status, said = retrain("honest", str(tmp_path / "configured"), 0.0)
+    status, said = retrain("honest", str(tmp_path / "champion"), 0.0)
     assert status == DONE, said
     model("promote", "1")
     assert (champion()["number"], champion()["version"], champion()["forced"]) == (1, "honest", False)

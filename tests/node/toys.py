@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-import pytest
 from working import at
 
 from dicom_node.errors import ConfigError
@@ -93,10 +92,3 @@ class Site:
     def running(self, load=toy) -> RunningModel:
         folder = self.settings.model.bundle
         return RunningModel(self.settings, self.ledger, lambda path: load(path or folder))
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("registry")
-    Registry(f"sqlite:///{folder}/mlflow.sqlite", "chest", folder).versions()
-    return folder / "mlflow.sqlite"

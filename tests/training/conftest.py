@@ -1,18 +1,23 @@
 """A bundle trained for seconds and a small folder of images laid out like the NIH subset."""
 
 import csv
-import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from PIL import Image
+from retraining import few_films
 
 from training.bundle import Recipe
 from training.bundle import bundle as make_bundle
 from training.runs.evidence_classifier import EvidenceSettings
 from training.runs.generators import GeneratorSettings, from_preset
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_films():
+    with few_films():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -70,11 +75,10 @@ def recipe():
 
 
 @pytest.fixture(scope="session")
-def bundle(nih_folder, tmp_path_factory):
+def bundle(nih_folder, made_once):
     """What `python -m training bundle` makes of the small folder in seconds."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "bundle"  # one for all processes
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "toy").is_dir():
-            make_bundle(folder / "toy", folder / "work", f"nih:{nih_folder}", recipe=TINY, name="toy", version="0.0.1")
-    return folder / "toy"
+
+    def fill(folder):
+        make_bundle(folder / "toy", folder / "work", f"nih:{nih_folder}", recipe=TINY, name="toy", version="0.0.1")
+
+    return made_once("bundle", fill) / "toy"

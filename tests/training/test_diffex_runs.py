@@ -1,5 +1,6 @@
 """DiffEx in training: drawn images, what is refused, that runs resume, what is measured, and the whole of it."""
 
+import functools
 import json
 import math
 import subprocess
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from retraining import make_champion
 from torch import nn
 
 from explain_core.bundles.files import digest_of
@@ -52,6 +52,7 @@ TINY = replace(
 )  # fmt: skip
 
 
+@functools.cache
 def images_of(spec=SMALL):
     data = datasets.read(spec)
     return data, cohort.load(data, InputSpec(size=32))[0]
@@ -106,14 +107,14 @@ def test_the_corner_tag_says_the_class_as_often_as_asked():
 
 
 def test_the_meter_reads_the_factors_and_takes_what_it_learnt(tmp_path):
-    data, images = images_of("cells?train=600&validation=100&test=1")
+    data, images = images_of("cells?train=300&validation=60&test=1")
     parts = images.part("train"), images.part("validation")
-    made = meter(*parts, data.factors, tmp_path, epochs=8)
+    made = meter(*parts, data.factors, tmp_path, epochs=10)
     by_name = {factor.name: value for factor, value in zip(data.factors, made.explained, strict=True)}
     assert by_name["size"] > 0.7
     assert by_name["direction"] > 0.5
     shuffled = replace(parts[1], factors=parts[1].factors[::-1])
-    again = meter(parts[0], shuffled, data.factors, tmp_path, epochs=8)
+    again = meter(parts[0], shuffled, data.factors, tmp_path, epochs=10)
     assert again.explained.max() < 0.2
     assert np.array_equal(again.read(parts[1].images[:4].float() / 255), made.read(parts[1].images[:4].float() / 255))
     with pytest.raises(TrainingError, match="drawn by known factors"):
@@ -199,8 +200,10 @@ def test_without_gradients_the_pull_is_refused_and_the_rest_works(tmp_path):
         parts(model, blind, latents, codes, 2)
 
 
-@pytest.mark.parametrize("features", ["classifier", "image", "encoder", "projector"])
-@pytest.mark.parametrize("form", ["global", "mlp"])
+@pytest.mark.parametrize(
+    ("form", "features"),
+    [("mlp", "classifier"), ("mlp", "image"), ("mlp", "encoder"), ("mlp", "projector"), ("global", "classifier")],
+)
 def test_directions_learn_and_go_on(features, form, tmp_path):
     _, images = images_of()
     training = images.part("train").images
@@ -498,8 +501,8 @@ def found_of(bundle):
     return Attributes(build(TINY, subject).eval(), Bank(2, 64).eval(), ranked, Decoding(steps=2), explains)
 
 
-def test_a_bundle_takes_what_was_found_of_its_own_classifier_and_explains_by_it(tmp_path):
-    bundle, data = make_champion(tmp_path / "bundle"), "phantom?size=32&train=8&validation=6&test=1"
+def test_a_bundle_takes_what_was_found_of_its_own_classifier_and_explains_by_it(tmp_path, parts):
+    bundle, data = parts / "champion", "phantom?size=32&train=8&validation=6&test=1"
     found = found_of(bundle)
     save_attributes(tmp_path / "found", found)
     digest = attach(bundle, tmp_path / "found", tmp_path / "new", data)

@@ -1,10 +1,11 @@
 """Jobs of kind "diffex": the champion explained by ranked attributes, its report kept with the version."""
 
+import shutil
 import tomllib
 from pathlib import Path
 
 import pytest
-from retraining import empty_registry, finished, job_text, make_champion
+from retraining import finished, job_text
 
 from explain_core.bundles.files import SUMS, digest_of, toml_text, write_sums
 from explain_core.bundles.registry import Registry
@@ -65,9 +66,8 @@ def decide_both_ways(bundle: Path, source: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_job_that_is_killed_goes_on_and_its_report_goes_to_the_version(tmp_path):
-    empty_registry(tmp_path)
-    make_champion(tmp_path / "champion")
+def test_a_job_that_is_killed_goes_on_and_its_report_goes_to_the_version(tmp_path, parts):
+    shutil.copytree(parts, tmp_path, dirs_exist_ok=True)
     source = "phantom?size=32&train=160&validation=60&test=60"
     decide_both_ways(tmp_path / "champion", source)
     registry = Registry(f"sqlite:///{tmp_path}/mlflow.sqlite", "chest", tmp_path / "artifacts")

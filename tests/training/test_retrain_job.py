@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from retraining import empty_registry, films, finished, job_text, make_champion, plenty
+from retraining import films, finished, job_text, plenty
 
 from explain_core.jobs import JobFolder
 from training.retrain.job import Job, JobError, load
@@ -17,15 +17,6 @@ from training.retrain.run import prepare
 
 DONE, FAILED, REFUSED = 0, 1, 3
 NIH = '[data]\nsources = ["nih:x"]\n'
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    """A champion and an empty registry, to be copied."""
-    folder = tmp_path_factory.mktemp("parts")
-    make_champion(folder / "champion")
-    empty_registry(folder)
-    return folder
 
 
 def asked(folder: Path, parts: Path, **changes) -> Path:

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from retraining import empty_registry, films, finished, job_text, make_champion, plenty
+from retraining import films, finished, job_text, plenty
 
 from explain_core.bundles.bundle import load
 from explain_core.bundles.files import toml_text
@@ -69,9 +69,8 @@ def test_another_kind_of_job_says_which_kind_a_joint_champion_needs(context):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_job_of_labelled_and_unlabelled_films_becomes_a_version_and_its_champion_goes_on(tmp_path):
-    empty_registry(tmp_path)
-    make_champion(tmp_path / "champion")
+def test_a_job_of_labelled_and_unlabelled_films_becomes_a_version_and_its_champion_goes_on(tmp_path, parts):
+    shutil.copytree(parts, tmp_path, dirs_exist_ok=True)
     rows = [(file, patient, target if int(file[:4]) < 60 else "", split) for file, patient, target, split in plenty(70)]
     changes = OWN | {"data": {"sources": [f"folder:{films(tmp_path / 'films', rows)}"]}}
     (tmp_path / "asked.toml").write_text(job_text(tmp_path, tmp_path / "champion", **changes))

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from retraining import empty_registry, finished, job_text, make_champion, started
+from retraining import finished, job_text, started
 
 from explain_core.jobs import JobBusy, JobFolder
 from training.retrain import stages
@@ -20,15 +20,6 @@ DONE, CANCELLED, WAITING = 0, 4, 75
 
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    """A champion and an empty registry, to be copied."""
-    folder = tmp_path_factory.mktemp("parts")
-    make_champion(folder / "champion")
-    empty_registry(folder)
-    return folder
 
 
 def prepare(folder: Path, parts: Path, **changes) -> Path:

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from retraining import empty_registry, finished, job_text
+from retraining import finished, job_text
 
 from explain_core.bundles.bundle import load
 from explain_core.bundles.files import toml_text
@@ -98,8 +98,8 @@ def test_noise_is_that_of_the_classifiers_kind_unless_it_is_named(context):
 
 
 @pytest.mark.slow
-def test_a_champion_that_decides_by_a_map_is_retrained_to_one_that_does(bundle, tmp_path):
-    empty_registry(tmp_path)
+def test_a_champion_that_decides_by_a_map_is_retrained_to_one_that_does(bundle, tmp_path, empty_registry):
+    shutil.copy(empty_registry, tmp_path)
     shutil.copytree(bundle, tmp_path / "champion")
     changes = {"data": {"sources": ["phantom?size=64&train=32&validation=12&test=12"]}}
     (tmp_path / "asked.toml").write_text(job_text(tmp_path, tmp_path / "champion", **changes))

@@ -34,9 +34,9 @@ class Administrator(Site):
 
 
 @pytest.fixture
-def admin(tmp_path, database, monkeypatch):
+def admin(tmp_path, empty_registry, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    made = Administrator(tmp_path, database)
+    made = Administrator(tmp_path, empty_registry)
     yield made
     made.ledger.close()
 
@@ -140,7 +140,7 @@ def test_verify_finds_damage_in_the_store_and_in_the_registry(admin):
     assert admin.json("verify", env=AWAY, expect=1)["damaged"] == 1
 
 
-def test_what_is_exported_is_imported_elsewhere_without_a_gate(admin, tmp_path, database):
+def test_what_is_exported_is_imported_elsewhere_without_a_gate(admin, tmp_path, empty_registry):
     one = admin.version("1")
     file = tmp_path / "out" / "model.tar"
     assert admin.json("export", 1, file)["digest"] == one.digest
@@ -148,7 +148,7 @@ def test_what_is_exported_is_imported_elsewhere_without_a_gate(admin, tmp_path, 
     admin.run("export", 1, file)
     assert file.read_bytes() == first
     (tmp_path / "other").mkdir()
-    other = Administrator(tmp_path / "other", database)
+    other = Administrator(tmp_path / "other", empty_registry)
     other.run("import", file, expect=2)
     other.run("import", file, "--reason", " ", expect=2)
     other.run("import", tmp_path / "none", "--reason", "x", expect=2)

@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from retraining import empty_registry, job_text, make_champion
+from retraining import job_text
 from typer.testing import CliRunner
 from working import RedisServer, free_port, python, short_folder, wait_for
 
@@ -20,15 +20,6 @@ from dicom_node.errors import NodeError
 from dicom_node.learn.jobs import Jobs, checked
 from dicom_node.learn.worker import Worker
 from dicom_node.settings.sections import RetrainingSettings
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    """A champion and an empty registry, to be copied."""
-    folder = tmp_path_factory.mktemp("parts")
-    make_champion(folder / "champion")
-    empty_registry(folder)
-    return folder
 
 
 class Site:

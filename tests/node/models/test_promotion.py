@@ -126,8 +126,8 @@ def test_deployments_that_come_together_all_count_one_after_the_other(ledger):
 
 
 @pytest.fixture
-def site(tmp_path, database):
-    made = Site(tmp_path, database)
+def site(tmp_path, empty_registry):
+    made = Site(tmp_path, empty_registry)
     yield made
     made.ledger.close()
 
@@ -548,9 +548,9 @@ class WholeNode:
 
 
 @pytest.mark.slow
-def test_a_running_node_takes_each_new_model_between_two_studies(database):
+def test_a_running_node_takes_each_new_model_between_two_studies(empty_registry):
     with short_folder() as folder:
-        node = WholeNode(folder, database)
+        node = WholeNode(folder, empty_registry)
         try:
             node.digest["default"] = files.verify(DEFAULT_BUNDLE)
             assert node.explained_by() == {"default"}
