@@ -234,7 +234,7 @@ def test_outlines_of_nothing_and_of_everything():
 
 
 def test_outlines_of_noise_end():
-    noise = np.random.default_rng(1).random((500, 500)) > 0.5
+    noise = np.random.default_rng(1).random((250, 250)) > 0.5
     found = display.outlines(noise, holes=True)
     assert len(found) > 50
     assert all((line[0] == line[-1]).all() for line in found)

@@ -83,6 +83,7 @@ def request(out, **changes):
     return Request(**{"data": "phantom", "profile": "quick", "out": out, "rows": ROWS, "device": "cpu", **changes})
 
 
+@pytest.mark.slow
 def test_every_table_has_its_figures_and_a_second_start_makes_nothing_anew(tmp_path, capfd):
     first = benchmark(request(tmp_path, command="python -m training benchmark ..."))
     said = capfd.readouterr()

@@ -106,6 +106,7 @@ def test_the_corner_tag_says_the_class_as_often_as_asked():
             datasets.read(f"thorax?{wrong}")
 
 
+@pytest.mark.slow
 def test_the_meter_reads_the_factors_and_takes_what_it_learnt(tmp_path):
     data, images = images_of("cells?train=300&validation=60&test=1")
     parts = images.part("train"), images.part("validation")

@@ -62,7 +62,11 @@ class StopAfter:
             raise Cancelled("stop")
 
 
-@pytest.mark.parametrize("ways", [{}, {"average_decay": 0.9, "architecture": "efficientnet_lite0"}], ids=str)
+@pytest.mark.parametrize(
+    "ways",
+    [{}, pytest.param({"average_decay": 0.9, "architecture": "efficientnet_lite0"}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_a_run_stopped_in_the_middle_of_an_epoch_ends_as_if_it_had_not(phantoms, tmp_path, ways):
     plain = settings(checkpoint_every=2, **ways)
     for name in ("whole", "stopped"):
