@@ -5,6 +5,7 @@ import ipaddress
 import ssl
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -123,3 +124,21 @@ def tls_settings(files: TLSFiles, **more) -> dict[str, str]:
     table = {key: getattr(files, key) for key in ("certificate", "key", "authorities", "revocations")}
     table |= {"port": 0} | more
     return {f"DICOM_NODE_TLS__{key.upper()}": str(value) for key, value in table.items() if value is not None}
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    """Signs the certificates of a module's tests."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def mine(authority):
+    """What the node shows."""
+    return authority.issue("node")
+
+
+@pytest.fixture(scope="module")
+def theirs(authority):
+    """What its peer shows."""
+    return authority.issue("pacs")

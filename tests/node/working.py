@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from dicom_node.nouns import (
     AETitle,
     Association,
@@ -182,6 +184,16 @@ def short_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[RedisServer]:
+    """One for a module's tests, each of which empties it."""
+    with short_folder() as folder:
+        server = RedisServer(folder)
+        server.start()
+        yield server
+        server.stop()
 
 
 def python(*arguments: str, **options: object) -> subprocess.Popen[bytes]:

@@ -18,21 +18,6 @@ from dicom_node.errors import DeliveryUnreachable
 from dicom_node.nouns import AETitle, Destination, SOPInstanceUID
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="module")
-def mine(authority):
-    return authority.issue("node")
-
-
-@pytest.fixture(scope="module")
-def theirs(authority):
-    return authority.issue("pacs")
-
-
 @pytest.fixture
 def peers():
     started = []

@@ -18,11 +18,6 @@ from dicom_node.dicom import tls, tls_failures
 from dicom_node.errors import ConfigError
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
 @pytest.fixture
 def files(authority):
     return authority.issue("node")

@@ -4,7 +4,7 @@ import base64
 import json
 
 import pytest
-from working import RedisServer, python, short_folder, wait_for
+from working import python, wait_for
 
 from dicom_node.queue import broker
 from dicom_node.queue.transport import unusable
@@ -21,12 +21,10 @@ broker.run_worker(app, broker.EXPLAIN)
 
 
 @pytest.fixture
-def redis():
-    with short_folder() as folder:
-        server = RedisServer(folder)
-        server.start()
-        yield server
-        server.stop()
+def redis(redis_server):
+    with redis_server.client() as client:
+        client.flushall()
+    return redis_server
 
 
 @pytest.fixture

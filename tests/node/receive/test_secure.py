@@ -24,21 +24,6 @@ SLOW = {"acse_timeout": 20, "network_timeout": 20, "association_deadline": 20}
 """So that nothing is right because a time-out came."""
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="module")
-def mine(authority):
-    return authority.issue("node")
-
-
-@pytest.fixture(scope="module")
-def theirs(authority):
-    return authority.issue("modality")
-
-
 @pytest.fixture
 def logged():
     stream = StringIO()

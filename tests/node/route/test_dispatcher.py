@@ -10,7 +10,7 @@ import pytest
 from pydicom import Dataset
 from radiographs import encode, synthetic
 from structlog.testing import capture_logs
-from working import STUDY, RedisServer, association, at, delivery, instance, settings, short_folder, study
+from working import STUDY, association, at, delivery, instance, settings, study
 
 from dicom_node.errors import BrokerUnreachable, ConfigError, Reason
 from dicom_node.nouns import DeliveryState, PassedBy, Route, StudyState, TaskState
@@ -24,15 +24,6 @@ from dicom_node.storage.search_terms import term
 
 RESUBMIT = timedelta(seconds=30)
 CHEST = Route(name="chest", destinations=("pacs",), results=())
-
-
-@pytest.fixture(scope="module")
-def redis_server():
-    with short_folder() as folder:
-        server = RedisServer(folder)
-        server.start()
-        yield server
-        server.stop()
 
 
 @pytest.fixture

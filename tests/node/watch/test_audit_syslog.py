@@ -23,6 +23,7 @@ from dicom_node.watch.audit_message import to_xml
 from dicom_node.watch.audit_syslog import Forwarder, Server
 from dicom_node.watch.audit_trail import Trail, files
 
+NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256")
 WRITER = str(Path(__file__).with_name("audit_writer.py"))
 
 
@@ -33,12 +34,12 @@ def certificates(folder, *, name="localhost"):
     def openssl(*arguments):
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
-    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=Test CA",
+    openssl("req", "-x509", *NEW_KEY, "-nodes", "-days", "2", "-subj", "/CN=Test CA",
             "-addext", "keyUsage=critical,keyCertSign", "-keyout", "ca.key", "-out", "ca.pem")  # fmt: skip
     for one, subject in (("server", name), ("node", "node")):
         (folder / "extension").write_text(f"subjectAltName=DNS:{subject}\nauthorityKeyIdentifier=keyid\n")
         request = f"{one}.csr"
-        openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={subject}", "-keyout", f"{one}.key",
+        openssl("req", *NEW_KEY, "-nodes", "-subj", f"/CN={subject}", "-keyout", f"{one}.key",
                 "-out", request)  # fmt: skip
         openssl("x509", "-req", "-in", request, "-CA", "ca.pem", "-CAkey", "ca.key", "-days", "2",
                 "-extfile", "extension", "-out", f"{one}.pem")  # fmt: skip
