@@ -7,26 +7,35 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# uv installs in a third of pip's time; where it cannot be had, or not what it needs, pip does it.
+define install
+@$(PIP) uv && UV_COMPILE_BYTECODE_TIMEOUT=600 $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
+	--constraint constraints.txt --editable "$(1)" || $(PIP) --editable "$(1)"
+@touch $@
+endef
 ARGS ?=
 # Test files that run at the same time; on two cores a third fills the waiting of the others.
 JOBS ?= 3
 # PyTorch on a CPU takes and gives back much memory; in huge pages that costs a part of the time (glibc 2.35 or newer).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo docs test test-all faults check lint types contracts pytest debian ohif clean
+.PHONY: demo docs test test-all installed faults check lint types contracts pytest debian ohif clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/dicom-node demo $(ARGS)
 
-test: debian ohif $(VENV)/.dev
+test: installed
 	$(MAKE) --jobs=2 --output-sync=target check pytest
 
-test-all: debian ohif $(VENV)/.dev
+test-all: installed
 	$(BIN)/pytest -m slow --numprocesses $(JOBS) --dist loadfile
 
 docs: $(VENV)/.docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file deploy/docs/mkdocs.yml
 	@echo "open build/site/index.html"
+
+installed:
+	$(MAKE) --jobs=2 --output-sync=target ohif $(VENV)/.dev
 
 faults: $(VENV)/.dev
 	$(BIN)/python -m tests.faults $(ARGS)
@@ -51,7 +60,7 @@ debian:
 	@deploy/install-debian-packages.sh || true
 
 # The web viewer in which the tests open results; without npm those tests skip and say so.
-ohif: | $(VENV)/bin/python
+ohif: debian | $(VENV)/bin/python
 	@deploy/install-ohif.sh $(VENV)/ohif
 
 $(VENV)/bin/python:
@@ -59,16 +68,14 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable ".[demo]"
-	@touch $@
+	$(call install,.[demo])
 
 $(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable ".[docs]"
-	@touch $@
+	$(call install,.[docs])
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable ".[dev]"
-	@touch $@ $(VENV)/.demo $(VENV)/.docs
+	$(call install,.[dev])
+	@touch $(VENV)/.demo $(VENV)/.docs
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
