@@ -4,6 +4,7 @@ What each object shows is tested in a file of its own. Golden summaries lie in t
 write them anew with UPDATE_GOLDEN=1 and read the diff.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -158,10 +159,15 @@ def picture_hash(ds):
     return hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest()
 
 
+@functools.cache
+def everything_of(name):
+    return dict(every(film(**GEOMETRY) if name == "synthetic" else reading.read(real(name))))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["synthetic", "RG1_UNCR.dcm"])
 def test_golden(name, kind):
-    found = dict(every(film(**GEOMETRY) if name == "synthetic" else reading.read(real(name))))
+    found = everything_of(name)
     if kind not in found:
         assert (name, kind) == ("RG1_UNCR.dcm", "parametric_map"), "the only object that a real film may not have"
         return
