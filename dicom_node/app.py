@@ -66,8 +66,12 @@ def open_ledger(settings: Settings) -> Ledger:
 
 
 def open_spool(settings: Settings) -> Spool:
-    """The node's spool, its folders made where they are missing."""
-    return Spool(settings.node.spool, settings.node.low_water_mb * MEGABYTE)
+    """The node's spool, its folders made where they are missing.
+
+    Raises:
+        ConfigError: the object store cannot be used as the settings say.
+    """
+    return Spool.of(settings)
 
 
 def load_explainer(settings: Settings, bundle: Path | None = None, methods: Sequence[str] | None = None) -> Explainer:
@@ -215,7 +219,8 @@ def run_listener(settings: Settings, stop: threading.Event, audit: Audit) -> Non
 def run_dispatcher(settings: Settings, stop: threading.Event, _audit: Audit) -> None:
     """Assemble, route, submit and reconcile until `stop`."""
     app, key = broker.make_celery(settings), search_key(settings)
-    Dispatcher(settings, open_ledger(settings), app, search_key=key).run(stop)
+    fetch = open_spool(settings).fetch
+    Dispatcher(settings, open_ledger(settings), app, fetch=fetch, search_key=key).run(stop)
 
 
 def search_key(settings: Settings) -> bytes | None:
@@ -229,9 +234,9 @@ def search_key(settings: Settings) -> bytes | None:
 
 def run_sender(settings: Settings, stop: threading.Event, audit: Audit) -> None:
     """Deliver results until SIGTERM, which Celery handles; beside that ask for, and report, Storage Commitment."""
-    app, ledger = broker.make_celery(settings), open_ledger(settings)
-    register_deliver(app, Sender(settings=settings, ledger=ledger, audit=audit))
-    committer = Committer(settings=settings, ledger=ledger)
+    app, ledger, fetch = broker.make_celery(settings), open_ledger(settings), open_spool(settings).fetch
+    register_deliver(app, Sender(settings=settings, ledger=ledger, fetch=fetch, audit=audit))
+    committer = Committer(settings=settings, ledger=ledger, fetch=fetch)
     threading.Thread(target=committer.run, args=(stop,), name="commitment", daemon=True).start()
     broker.run_worker(app, broker.DELIVER, concurrency=max(1, len(settings.destinations)))
 

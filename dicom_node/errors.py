@@ -3,12 +3,13 @@
 NodeError                    retry   status    meaning
 ├─ PeerError                 no      0xC000    the peer sent something we cannot take
 │  ├─ DatasetUnreadable      no      0xC000    not a DICOM data set
+│  │  └─ Damaged             no      0xC000    nor what it was when it was stored (storage.objects)
 │  ├─ SOPClassMismatch       no      0xA900    data set does not match the SOP Class of the request
 │  ├─ InvalidInstanceUID     no      0x0117    a UID of the request is none (receive.part_file)
 │  ├─ Conflict               no      0x0111    the UID is stored with another data set (receive.intake)
 │  ├─ CommitmentUnreadable   no      0x0115    a commitment request or report makes no sense (dicom.commitment)
 │  └─ TooMuchAsked           no      0x0213    it names more objects than one may (dicom.commitment)
-├─ OutOfResources            yes     0xA700    our disk, our database
+├─ OutOfResources            yes     0xA700    our disk, our database, our object store
 ├─ BrokerUnreachable         yes     -         the queue does not answer; the work waits in the ledger
 ├─ DeliveryError             -       -         a result could not be handed over
 │  ├─ DeliveryRefused        no      -         the destination answered with a failure status
@@ -78,7 +79,7 @@ class SOPClassMismatch(PeerError):
 
 
 class OutOfResources(NodeError):
-    """The node lacks disk space or its database does not answer."""
+    """The node lacks disk space, or its database or its object store does not answer."""
 
     retry: ClassVar[bool] = True
     status: ClassVar[int] = 0xA700

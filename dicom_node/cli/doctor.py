@@ -2,6 +2,7 @@
 
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -87,6 +88,15 @@ def _disk(settings: "Settings") -> Iterator[tuple[bool, str]]:
         yield False, f"{said}: below {settings.clean_below_mb:,} MB the node removes what is over before its time"
     else:
         yield True, said
+
+
+def _store(settings: "Settings") -> Iterator[tuple[bool, str]]:
+    """That the object store takes, confirms and gives back; what is written there is removed again."""
+    from dicom_node.storage.objects import ObjectStore  # noqa: PLC0415
+
+    if settings.store.url is not None:
+        with tempfile.TemporaryDirectory() as cache:
+            yield True, ObjectStore(settings.store, Path(cache)).check()
 
 
 def _permissions(settings: "Settings") -> Iterator[tuple[bool, str]]:
@@ -212,6 +222,7 @@ def _destinations(settings: "Settings") -> list[tuple[str, _Check]]:
 
 _CHECKS: list[tuple[str, _Check]] = [
     ("disk", _disk),
+    ("store", _store),
     ("permissions", _permissions),
     ("clock", _clock),
     ("ledger", _ledger),

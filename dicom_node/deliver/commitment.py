@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -32,6 +33,7 @@ from dicom_node.nouns import CommitmentRequest, Destination
 from dicom_node.settings.sections import Settings
 from dicom_node.status import CommitmentStatus
 from dicom_node.storage.commitment import hear_report
+from dicom_node.storage.file_store import Fetch
 from dicom_node.storage.ledger import Ledger
 from dicom_node.watch.logs import place
 
@@ -135,11 +137,13 @@ class Committer:
     Args:
         settings: destinations, times, our AE title.
         ledger: what was sent, asked and promised.
+        fetch: gives a local file of what a row names (`FileStore.fetch`).
         clock: the time.
     """
 
     settings: Settings
     ledger: Ledger
+    fetch: Fetch = Path
     clock: Callable[[], datetime] = utc_now
     _busy: dict[str, threading.Thread] = field(default_factory=dict, init=False)
     _troubles: dict[str, str] = field(default_factory=dict, init=False)
@@ -159,7 +163,7 @@ class Committer:
             if one.commitment and not self._at_work(name) and (request := self._open(name)) is not None:
                 self._in_a_thread(name, partial(self._ask, self._committing(name), request))
         for title in self.ledger.who_is_owed(self.clock()):
-            reporter = Reporter(settings=self.settings, ledger=self.ledger, clock=self.clock)
+            reporter = Reporter(settings=self.settings, ledger=self.ledger, fetch=self.fetch, clock=self.clock)
             if not self._at_work(f"reports to {title}"):
                 self._in_a_thread(f"reports to {title}", partial(reporter.report, title))
 

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -22,6 +23,7 @@ from dicom_node.nouns import CommitmentReport, Destination
 from dicom_node.settings.sections import Settings
 from dicom_node.status import CommitmentStatus
 from dicom_node.storage import holdings
+from dicom_node.storage.file_store import Fetch
 from dicom_node.storage.ledger import Ledger, OwedReport
 
 LEASE_SECONDS: Final = 600.0
@@ -37,11 +39,13 @@ class Reporter:
     Attributes:
         settings: addresses, times, our AE title.
         ledger: what was asked, and what there is.
+        fetch: gives a local file of what a row names (`FileStore.fetch`).
         clock: the time.
     """
 
     settings: Settings
     ledger: Ledger
+    fetch: Fetch = Path
     clock: Callable[[], datetime] = utc_now
 
     def report(self, ae_title: str) -> int:
@@ -60,7 +64,7 @@ class Reporter:
             for one in owed:
                 self._failed(one, why)
         else:
-            reports = [(one, holdings.check(self.ledger, one.request)) for one in owed]
+            reports = [(one, holdings.check(self.ledger, one.request, self.fetch)) for one in owed]
             self._send(peer, reports)
         return len(owed)
 

@@ -8,8 +8,9 @@ under way; the destination sees the same SOP Instance UID again and keeps one.
     refused                             again after 30 s, 60 s, 120 s ... (at most an hour), then dead
     SOP Class not taken                 downgraded: another object stands in (segmentation, else overlay, else
                                         secondary capture); dead when there is none
-    file unreadable, no such            dead at once: waiting does not help; `rerun --failed` after the
-    destination in the settings         destination is put right
+    file unreadable or damaged, no      dead at once: waiting does not help; `rerun --failed` after the
+    such destination in the settings    destination is put right
+    object store away                   waits until it is submitted again; no attempt of the object is counted
     destination not reached             waits for the destination; no attempt of the object is counted
     broken off while it was sent,       as refused, for the object may be the cause; but while the destination is
     out of resources (0xA7xx)           paused it is the destination that is in trouble, and no attempt is counted
@@ -25,8 +26,9 @@ import threading
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import structlog
@@ -37,11 +39,12 @@ from dicom_node.deliver import observed, scu
 from dicom_node.deliver.audited import Sending
 from dicom_node.deliver.scu import StoreOutcome, StoreRequest
 from dicom_node.deliver.stow import Stow
-from dicom_node.errors import ConfigError, DeliveryError, DeliveryUnreachable, OutOfResources
+from dicom_node.errors import ConfigError, DatasetUnreadable, DeliveryError, DeliveryUnreachable, OutOfResources
 from dicom_node.nouns import Delivery, DeliveryState, Destination, WebDestination
 from dicom_node.queue import broker
 from dicom_node.settings.sections import DeliverySettings, Settings
 from dicom_node.status import Status
+from dicom_node.storage.file_store import Fetch
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.ledger.deliveries import LEASE_SECONDS
 from dicom_node.watch.audit import Audit
@@ -141,6 +144,7 @@ class Sender:
     Attributes:
         settings: destinations, timeout, retry policy, our AE title.
         ledger: where deliveries are leased and settled.
+        fetch: gives a local file of what a row names (`FileStore.fetch`).
         clock: the time.
         store: the Storage SCU.
         stow: the user agent of STOW-RS.
@@ -149,6 +153,7 @@ class Sender:
 
     settings: Settings
     ledger: Ledger
+    fetch: Fetch = Path
     clock: Callable[[], datetime] = utc_now
     store: Store[Destination] = scu.store
     stow: Store[WebDestination] = field(default_factory=Stow)
@@ -174,8 +179,26 @@ class Sender:
                 self._bury(batch, owner, "the destination is not in the settings")
             else:
                 with self._held(owner):
-                    self._send(batch, owner, destination)
+                    if here := [*self._brought(batch, owner)]:
+                        self._send(here, owner, destination)
         return len(batch)
+
+    def _brought(self, batch: Sequence[Delivery], owner: str) -> Iterator[Delivery]:
+        """Those whose files are on this host; one that is damaged is dead, what cannot be had now waits."""
+        away: OutOfResources | None = None
+        for one in batch:
+            if away is None:
+                try:
+                    yield replace(one, path=self.fetch(one.path))
+                    continue
+                except DatasetUnreadable as error:
+                    refused = DeliveryError(str(error))
+                    self._settle(one, owner, StoreOutcome(key=one.delivery_id, status=None, error=refused, retry=False))
+                    continue
+                except OutOfResources as error:
+                    log.warning("not sent yet", reason=str(error))
+                    away = error
+            self.ledger.delivery_untried(one.delivery_id, owner, str(away))
 
     @contextmanager
     def _held(self, owner: str) -> Iterator[None]:

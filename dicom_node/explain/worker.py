@@ -224,7 +224,8 @@ class Worker:
         get is one file.
         """
         rows = self._ledger.deliveries(study=task.study_instance_uid)
-        paths = {one.sop_instance_uid: one.path for one in rows if one.task_id == task.task_id and one.path.exists()}
+        mine = {one.sop_instance_uid: one.path for one in rows if one.task_id == task.task_id}
+        paths = {uid: path for uid, path in mine.items() if self._spool.store.exists(path)}
         now = self._clock()
         made = []
         for audience, results in answer.results:
@@ -258,7 +259,7 @@ class Worker:
             options = result_options(self._settings, name, task.results)
             paths = tuple(sorted({row.path for row in rows if row.destination == name}))
             found.setdefault((options, paths), []).append(name)
-        headers = _headers({path for _, paths in found for path in paths})
+        headers = self._headers({path for _, paths in found for path in paths})
         audiences = [
             Audience(
                 destinations=tuple(names),
@@ -270,7 +271,19 @@ class Worker:
         return tuple(sorted(audiences, key=lambda audience: -len(audience.earlier)))
 
     def _read(self, instance: Instance) -> Dataset:
-        return reading.read(instance.path)
+        return reading.read(self._spool.fetch(instance.path))
+
+    def _headers(self, paths: Iterable[Path]) -> dict[Path, Dataset]:
+        """The data sets without pixels; one that cannot be read is left out."""
+        found: dict[Path, Dataset] = {}
+        for path in paths:
+            try:
+                found[path] = dcmread(self._spool.fetch(path), stop_before_pixels=True)
+            except OutOfResources:
+                raise
+            except Exception as error:  # noqa: BLE001 - a report that names no predecessor is better than none
+                log.warning("no predecessor", file=path.name, error=type(error).__name__, place=place(error))
+        return found
 
 
 def _built(analysis: Analysis, audiences: Sequence[Audience]) -> Answer:
@@ -295,17 +308,6 @@ def _delivery(task: Task, result: Result, path: Path, destination: str, now: dat
         next_attempt_at=now,
         last_error=None,
     )
-
-
-def _headers(paths: Iterable[Path]) -> dict[Path, Dataset]:
-    """The data sets without pixels; one that cannot be read is left out."""
-    found: dict[Path, Dataset] = {}
-    for path in paths:
-        try:
-            found[path] = dcmread(path, stop_before_pixels=True)
-        except Exception as error:  # noqa: BLE001 - a report that names no predecessor is better than none
-            log.warning("no predecessor", file=path.name, error=type(error).__name__, place=place(error))
-    return found
 
 
 def register_explain(app: Celery, worker: Worker) -> None:

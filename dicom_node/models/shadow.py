@@ -27,7 +27,7 @@ from dicom_node.explain.leases import EXIT_HARD_LIMIT, SoftLimitExceeded, soft_l
 from dicom_node.explain.pipeline import Analysis
 from dicom_node.explain.record import rows_of
 from dicom_node.explain.running_model import open_explainer
-from dicom_node.nouns import Task
+from dicom_node.nouns import Instance, Task
 from dicom_node.results import result_options
 from dicom_node.settings.sections import Settings
 from dicom_node.storage import bundles
@@ -58,7 +58,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
     ledger = Ledger(settings.node.database)
     ledger.create()
     # Twice the node's own margin: a disk that fills is left to the clinical work.
-    spool = Spool(settings.node.spool, settings.node.low_water_mb << 21)
+    spool = Spool.of(settings, margin=2)
     Shadow(settings, ledger, spool, lambda folder: open_challenger(settings, folder)).run(stop)
 
 
@@ -201,7 +201,12 @@ class Shadow:
         with soft_limit(self._settings.broker.soft_time_limit), progress.listening(lambda _: pulse.beat()):
             methods = self._settings.methods_for(task.destinations)
             analysis = pipeline.analyse(
-                task, study, lambda one: reading.read(one.path), explainer, methods=methods, negatives=self._negatives
+                task,
+                study,
+                self._read,
+                explainer,
+                methods=methods,
+                negatives=self._negatives,
             )
             results = pipeline.build(analysis, replace(result_options(self._settings), methods=methods))
         objects = [one.dataset for one in results if not one.standby]
@@ -212,6 +217,9 @@ class Shadow:
         state: ShadowState = "done" if rows else "failed"
         self._ledger.end_shadow(task.task_id, explainer.identity.digest, state, _refused(analysis), now, rows)
         log.info("the challenger answered", state=state, images=len(rows))
+
+    def _read(self, instance: Instance) -> Dataset:
+        return reading.read(self._spool.fetch(instance.path))
 
     @property
     def _negatives(self) -> bool:

@@ -22,6 +22,7 @@ from dicom_node.settings.sections import Settings
 from dicom_node.status import CommitmentStatus
 from dicom_node.storage import holdings
 from dicom_node.storage.commitment import hear_report
+from dicom_node.storage.file_store import Fetch
 from dicom_node.storage.ledger import TooManyOwed, TransactionInUse
 from dicom_node.watch.logs import place
 
@@ -45,10 +46,12 @@ class CommitmentProvider:
         settings: when what failed is sent again.
         ledger: what is asked, promised and stored.
         clock: the time.
+        fetch: gives a local file of what a row names (`FileStore.fetch`).
     """
 
-    def __init__(self, settings: Settings, ledger: "Ledger", clock: Callable[[], datetime]) -> None:
+    def __init__(self, settings: Settings, ledger: "Ledger", clock: Callable[[], datetime], fetch: Fetch) -> None:
         self._settings = settings
+        self._fetch = fetch
         self._ledger = ledger
         self._clock = clock
         self._pool = ThreadPoolExecutor(REPORTING, thread_name_prefix="commitment")
@@ -128,7 +131,7 @@ class CommitmentProvider:
         for owed in held:
             status = None
             if lasts:
-                report = holdings.check(self._ledger, owed.request)
+                report = holdings.check(self._ledger, owed.request, self._fetch)
                 data_set = push_model.report_data_set(report, self._settings.node.ae_title)
                 status = association.report(data_set, push_model.event_type(report), context_id, seconds)
             if status == CommitmentStatus.SUCCESS:

@@ -140,17 +140,16 @@ class Intake:
             known = self._ledger.find_instance(uid)
             if known is not None and known.removed:
                 known, again = None, f"-{uuid.uuid4().hex[:8]}"
-                path = self._spool.instance_path(study, uid, instance.sha256, again)
-                instance = dataclasses.replace(instance, path=path)
-            if known is not None and known.sha256 != instance.sha256 and not same_object(known.path, received.path):
+            if known is not None and known.sha256 != instance.sha256 and not self._same(known, received):
                 raise Conflict("SOP Instance UID is already stored with other content")
-            if known is None or not known.path.exists():
-                self._spool.adopt(received.path, study, uid, instance.sha256, again)
-            added = self._ledger.add_instance(instance) if known is None else "duplicate"
+            if known is None or not self._spool.store.exists(known.path):
+                path = self._spool.adopt(received.path, study, uid, instance.sha256, again)
+                instance = dataclasses.replace(instance, path=path)
+            added = self._ledger.add_instance(instance) if known is None else None
             if added == "conflict":
                 self._yield(instance, received)
-            elif added == "duplicate" and again:  # another listener was quicker
-                instance.path.unlink()
+            elif added == "duplicate":
+                self._leave_to(uid, instance)
         log.info(
             "duplicate acknowledged" if known else "stored",
             association=instance.association_id,
@@ -168,10 +167,23 @@ class Intake:
         Raises:
             Conflict: with other content.
         """
-        instance.path.replace(received.path)
+        self._spool.store.take_back(instance.path, received.path)
         known = self._ledger.find_instance(instance.sop_instance_uid)
-        if known is None or not same_object(known.path, received.path):
+        if known is None or not self._same(known, received):
             raise Conflict("SOP Instance UID is already stored with other content")
+
+    def _leave_to(self, uid: str, instance: Instance) -> None:
+        """Remove a file whose like another listener has recorded meanwhile, under another name."""
+        known = self._ledger.find_instance(uid)
+        if known is not None and known.path != instance.path:
+            self._spool.store.remove([instance.path])
+
+    def _same(self, known: Instance, received: Received) -> bool:
+        """Whether a stored instance is what was received; one that cannot be read any more is not."""
+        try:
+            return same_object(self._spool.fetch(known.path), received.path)
+        except DatasetUnreadable:
+            return False
 
     def _quarantine(
         self, request: Request, received: Received, error: PeerError, now: datetime
@@ -179,12 +191,9 @@ class Intake:
         """Keep a refused object for a person to look at; the answer to the peer does not depend on it."""
         name = f"{type(error).__name__}-{request.sop_instance_uid}-{received.sha256[:16]}"
         try:
-            target = self._spool.quarantine_path(name)
-            seen = target.exists()
-            self._spool.quarantine(received.path, name)
-            about = _about(target)
-            if not seen:
-                self._ledger.add_quarantine(request.sop_instance_uid, about.study, target, str(error), now)
+            about = _about(received.path)
+            target = self._spool.quarantine(received.path, name)
+            self._ledger.add_quarantine(request.sop_instance_uid, about.study, target, str(error), now)
         except (NodeError, OSError):
             log.exception("quarantine failed", sop=request.sop_instance_uid)
             return None, About()

@@ -89,7 +89,7 @@ class Listener:
         self._spool = spool
         self._clock = clock
         self._intake = Intake(ledger, spool)
-        self._commitment = CommitmentProvider(settings, ledger, clock)
+        self._commitment = CommitmentProvider(settings, ledger, clock, spool.fetch)
         self._receptions: dict[Acceptor, Reception] = {}
         self._forgotten: list[Reception] = []
         self._to_close: set[str] = set()

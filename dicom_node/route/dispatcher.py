@@ -18,7 +18,9 @@ import dataclasses
 import threading
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import structlog
 from celery import Celery
@@ -46,6 +48,7 @@ from dicom_node.route.assembly import Ready, ready
 from dicom_node.route.patients import Patient, patient_of
 from dicom_node.route.rules import StudyDecision
 from dicom_node.settings.sections import Settings
+from dicom_node.storage.file_store import Fetch
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.search_terms import terms
 from dicom_node.watch import pulse, traces
@@ -115,6 +118,7 @@ class Dispatcher:
         settings: times, rules, attempts.
         ledger: what there is.
         app: the broker.
+        fetch: gives a local file of what a row names (`FileStore.fetch`).
         clock: the time, for run().
         resubmit: how long a message may be on its way before another is sent.
         search_key: with which accession numbers and Patient IDs are hashed, so that a study is found by them; None:
@@ -127,6 +131,7 @@ class Dispatcher:
         ledger: Ledger,
         app: Celery,
         *,
+        fetch: Fetch = Path,
         clock: Callable[[], datetime] = utc_now,
         resubmit: timedelta = RESUBMIT,
         search_key: bytes | None = None,
@@ -134,6 +139,7 @@ class Dispatcher:
         self._settings = settings
         self._ledger = ledger
         self._app = app
+        self._fetch = fetch
         self._clock = clock
         self._resubmit = resubmit
         self._search_key = search_key
@@ -189,6 +195,7 @@ class Dispatcher:
         study = self._ledger.study(uid, activity.revision)
         earlier = [task for task in self._ledger.tasks(uid) if task.revision < activity.revision]
         everywhere = tuple(one.name for one in self._settings.destinations)
+        study = self._brought(study)
         begun = self._ledger.begin_closing(uid)
         if begun > self._settings.broker.max_attempts:
             log.error("study not looked at: the dispatcher ended over it", study=uid, times=begun - 1)
@@ -210,6 +217,19 @@ class Dispatcher:
             )
             first = min((one.received_at for one in study.instances), default=now)
             traces.received(uid, study.revision, first, now, instances=len(study.instances))
+
+    def _brought(self, study: Study) -> Study:
+        """A study whose files are on this host; before its reading begins, for a store that is away ends no process.
+
+        Raises:
+            OutOfResources: the store does not answer.
+        """
+        here = []
+        for one in study.instances:
+            with suppress(DatasetUnreadable):  # then nothing can be read where it lies
+                one = dataclasses.replace(one, path=self._fetch(one.path))  # noqa: PLW2901
+            here.append(one)
+        return dataclasses.replace(study, instances=tuple(here))
 
     def _decide(self, study: Study) -> StudyDecision:
         headers = {one.sop_instance_uid: read_header(one) for one in study.instances}
@@ -237,7 +257,7 @@ class Dispatcher:
     def _patient(self, study: Study) -> Patient | None:
         """Whose the earlier revisions of a study are; None where they do not say, or where there are none."""
         for revision in range(1, study.revision):
-            for one in self._ledger.study(study.study_instance_uid, revision).instances:
+            for one in self._brought(self._ledger.study(study.study_instance_uid, revision)).instances:
                 header = read_header(one)
                 if header is not None and (found := patient_of(header)).stated:
                     return found

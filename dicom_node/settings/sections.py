@@ -50,6 +50,17 @@ class NodeSettings(Section):
     low_water_mb: Annotated[int, Field(ge=0)] = 500
 
 
+class StoreSettings(Section):
+    """[store]: the object store that complete files lie in, in place of the spool; its credentials never stand here."""
+
+    url: Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*$")] | None = None
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^/@]+$")] | None = None
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] | None = None
+    authorities: Path | None = None
+    timeout: PositiveFloat = 20
+    cache_mb: Annotated[int, Field(ge=0)] = 5000
+
+
 class TLSSettings(Section):
     """[tls]: DICOM TLS (PS3.15 B.12), of the listener and towards destinations with `tls = true`."""
 
@@ -201,6 +212,7 @@ class Settings(Section):
     """Everything that can be set. A rule without destinations has been given all of them."""
 
     node: NodeSettings = NodeSettings()
+    store: StoreSettings = StoreSettings()
     tls: TLSSettings = TLSSettings()
     study: StudySettings = StudySettings()
     broker: BrokerSettings = BrokerSettings()

@@ -15,29 +15,29 @@ first, the oldest first: so the node goes on before it must refuse. What lies in
 acknowledged, or the ledger is older than the spool: an image is set aside for a person, a result goes.
 """
 
-import contextlib
-import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 import structlog
 
 from dicom_node.clock import utc_now
-from dicom_node.errors import NodeError
+from dicom_node.errors import DatasetUnreadable, NodeError
 from dicom_node.nouns import REPORT, StoreSize
 from dicom_node.settings.sections import Settings
+from dicom_node.storage.file_store import Stored
+from dicom_node.storage.folder import looked_at
 from dicom_node.storage.ledger import Cutoff, Ledger
 from dicom_node.storage.spool import Spool
 from dicom_node.watch import pulse
 
 EVERY_SECONDS: Final = 60.0
-MEASURE_EVERY: Final = 15
-"""Passes between two measurements of the stores, which look at every file."""
+"""Between two passes; every so many of them (`FileStore.look_every`) all files are looked at and measured."""
 SETTLED: Final = timedelta(hours=1)
 """How long what is over stays even when room runs short: somebody may want it again just now."""
 ORPHANED: Final = timedelta(days=1)
@@ -119,9 +119,10 @@ class Retention:
         while True:
             pulse.beat()
             try:
-                for one in self.clean(orphans=passes % MEASURE_EVERY == 0):
+                look = passes % self.spool.store.look_every == 0
+                for one in self.clean(orphans=look):
                     log.info("removed", store=one.store, why=one.why, items=one.items, bytes=one.bytes)
-                if passes % MEASURE_EVERY == 0:
+                if look:
                     self.ledger.keep_sizes(self.measure())
                 passes += 1
             except (NodeError, OSError) as error:
@@ -159,15 +160,15 @@ class Retention:
 
     def measure(self) -> list[StoreSize]:
         """What every store holds now; looks at every file."""
-        now = self.clock()
+        now, seen = self.clock(), self.spool.store.seen
         spool = {
-            "images": _files(self.spool.instances),
-            "results": _files(self.spool.outbox),
-            "quarantine": _files(self.spool.quarantined),
-            "incoming": _files(self.spool.incoming),
-            "ledger": self._database(),
+            "images": seen(self.spool.instances),
+            "results": seen(self.spool.outbox),
+            "quarantine": seen(self.spool.quarantined),
+            "incoming": looked_at(path for path in self.spool.incoming.rglob("*") if path.is_file()),
+            "ledger": looked_at(self._database()),
         }
-        every = {**spool, **{store.name: store.files() for store, _ in self.others}}
+        every = {**spool, **{store.name: looked_at(store.files()) for store, _ in self.others}}
         return [_measured(name, files, now) for name, files in every.items()]
 
     def _cutoff(self, now: datetime, days: float) -> Cutoff | None:
@@ -191,7 +192,7 @@ class Retention:
         empty: _Remove = self._empty_task
         remove: _Remove = self._remove_study
         if dry_run:
-            empty, remove = _looking_into(self.spool.outbox), _looking_into(self.spool.instances)
+            empty, remove = self._looking_into(self.spool.outbox), self._looking_into(self.spool.instances)
         return (
             _Kind("results", self.ledger.tasks_to_empty, empty),
             _Kind("images", self.ledger.studies_to_remove, remove),
@@ -200,36 +201,37 @@ class Retention:
     def _empty_task(self, task: str, cutoff: Cutoff) -> int | None:
         """Remove the results of a task, but for its reports."""
         with self.ledger.emptying(task, cutoff, self.clock(), (REPORT,)) as found:
-            return None if found is None else _remove([*found, *self.spool.views(task)])
+            return None if found is None else self.spool.store.remove([*found, *self.spool.views(task)])
 
     def _remove_study(self, study: str, cutoff: Cutoff) -> int | None:
         """Remove the images of a study, and all that is left of its results."""
+        store = self.spool.store
         with self.ledger.removing(study, cutoff, self.clock()) as found:
             if found is None:
                 return None
-            images, tasks = found
-            size = _remove(images)
+            files, tasks = found
+            size = store.remove(files)
             for task in tasks:
-                size += _remove(_files(self.spool.outbox / task))
-                _drop(self.spool.outbox / task)
-        _drop(self.spool.instances / study)
+                size += store.remove([one.path for one in store.seen(self.spool.outbox / task)])
+                store.drop(self.spool.outbox / task)
+        store.drop(self.spool.instances / study)
         return size
 
     def _quarantine(self, now: datetime, *, dry_run: bool) -> Iterator[Freed]:
         before = _before(now, self.settings.retention.quarantine_days)
-        files = sorted(_seen(self.spool.quarantined))
-        old = [one for one in files if before is not None and one[0] < before.timestamp()]
+        files = sorted(self.spool.store.seen(self.spool.quarantined))
+        old = [one for one in files if before is not None and one.written < before.timestamp()]
         yield self._unquarantine(old, "age", dry_run=dry_run)
-        left = [one for one in files[len(old) :] if not _perhaps_acknowledged(one[2])]
-        excess = sum(size for _, size, _ in left) - self.settings.retention.quarantine_mb * _MEGABYTE
+        left = [one for one in files[len(old) :] if not _perhaps_acknowledged(one)]
+        excess = sum(one.size for one in left) - self.settings.retention.quarantine_mb * _MEGABYTE
         yield self._unquarantine(_until(left, excess), "size", dry_run=dry_run)
 
-    def _unquarantine(self, files: Sequence[tuple[float, int, Path]], why: str, *, dry_run: bool) -> Freed:
-        for _, _, path in () if dry_run else files:
+    def _unquarantine(self, files: Sequence[Stored], why: str, *, dry_run: bool) -> Freed:
+        for one in () if dry_run else files:
             pulse.beat()
-            path.unlink(missing_ok=True)
-            self.ledger.unquarantine(path)
-        return Freed(store="quarantine", why=why, items=len(files), bytes=sum(size for _, size, _ in files))
+            self.spool.store.remove([one.path])
+            self.ledger.unquarantine(one.path)
+        return Freed(store="quarantine", why=why, items=len(files), bytes=sum(one.size for one in files))
 
     def _other(self, store: Store, before: datetime | None, *, dry_run: bool) -> Freed:
         items, size = store.expire(before, dry_run=dry_run)
@@ -242,7 +244,12 @@ class Retention:
     def _make_room(
         self, now: datetime, passed: Sequence[datetime | None], foreseen: int, *, dry_run: bool
     ) -> Iterator[Freed]:
-        """Let go what is over before its time while too little is free; say once when that does not help."""
+        """Let go what is over before its time while too little is free; say once when that does not help.
+
+        Of an object store there is no such thing: what goes there makes no room here.
+        """
+        if not self.spool.store.local:
+            return
         wanted = self.settings.clean_below_mb * _MEGABYTE
         cutoff = Cutoff(settled=now - SETTLED, failed=_before(now, self.settings.retention.failed_days))
         missing = wanted - self._free() - foreseen
@@ -251,8 +258,8 @@ class Retention:
                 yield (freed := self._take(kind, cutoff, after, enough=missing))
                 missing -= freed.bytes
         if missing > 0:
-            seen, settled = sorted(_seen(self.spool.quarantined)), cutoff.settled.timestamp()
-            aside = [one for one in seen if one[0] < settled and not _perhaps_acknowledged(one[2])]
+            seen, settled = sorted(self.spool.store.seen(self.spool.quarantined)), cutoff.settled.timestamp()
+            aside = [one for one in seen if one.written < settled and not _perhaps_acknowledged(one)]
             yield (freed := self._unquarantine(_until(aside, missing), "room", dry_run=dry_run))
             missing -= freed.bytes
         if (missing > 0) is not self._short and not dry_run:
@@ -268,44 +275,50 @@ class Retention:
             yield Freed(store="incoming", why="orphan", items=swept, bytes=0)
         before = (now - ORPHANED).timestamp()
         items = size = 0
-        for folder in self.spool.instances.iterdir():
+        for folder, files in self.spool.store.groups(self.spool.instances):
             pulse.beat()
-            old = [(path, length) for written, length, path in _seen(folder) if written < before]
+            old = [one for one in files if one.written < before]
             rows = self.ledger.named_files(folder.name) if old else {}
-            for path, length in old:
-                if rows.get(path.name) is False:
+            for one in old:
+                if rows.get(one.path.name) is False:
                     continue
-                items, size = items + 1, size + length
+                items, size = items + 1, size + one.size
                 if not dry_run:
-                    self._set_aside(path, folder.name, removed=path.name in rows)
+                    self._set_aside(one.path, folder.name, removed=one.path.name in rows)
             if not dry_run:
-                _drop(folder)
+                self.spool.store.drop(folder)
         yield Freed(store="images", why="orphan", items=items, bytes=size)
         yield self._lost_results(before, dry_run=dry_run)
 
     def _set_aside(self, path: Path, study: str, *, removed: bool) -> None:
         if removed:  # by a retention that ended before the file was gone
-            path.unlink(missing_ok=True)
+            self.spool.store.remove([path])
             return
         sop = path.stem.partition("-")[0]
-        target = self.spool.quarantine(path, f"{_NOT_IN_LEDGER}-{path.stem}")
+        try:
+            target = self.spool.set_aside(path, f"{_NOT_IN_LEDGER}-{path.stem}")
+        except DatasetUnreadable:  # said where it was read; a person looks at it where it lies
+            return
         self.ledger.add_quarantine(sop, study, target, "in the spool, but not in the ledger", self.clock())
         log.warning("set aside: in the spool, but not in the ledger", study=study, sop=sop, quarantine=target.name)
 
     def _lost_results(self, before: float, *, dry_run: bool) -> Freed:
         items = size = 0
-        folders = [path for path in self.spool.outbox.iterdir() if path.is_dir() and path.stat().st_mtime < before]
-        for begin in range(0, len(folders), _BATCH):
-            batch = folders[begin : begin + _BATCH]
-            known = self.ledger.known_tasks([path.name for path in batch])
-            for folder in batch:
+        folders = self.spool.store.groups(self.spool.outbox)
+        while batch := [*islice(folders, _BATCH)]:
+            known = self.ledger.known_tasks([folder.name for folder, _ in batch])
+            for folder, files in batch:
                 if folder.name not in known:
-                    old = [(path, length) for written, length, path in _seen(folder) if written < before]
-                    items, size = items + len(old), size + sum(length for _, length in old)
+                    old = [one for one in files if one.written < before]
+                    items, size = items + len(old), size + sum(one.size for one in old)
                     if not dry_run:
-                        _remove(path for path, _ in old)
-                        _drop(folder)
+                        self.spool.store.remove([one.path for one in old])
+                        self.spool.store.drop(folder)
         return Freed(store="results", why="orphan", items=items, bytes=size)
+
+    def _looking_into(self, root: Path) -> _Remove:
+        """In place of removing what a folder of `root` holds: its bytes."""
+        return lambda name, _: sum(one.size for one in self.spool.store.seen(root / name))
 
     def _free(self) -> int:
         return shutil.disk_usage(self.spool.root).free if self.free is None else self.free()
@@ -329,65 +342,27 @@ def _before(now: datetime, days: float) -> datetime | None:
     return now - timedelta(days=days) if days else None
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Every file below a folder; empty where there is none."""
-    return (Path(where) / name for where, _, names in os.walk(folder) for name in names)
-
-
-def _seen(folder: Path) -> list[tuple[float, int, Path]]:
-    """When each file of a folder was written, its size and itself; those that vanish meanwhile are left out."""
-    found = []
-    for path in _files(folder):
-        with contextlib.suppress(FileNotFoundError):
-            told = path.stat()
-            found.append((told.st_mtime, told.st_size, path))
-    return found
-
-
-def _measured(name: str, files: Iterable[Path], now: datetime) -> StoreSize:
+def _measured(name: str, files: Iterable[Stored], now: datetime) -> StoreSize:
     count, size, oldest = 0, 0, None
-    for path in files:
+    for one in files:
         pulse.beat()
-        with contextlib.suppress(FileNotFoundError):
-            told = path.stat()
-            count, size = count + 1, size + told.st_size
-            oldest = told.st_mtime if oldest is None else min(oldest, told.st_mtime)
+        count, size = count + 1, size + one.size
+        oldest = one.written if oldest is None else min(oldest, one.written)
     written = None if oldest is None else datetime.fromtimestamp(oldest, UTC)
     return StoreSize(name=name, files=count, bytes=size, oldest=written, measured_at=now)
 
 
-def _perhaps_acknowledged(path: Path) -> bool:
+def _perhaps_acknowledged(one: Stored) -> bool:
     """Of a file in quarantine: whether it was set aside and not refused; it goes by its age alone."""
-    return path.name.startswith(_NOT_IN_LEDGER)
+    return one.path.name.startswith(_NOT_IN_LEDGER)
 
 
-def _until(files: Sequence[tuple[float, int, Path]], enough: int) -> list[tuple[float, int, Path]]:
+def _until(files: Sequence[Stored], enough: int) -> list[Stored]:
     """The first files that make up so many bytes together."""
-    taken: list[tuple[float, int, Path]] = []
+    taken: list[Stored] = []
     for one in files:
         if enough <= 0:
             break
         taken.append(one)
-        enough -= one[1]
+        enough -= one.size
     return taken
-
-
-def _looking_into(root: Path) -> _Remove:
-    """In place of removing what a folder of `root` holds: its bytes."""
-    return lambda name, _: sum(size for _, size, _ in _seen(root / name))
-
-
-def _remove(files: Iterable[Path]) -> int:
-    """Remove files; returns their bytes."""
-    freed = 0
-    for path in files:
-        with contextlib.suppress(FileNotFoundError):
-            freed += path.stat().st_size
-            path.unlink()
-    return freed
-
-
-def _drop(folder: Path) -> None:
-    """Remove a folder that is empty."""
-    with contextlib.suppress(OSError):
-        folder.rmdir()

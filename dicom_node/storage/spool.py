@@ -1,15 +1,15 @@
-"""Instances on disk. A file under its final name is complete and survives a power cut.
+"""The node's files. One under its final name is complete and survives a power cut.
 
     <root>/incoming/<owner>/                     what is being written; nothing here was ever acknowledged
-    <root>/instances/<study>/<sop>-<digest>.dcm  acknowledged instances
-    <root>/outbox/<task>/<sop>.dcm               results waiting for delivery
-    <root>/outbox/<task>/<image>-<method>.view   what the dashboard shows of them
-    <root>/quarantine/                           refused, or in conflict with an instance; kept for a person
     <root>/owners/<owner>                        locked (flock) by the process that writes there, as long as it lives
+    <store>/instances/<study>/<sop>-<digest>.dcm acknowledged instances
+    <store>/outbox/<task>/<sop>.dcm              results waiting for delivery
+    <store>/outbox/<task>/<image>-<method>.view  what the dashboard shows of them
+    <store>/quarantine/                          refused, or in conflict with an instance; kept for a person
 
-Order of every write: bytes, fsync of the file, rename, fsync of the folder (and of the parents of a new
-folder). Names are built from checked UIDs and digests only, never from what a peer wrote elsewhere: an instance with
-other content has another name, so that of two listeners none writes over what the other has acknowledged.
+The store is <root> itself (`folder`), or an object store that several hosts share, each with a root of its own
+(`objects`, ADR 20). Names are built from checked UIDs and digests only, never from what a peer wrote elsewhere: an
+instance with other content has another name, so that of two listeners none writes over what the other has acknowledged.
 """
 
 import contextlib
@@ -29,7 +29,9 @@ from pydicom.dataset import Dataset
 
 from dicom_node.dicom.uids import checked_uid
 from dicom_node.errors import NodeError, OutOfResources
-from explain_core.files import sync
+from dicom_node.settings.sections import Settings
+from dicom_node.storage.file_store import FileStore
+from dicom_node.storage.folder import Folder
 
 PART_SUFFIX = ".part"
 """Ending of a file that is still being written by the spool itself."""
@@ -40,49 +42,76 @@ VIEW_SUFFIX = ".view"
 _TASK_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-_MOST_REMEMBERED = 10_000  # folders
-_ATTEMPTS = 3
+_MEGABYTE = 1 << 20
+_LONGEST_NAME = 32
 
 
 class Spool:
     """The node's files.
 
     Args:
-        root: folder of the spool; made when missing.
-        low_water_bytes: free space below which nothing more is accepted, in bytes.
+        root: folder of the spool, on this host's disk or a shared one; made when missing.
+        low_water_bytes: free space there below which nothing more is accepted, in bytes.
+        store: where complete files lie; None: in `root`, too.
+
+    Attributes:
+        fetch: gives a local file of what a row of the ledger names (`FileStore.fetch`).
     """
 
-    def __init__(self, root: Path, low_water_bytes: int) -> None:
+    def __init__(self, root: Path, low_water_bytes: int, store: FileStore | None = None) -> None:
         self.root = root.absolute()
         self.low_water_bytes = low_water_bytes
+        self._folder = Folder(self.root)
+        self.store: FileStore = store or self._folder
+        self.fetch = self.store.fetch
         self.incoming = self.root / "incoming"
         self.owners = self.root / "owners"
-        self.instances = self.root / "instances"
-        self.outbox = self.root / "outbox"
-        self.quarantined = self.root / "quarantine"
-        self._durable: set[Path] = set()
+        self.instances = self.store.root / "instances"
+        self.outbox = self.store.root / "outbox"
+        self.quarantined = self.store.root / "quarantine"
         self._owner = ""
         self._claiming = threading.Lock()
-        for folder in (self.incoming, self.owners, self.instances, self.outbox, self.quarantined):
-            self._make_folder(folder)
+        kept = (self.instances, self.outbox, self.quarantined) if self.store.local else ()
+        for folder in (self.incoming, self.owners, *kept):
+            self._folder.make(folder)
+        self._mark = "" if self.store.local else _mark(self.root)
+
+    @classmethod
+    def of(cls, settings: Settings, *, margin: int = 1) -> "Spool":
+        """The spool that the settings name; `margin` times their low-water mark is left free.
+
+        Raises:
+            ConfigError: the object store cannot be used as the settings say.
+        """
+        low = margin * settings.node.low_water_mb * _MEGABYTE
+        if settings.store.url is None:
+            return cls(settings.node.spool, low)
+        from dicom_node.storage.objects import ObjectStore  # noqa: PLC0415 - with its libraries, only where it is used
+
+        return cls(settings.node.spool, low, ObjectStore(settings.store, settings.node.spool.absolute() / "cache"))
 
     @property
     def owner(self) -> str:
         """Who this process is to others that share the spool."""
         with self._claiming:
             while not self._owner:
-                name = uuid.uuid4().hex
+                name = (self._mark + uuid.uuid4().hex)[:_LONGEST_NAME]
                 held = os.open(self.owners / name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
                 if _locked(held) and _is(held, self.owners / name):  # one that sweeps may have been quicker
                     weakref.finalize(self, os.close, held)
-                    self._make_folder(self.incoming / name)
+                    self._folder.make(self.incoming / name)
                     self._owner = name
                 else:
                     os.close(held)
         return self._owner
 
     def alive(self, owner: str) -> bool:
-        """Whether the process of that name lives; on a shared file system that of another machine, too."""
+        """Whether the process of that name lives; on a shared file system that of another machine, too.
+
+        Where each host has a root of its own, nobody here can tell of another's: it counts as alive.
+        """
+        if not owner.startswith(self._mark):
+            return True
         try:
             with (self.owners / owner).open("r+b") as probe:
                 return not _locked(probe.fileno())
@@ -141,10 +170,8 @@ class Spool:
             DatasetUnreadable: one of the UIDs is not valid.
             OutOfResources: the disk is full.
         """
-        target = self.instance_path(study, sop, sha256, again)
         with _full_disk():
-            self._move(part, target)
-        return target
+            return self.store.put(part, self.instance_path(study, sop, sha256, again))
 
     def write_outbox(self, task_id: str, dataset: Dataset) -> Path:
         """Write a result in the DICOM File Format (PS3.10), durable on return; repeating replaces it.
@@ -166,11 +193,9 @@ class Spool:
             with _full_disk():
                 with part.open("xb") as file:
                     dataset.save_as(file, enforce_file_format=True)
-                self._move(part, target)
-        except BaseException:
+                return self.store.put(part, target)
+        finally:
             part.unlink(missing_ok=True)
-            raise
-        return target
 
     def write_view(self, task_id: str, name: str, content: bytes) -> None:
         """Write what the dashboard shows of a task, beside its results; repeating replaces it.
@@ -188,19 +213,23 @@ class Spool:
             raise NodeError("not a valid name of a view")
         with _full_disk():
             part = self.new_part()
-            part.write_bytes(content)
-            self._move(part, self.outbox / task_id / f"{name}{VIEW_SUFFIX}")
+            try:
+                part.write_bytes(content)
+                self.store.put(part, self.outbox / task_id / f"{name}{VIEW_SUFFIX}")
+            finally:
+                part.unlink(missing_ok=True)
 
     def views(self, task_id: str) -> list[Path]:
-        """The views of a task, by name; empty where there are none."""
-        return sorted((self.outbox / task_id).glob(f"*{VIEW_SUFFIX}")) if _TASK_ID.fullmatch(task_id) else []
+        """Where the views of a task lie, by name; empty where there are none.
 
-    def quarantine_path(self, why: str) -> Path:
-        """Where `quarantine` puts a file with this reason."""
-        return self.quarantined / f"{re.sub(r'[^0-9A-Za-z._-]+', '-', why)[:160].lstrip('.')}.dcm"
+        Raises:
+            OutOfResources: the object store does not answer.
+        """
+        seen = self.store.seen(self.outbox / task_id) if _TASK_ID.fullmatch(task_id) else ()
+        return sorted(one.path for one in seen if one.path.suffix == VIEW_SUFFIX)
 
     def quarantine(self, part: Path, why: str) -> Path:
-        """Set a file aside; the same `why` replaces the file: a repeating sender cannot fill the disk.
+        """Set a part aside; the same `why` replaces the file: a repeating sender cannot fill the disk.
 
         Args:
             part: the file.
@@ -209,10 +238,21 @@ class Spool:
         Raises:
             OutOfResources: the disk is full.
         """
-        target = self.quarantine_path(why)
         with _full_disk():
-            self._move(part, target)
-        return target
+            return self.store.put(part, self._quarantine_path(why))
+
+    def set_aside(self, path: Path, why: str) -> Path:
+        """Move a file of the store into quarantine.
+
+        Raises:
+            Damaged: it is not what was put there.
+            OutOfResources: the disk is full.
+        """
+        with _full_disk():
+            return self.store.move(path, self._quarantine_path(why))
+
+    def _quarantine_path(self, why: str) -> Path:
+        return self.quarantined / f"{re.sub(r'[^0-9A-Za-z._-]+', '-', why)[:160].lstrip('.')}.dcm"
 
     def sweep(self) -> int:
         """Remove what processes that have died left in `incoming`.
@@ -223,31 +263,16 @@ class Spool:
         owners = {path.name for path in (*self.incoming.iterdir(), *self.owners.iterdir())}
         return sum(map(self._bury, owners))
 
-    def _move(self, part: Path, target: Path) -> None:
-        sync(part)
-        for attempt in range(_ATTEMPTS):
-            self._make_folder(target.parent)
-            try:
-                part.replace(target)
-                break
-            except FileNotFoundError:  # retention removes folders that are empty
-                self._durable.discard(target.parent)
-                if attempt + 1 == _ATTEMPTS or not part.exists():
-                    raise
-        sync(target.parent)
 
-    def _make_folder(self, folder: Path) -> None:
-        """Make `folder`; return only when its name is durable, also if another thread or process made it."""
-        if folder in self._durable:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        for new in (folder, *folder.parents):
-            sync(new.parent)
-            if new == self.root:
-                break
-        if len(self._durable) >= _MOST_REMEMBERED:
-            self._durable.clear()
-        self._durable.add(folder)
+def _mark(root: Path) -> str:
+    """What the names of this root's owners begin with, where other hosts have roots of their own."""
+    mark, part = root / "mark", root / f".mark-{uuid.uuid4().hex}"
+    if not mark.exists():
+        part.write_text(f"{uuid.uuid4().hex[:8]}-")
+        with contextlib.suppress(FileExistsError):
+            os.link(part, mark)
+        part.unlink()
+    return mark.read_text()
 
 
 def _is(descriptor: int, path: Path) -> bool:

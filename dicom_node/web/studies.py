@@ -3,6 +3,7 @@
 import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from dicom_node.clock import utc_now
-from dicom_node.errors import NodeError
+from dicom_node.errors import NodeError, OutOfResources
 from dicom_node.nouns import DeliveryState, StudyState
 from dicom_node.storage.ledger import Overview
 from dicom_node.storage.ledger.story import Story, what_next
@@ -85,7 +86,7 @@ def study(request: Request) -> Response:
         raise HTTPException(404, "The node knows no study of that UID.")
     person, views = None, []
     if user is not None:
-        person = people(node.ledger.first_images([uid])).get(uid)
+        person = people(node.ledger.first_images([uid]), node.spool.fetch).get(uid)
         views = [one for task in _tasks(story) for one in _views(node, task)]
         if "hx-request" not in request.headers:  # which renews what somebody looks at already
             node.audit.accessed(_accessed(story, person), user.name, _address(request))
@@ -106,13 +107,13 @@ def picture(request: Request) -> Response:
     """One picture of a view."""
     node, inside = node_of(request), request.path_params["member"]
     wanted = request.path_params["view"]
-    path = next((one for one in node.spool.views(request.path_params["task"]) if one.stem == wanted), None)
-    if path is None or Path(inside).suffix not in _TYPES:
-        raise HTTPException(404, "There is no such picture any more.")
     try:
-        with zipfile.ZipFile(path) as archive:
+        path = next((one for one in node.spool.views(request.path_params["task"]) if one.stem == wanted), None)
+        if path is None or Path(inside).suffix not in _TYPES:
+            raise HTTPException(404, "There is no such picture any more.")
+        with zipfile.ZipFile(node.spool.fetch(path)) as archive:
             content = archive.read(inside)
-    except (OSError, KeyError, zipfile.BadZipFile):
+    except (OSError, KeyError, zipfile.BadZipFile, NodeError):
         raise HTTPException(404, "There is no such picture any more.") from None
     return Response(content, media_type=_TYPES[Path(inside).suffix])
 
@@ -160,11 +161,14 @@ class View:
 
 
 def _views(node: Node, task: str) -> Iterator[View]:
-    for path in node.spool.views(task):
+    paths: list[Path] = []
+    with suppress(OutOfResources):  # the study is shown without pictures
+        paths = node.spool.views(task)
+    for path in paths:
         try:
-            with zipfile.ZipFile(path) as archive:
+            with zipfile.ZipFile(node.spool.fetch(path)) as archive:
                 about, there = json.loads(archive.read(_ABOUT)), frozenset(archive.namelist())
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile, NodeError):
             continue  # retention was quicker, or it was written by another version
         yield View(about, f"/views/{task}/{path.stem}", there)
 
@@ -194,7 +198,7 @@ def _accessed(story: Story, person: Person | None) -> Transferred:
 def _listed(request: Request, found: Sequence[Overview], *, filtered: bool) -> dict[str, Any]:
     """What rows.html shows; names for whoever is logged in."""
     node, uids = node_of(request), {one.summary.study_instance_uid for one in found}
-    named = people(node.ledger.first_images(uids)) if user_of(request) is not None else {}
+    named = people(node.ledger.first_images(uids), node.spool.fetch) if user_of(request) is not None else {}
     return {"rows": found, "people": named, "nothing_yet": not filtered, "port": node.settings.node.port}
 
 

@@ -2,6 +2,20 @@
 
 from certificates import authority, mine, theirs
 from databases import ledger, postgres_url, url
+from object_stores import hosts, s3, s3_server
+from toys import database
 from working import redis_server
 
-__all__ = ["authority", "ledger", "mine", "postgres_url", "redis_server", "theirs", "url"]
+__all__ = [
+    "authority",
+    "database",
+    "hosts",
+    "ledger",
+    "mine",
+    "postgres_url",
+    "redis_server",
+    "s3",
+    "s3_server",
+    "theirs",
+    "url",
+]

@@ -77,7 +77,7 @@ def worker(settings: Settings, ledger: Ledger, spool: Spool, folder: Path, point
     broker.run_worker(app, broker.EXPLAIN)
 
 
-def sender(settings: Settings, ledger: Ledger, point: str) -> None:
+def sender(settings: Settings, ledger: Ledger, spool: Spool, point: str) -> None:
     def deadly(*arguments, **options):
         yield next(scu.store(*arguments, **options)) and die()
 
@@ -85,7 +85,7 @@ def sender(settings: Settings, ledger: Ledger, point: str) -> None:
         ledger.delivery_refused = after(ledger.delivery_refused, die)
     app = broker.make_celery(settings)
     store = deadly if point == "stored" else scu.store
-    register_deliver(app, Sender(settings=settings, ledger=ledger, store=store))
+    register_deliver(app, Sender(settings=settings, ledger=ledger, fetch=spool.fetch, store=store))
     broker.run_worker(app, broker.DELIVER, concurrency=max(2, len(settings.destinations)))
 
 
@@ -96,22 +96,22 @@ def main(role: str, folder: Path, point: str) -> None:
     logs.configure(settings.logging.level)
     ledger = Ledger(settings.node.database)
     ledger.create()
-    spool = Spool(settings.node.spool, 0)
+    spool = Spool.of(settings)
     if role == "worker":
         worker(settings, ledger, spool, folder, point)
     elif role == "sender":
-        sender(settings, ledger, point)
+        sender(settings, ledger, spool, point)
     elif role == "committer":
         if point == "asked":
             ledger.commitment_asked = die
-        Committer(settings=settings, ledger=ledger).run(threading.Event())
+        Committer(settings=settings, ledger=ledger, fetch=spool.fetch).run(threading.Event())
     elif role == "listener":
         from dicom_node.receive.listener import Listener
 
         Listener(settings, ledger, spool).serve_forever(threading.Event())
     else:
         app = broker.make_celery(settings)
-        loop = Dispatcher(settings, ledger, app, resubmit=timedelta(seconds=1))
+        loop = Dispatcher(settings, ledger, app, fetch=spool.fetch, resubmit=timedelta(seconds=1))
         loop.run(threading.Event(), 0.1)
 
 

@@ -25,7 +25,9 @@ from dicom_node.learn.pseudonyms import Facts, Pseudonyms
 from dicom_node.nouns import Instance, SOPInstanceUID
 from dicom_node.route.rules import Action, decide_instance
 from dicom_node.settings.sections import Settings
+from dicom_node.storage.file_store import Fetch
 from dicom_node.storage.ledger import Ledger
+from dicom_node.storage.spool import Spool
 from dicom_node.watch.audit import Audit
 from dicom_node.watch.audit_transfers import Transferred
 from dicom_node.watch.logs import place, without_warnings
@@ -184,12 +186,13 @@ def export(
     if pseudonyms.rules_version() is None:
         raise ExportRefused('the de-identification library is missing: pip install "dicom-explanation-node[export]"')
     studies = ledger.received_studies(wishes.since)
-    record = settings.node.spool / KEY_RECORD
+    record, fetch = settings.node.spool / KEY_RECORD, Spool.of(settings).fetch
     with Draft(out) as draft:
-        table = labels.read(wishes.labels, _known(ledger, progress)) if wishes.labels is not None else {}
+        table = labels.read(wishes.labels, _known(ledger, fetch, progress)) if wishes.labels is not None else {}
         job = _Job(
             settings=settings,
             ledger=ledger,
+            fetch=fetch,
             wishes=wishes,
             draft=draft,
             record=record,
@@ -205,7 +208,7 @@ def export(
         return job.finish(now, progress)
 
 
-def _known(ledger: Ledger, progress: Progress) -> labels.Known:
+def _known(ledger: Ledger, fetch: Fetch, progress: Progress) -> labels.Known:
     """Looks up what was received, for the table of labels: of all times, for a label may be of any study."""
 
     def known(column: str) -> dict[str, list[str]]:
@@ -216,7 +219,7 @@ def _known(ledger: Ledger, progress: Progress) -> labels.Known:
         for done, study in enumerate(studies):
             progress("accession numbers", done, len(studies))
             for instance in ledger.received_instances(study):
-                number = _accession_number(instance)
+                number = _accession_number(fetch, instance)
                 if number:
                     found.setdefault(number, set()).add(study)
         return {number: sorted(uids) for number, uids in found.items()}
@@ -224,10 +227,10 @@ def _known(ledger: Ledger, progress: Progress) -> labels.Known:
     return known
 
 
-def _accession_number(instance: Instance) -> str:
+def _accession_number(fetch: Fetch, instance: Instance) -> str:
     try:
         with without_warnings():
-            return str(read_header(instance.path, ["AccessionNumber"]).get("AccessionNumber") or "").strip()
+            return str(read_header(fetch(instance.path), ["AccessionNumber"]).get("AccessionNumber") or "").strip()
     except Exception:  # noqa: BLE001 - a file that cannot be read has no number; it is left out with its reason
         return ""
 
@@ -236,6 +239,7 @@ def _accession_number(instance: Instance) -> str:
 class _Job:
     settings: Settings
     ledger: Ledger
+    fetch: Fetch
     wishes: Wishes
     draft: Draft
     record: Path
@@ -271,7 +275,7 @@ class _Job:
         shapes: dict[str, tuple[int, int]] = {}
         for instance in self.ledger.received_instances(study):
             try:
-                ds = read_header(instance.path)
+                ds = read_header(self.fetch(instance.path))
             except DatasetUnreadable as error:
                 self._leave(instance, str(error))
                 continue
@@ -304,7 +308,7 @@ class _Job:
     def _take_image(self, instance: Instance, target: _Target) -> str | None:
         """Write one image; None, and why, when it cannot be used."""
         try:
-            ds = reading.read(instance.path)
+            ds = reading.read(self.fetch(instance.path))
             facts = pseudonyms.facts(ds)
             luminance = pixels.radiograph(ds).pixels
         except (StudyUnsuitable, DatasetUnreadable) as error:
@@ -388,5 +392,5 @@ class _Job:
     def _sources(self, progress: Progress) -> Iterator[tuple[str, Path]]:
         for done, image in enumerate(self.images):
             progress("re-check", done, len(self.images))
-            yield image.name, image.source
+            yield image.name, self.fetch(image.source)
         progress("re-check", len(self.images), len(self.images))

@@ -119,7 +119,8 @@ class Keeping(Store):
         """Record that the images and all results of a study are removed, while the caller removes them.
 
         Yields:
-            the files of its images and the identifiers of its tasks; None where they may no longer be removed.
+            the files of its images and results, and the identifiers of its tasks; None where they may no longer be
+            removed.
         """
         of_study = instances.c.study_instance_uid == study
         with self._write() as connection:
@@ -134,7 +135,9 @@ class Keeping(Store):
             connection.execute(update(instances).where(kept).values(removed_at=now))
             made = tasks.c.study_instance_uid == study
             connection.execute(update(tasks).where(made, tasks.c.emptied_at.is_(None)).values(emptied_at=now))
-            yield found, list(connection.execute(select(tasks.c.task_id).where(made)).scalars())
+            names = list(connection.execute(select(tasks.c.task_id).where(made)).scalars())
+            results = select(deliveries.c.path).distinct().where(deliveries.c.task_id.in_(names))
+            yield found + [Path(path) for path in connection.execute(results).scalars()], names
 
     def forget(self, before: datetime, *, dry_run: bool = False) -> int:
         """Delete the rows of studies whose files are gone, and of associations, that were over before a time.

@@ -1,7 +1,7 @@
 """Ledger, receiving side: associations, instances, quarantine, and what assembly needs to know."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,8 @@ from dicom_node.storage.ledger.schema import associations, closing, instances, q
 from dicom_node.storage.ledger.store import Store, insert_missing
 
 Added = Literal["added", "duplicate", "conflict"]
+LONGEST = timedelta(days=1)
+"""An association that was opened longer ago has ended: its listener may have died with its host."""
 _AT_ONCE = 500
 """UIDs in one query."""
 
@@ -57,7 +59,7 @@ class Receiving(Store):
 
         Args:
             now: the time, aware.
-            alive: whether a listener of that name lives.
+            alive: whether a listener of that name lives, or may live on another host.
 
         Returns:
             how many there were.
@@ -66,7 +68,9 @@ class Receiving(Store):
         with self._write() as connection:
             names = connection.execute(select(listener).where(still_open).distinct()).scalars().all()
             dead = [name for name in names if name and not alive(name)]
-            of_nobody = or_(listener.is_(None), listener == "", listener.in_(dead))
+            of_nobody = or_(
+                listener.is_(None), listener == "", listener.in_(dead), associations.c.opened_at <= now - LONGEST
+            )
             return connection.execute(update(associations).where(still_open, of_nobody).values(closed_at=now)).rowcount
 
     def add_instance(self, instance: Instance) -> Added:
@@ -121,17 +125,18 @@ class Receiving(Store):
     def add_quarantine(
         self, sop_instance_uid: str, study_instance_uid: str, path: Path, reason: str, now: datetime
     ) -> None:
-        """Record a file that was set aside: same UID, other bytes, or not readable."""
+        """Record a file that was set aside, once: same UID, other bytes, or not readable."""
+        row = {
+            "sop_instance_uid": sop_instance_uid,
+            "study_instance_uid": study_instance_uid,
+            "path": str(path),
+            "reason": reason,
+            "quarantined_at": now,
+        }
         with self._write() as connection:
-            connection.execute(
-                insert(quarantine).values(
-                    sop_instance_uid=sop_instance_uid,
-                    study_instance_uid=study_instance_uid,
-                    path=str(path),
-                    reason=reason,
-                    quarantined_at=now,
-                )
-            )
+            known = connection.execute(select(quarantine.c.path).where(quarantine.c.path == str(path)).limit(1))
+            if known.first() is None:
+                connection.execute(insert(quarantine).values(row))
 
     def assembly_snapshot(self) -> list[StudyActivity]:
         """Every study that holds instances of no revision yet, oldest first."""

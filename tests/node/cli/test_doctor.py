@@ -61,6 +61,20 @@ def test_a_node_that_is_well(site):
     assert not (file.parent / "ledger.sqlite").exists(), "nothing is made"
 
 
+@pytest.mark.slow
+def test_an_object_store_is_tried_and_what_is_wrong_with_it_said(site, hosts):
+    file, *_ = site
+    table = "\n".join(f"{key} = {json.dumps(value)}" for key, value in hosts.table.items())
+    file.write_text(f"{file.read_text()}\n[store]\n{table}\n")
+    assert "written, confirmed, read and removed" in looked(file, well=True)["store"][1]
+    assert hosts.objects("probe") == []
+    hosts.server.line.away = True
+    good, said = looked(file, well=False)["store"]
+    assert not good
+    assert "the object store does not answer" in said
+    assert "store.endpoint" in said
+
+
 def test_what_others_may_read_is_named(site):
     file, *_ = site
     for name in ("spool/instances/1.2/1.2.3.dcm", "export.key"):

@@ -80,7 +80,9 @@ COMMENTED = {
     "web.certificate", "web.key",
     "to", "from", "smtp_host", "smtp_authorities", "smtp_user", "smtp_password_file", "webhooks", "webhook_secret_file",
     "endpoint", "metrics.port",
-} | {f"tls.{key}" for key in ("certificate", "key", "authorities", "revocations")}  # fmt: skip
+    *(f"tls.{key}" for key in ("certificate", "key", "authorities", "revocations")),
+    *(f"store.{key}" for key in ("url", "endpoint", "region", "authorities")),
+}  # fmt: skip
 """Keys whose value in the shipped file is no default."""
 
 
