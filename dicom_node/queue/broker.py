@@ -25,7 +25,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from dicom_node.errors import BrokerUnreachable, ConfigError, NodeError
-from dicom_node.queue.transport import Transport
+from dicom_node.queue.transport import SentinelTransport, Transport
 from dicom_node.settings.sections import Settings
 from dicom_node.watch import pulse
 from dicom_node.watch.logs import place
@@ -88,6 +88,7 @@ def make_celery(settings: Settings) -> Celery:
             "max_retries": 0,  # of a submission: the dispatcher retries, in one layer
             "socket_keepalive": True,
             "health_check_interval": 10,
+            "master_name": broker.sentinel_master,
         },
         enable_utc=True,
         timezone="UTC",
@@ -98,7 +99,8 @@ def make_celery(settings: Settings) -> Celery:
 class _App(Celery):
     def _connection(self, *args: Any, **kwargs: Any) -> Any:
         connection = super()._connection(*args, **kwargs)
-        connection.transport_cls = Transport
+        sentinels = str(self.conf.broker_url).startswith("sentinel:")
+        connection.transport_cls = SentinelTransport if sentinels else Transport
         return connection
 
 

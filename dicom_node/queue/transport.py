@@ -75,6 +75,10 @@ class Channel(redis.Channel):
             raise Empty from None
 
 
+class SentinelChannel(Channel, redis.SentinelChannel):
+    """The same to the Redis that the Sentinels name as master, who are asked at every connection."""
+
+
 class Transport(redis.Transport):
     """Gives to the worker what is a message."""
 
@@ -86,3 +90,9 @@ class Transport(redis.Transport):
             super()._deliver(message, queue)
         else:
             log.warning("dropped from the broker: no message of ours", reason=reason)
+
+
+class SentinelTransport(Transport, redis.SentinelTransport):
+    """The same where Sentinels say which Redis it is."""
+
+    Channel = SentinelChannel

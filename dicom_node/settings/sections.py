@@ -108,10 +108,14 @@ class StudySettings(Section):
         return timedelta(seconds=self.max_seconds)
 
 
+_BROKER = r"^(redis|rediss|redis\+socket)://|^sentinel://[^;]+(;sentinel://[^;]+)*$"
+
+
 class BrokerSettings(Section):
     """[broker]: Redis and the limits of a task, in seconds."""
 
-    url: Annotated[str, Field(pattern=r"^(redis|rediss|redis\+socket)://")] = "redis://127.0.0.1:6379/0"
+    url: Annotated[str, Field(pattern=_BROKER)] = "redis://127.0.0.1:6379/0"
+    sentinel_master: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "mymaster"
     visibility_timeout: PositiveInt = 3600
     hard_time_limit: PositiveInt = 900
     soft_time_limit: PositiveInt = 840

@@ -42,10 +42,17 @@ SEVERAL = {"listener": 2, "worker": 3, "sender": 2}
 class Node:
     """Redis, a PACS, and the four roles as processes that a test starts and kills; of a role several, or one."""
 
-    def __init__(self, folder: Path, database: str | None = None, counts: dict[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        database: str | None = None,
+        counts: dict[str, int] | None = None,
+        redis=None,
+        broker: dict[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.counts = counts or {}
-        self.redis = RedisServer(folder)
+        self.redis = redis or RedisServer(folder)
         self.redis.start()
         self.pacs = Peer().start()
         self.port = free_port()
@@ -60,7 +67,7 @@ class Node:
                 "calling_ae_titles": ["MODALITY"],
             },
             study={"quiet_seconds": 0.5},
-            broker={"url": self.redis.url, "lease_seconds": 5, "max_attempts": 20},
+            broker={"url": self.redis.url, "lease_seconds": 5, "max_attempts": 20} | (broker or {}),
             delivery={"retry_seconds": 0.5, "timeout": 3},
         )
         (folder / "settings.json").write_text(made.model_dump_json(by_alias=True))

@@ -144,4 +144,5 @@ def test_a_damaged_result_is_dead_and_named_and_a_damaged_image_is_reported(node
     assert "an object is damaged" in node.log("dispatcher")
     study = node.ledger.studies()[0]
     assert study.state.value == "explained"
-    assert any("cannot be read" in one.reason for task in node.ledger.tasks(study.study) for one in task.passed_by)
+    (task,) = node.ledger.tasks(study.study_instance_uid)
+    assert ["cannot be read" in one.reason for one in task.passed_by] == [True]

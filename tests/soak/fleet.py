@@ -182,6 +182,25 @@ class Fleet:
                 self.killed[role] += 1
             return chosen.name
 
+    def renew(self, role: str, which: int) -> int | None:
+        """SIGTERM one process, and start the next when it has ended, as an upgrade does.
+
+        Returns:
+            its exit status; None where it had not ended after a minute and was killed.
+        """
+        with self._lock:
+            one = [one for one in self.processes if one.role == role][which]
+            assert one.running is not None
+            one.running.terminate()
+            try:
+                return one.running.wait(60)
+            except subprocess.TimeoutExpired:
+                one.running.kill()
+                one.running.wait()
+                return None
+            finally:
+                one.running = self._spawn(one)
+
     def settled(self) -> bool:
         """Whether nothing is left to do."""
         counts = self.ledger.counts()

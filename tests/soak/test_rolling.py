@@ -1,0 +1,52 @@
+"""A rolling upgrade: while modalities send, every process is told to end, one after the other, and replaced."""
+
+import threading
+
+import pytest
+from databases import emptied, postgres_url  # noqa: F401 - a fixture
+from radiographs import encode, synthetic
+from soak.fleet import Fleet
+from soak.modality import Modalities
+from soak.pacs import Pacs
+from soak.verdict import verdict
+from working import short_folder, wait_for
+
+COUNTS = {"listener": 2, "dispatcher": 1, "worker": 2, "sender": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.external
+@pytest.mark.timeout(600)
+def test_every_process_of_every_role_is_replaced_and_each_acknowledged_image_has_one_answer(postgres_url):
+    pacs = Pacs()
+    with short_folder() as folder:
+        fleet = Fleet(folder, emptied(postgres_url), pacs.port, COUNTS)
+        try:
+            pacs.start()
+            fleet.start()
+            radiograph = folder / "radiograph.dcm"
+            radiograph.write_bytes(encode(synthetic(bits=8)))
+            modalities = Modalities(folder / "modality", fleet.ports, [radiograph], seed=17)
+            sending = threading.Thread(target=modalities.run, args=(60, 600))
+            sending.start()
+            wait_for(lambda: pacs.arrivals, 120, "the first result")
+            for role, count in COUNTS.items():
+                for number in range(count):
+                    before = len(pacs.arrivals)
+                    assert fleet.renew(role, number) in {0, -15}, f"{role}{number} did not end when told to"
+                    wait_for(lambda before=before: len(pacs.arrivals) > before, 120, f"results after {role}{number}")
+            modalities.finish(60)
+            sending.join(30)
+            wait_for(fleet.settled, 180, "everything to be delivered")
+            found = verdict(modalities.studies, pacs.arrivals, _tasks(fleet, modalities))
+            assert (found.lost, found.doubled) == ((), ())
+            assert found.acknowledged > sum(COUNTS.values())
+            assert not fleet.killed, "nobody was killed"
+            assert not fleet.ended, "nobody ended unasked"
+        finally:
+            fleet.stop()
+            pacs.stop()
+
+
+def _tasks(fleet, modalities):
+    return {one.study: len(fleet.ledger.tasks(one.study)) for one in modalities.studies}
