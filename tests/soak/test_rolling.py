@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from databases import emptied, postgres_url  # noqa: F401 - a fixture
+from databases import PostgreSQL, postgresql
 from radiographs import encode, synthetic
 from soak.fleet import Fleet
 from soak.modality import Modalities
@@ -17,10 +17,12 @@ COUNTS = {"listener": 2, "dispatcher": 1, "worker": 2, "sender": 2}
 @pytest.mark.slow
 @pytest.mark.external
 @pytest.mark.timeout(600)
-def test_every_process_of_every_role_is_replaced_and_each_acknowledged_image_has_one_answer(postgres_url):
+def test_every_process_of_every_role_is_replaced_and_each_acknowledged_image_has_one_answer():
+    if why := PostgreSQL.missing():
+        pytest.skip(why)
     pacs = Pacs()
-    with short_folder() as folder:
-        fleet = Fleet(folder, emptied(postgres_url), pacs.port, COUNTS)
+    with short_folder() as folder, postgresql() as server:
+        fleet = Fleet(folder, server.url, pacs.port, COUNTS)
         try:
             pacs.start()
             fleet.start()
