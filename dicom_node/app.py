@@ -65,15 +65,6 @@ def open_ledger(settings: Settings) -> Ledger:
     return ledger
 
 
-def open_spool(settings: Settings) -> Spool:
-    """The node's spool, its folders made where they are missing.
-
-    Raises:
-        ConfigError: the object store cannot be used as the settings say.
-    """
-    return Spool.of(settings)
-
-
 def load_explainer(settings: Settings, bundle: Path | None = None, methods: Sequence[str] | None = None) -> Explainer:
     """A bundle on its device, which serves the methods that it is needed for.
 
@@ -200,7 +191,7 @@ def check_audit(settings: Settings) -> None:
 
 def run_listener(settings: Settings, stop: threading.Event, audit: Audit) -> None:
     """Receive until `stop`."""
-    listener = Listener(settings, open_ledger(settings), open_spool(settings), audit=audit)
+    listener = Listener(settings, open_ledger(settings), Spool.of(settings), audit=audit)
     port = listener.start()
     log.info(
         "listening",
@@ -219,8 +210,7 @@ def run_listener(settings: Settings, stop: threading.Event, audit: Audit) -> Non
 def run_dispatcher(settings: Settings, stop: threading.Event, _audit: Audit) -> None:
     """Assemble, route, submit and reconcile until `stop`."""
     app, key = broker.make_celery(settings), search_key(settings)
-    fetch = open_spool(settings).fetch
-    Dispatcher(settings, open_ledger(settings), app, fetch=fetch, search_key=key).run(stop)
+    Dispatcher(settings, open_ledger(settings), app, fetch=Spool.of(settings).fetch, search_key=key).run(stop)
 
 
 def search_key(settings: Settings) -> bytes | None:
@@ -234,7 +224,7 @@ def search_key(settings: Settings) -> bytes | None:
 
 def run_sender(settings: Settings, stop: threading.Event, audit: Audit) -> None:
     """Deliver results until SIGTERM, which Celery handles; beside that ask for, and report, Storage Commitment."""
-    app, ledger, fetch = broker.make_celery(settings), open_ledger(settings), open_spool(settings).fetch
+    app, ledger, fetch = broker.make_celery(settings), open_ledger(settings), Spool.of(settings).fetch
     register_deliver(app, Sender(settings=settings, ledger=ledger, fetch=fetch, audit=audit))
     committer = Committer(settings=settings, ledger=ledger, fetch=fetch)
     threading.Thread(target=committer.run, args=(stop,), name="commitment", daemon=True).start()
@@ -247,7 +237,7 @@ def retention(settings: Settings) -> Retention:
         (EndedJobs(settings.retraining.jobs), settings.retention.jobs_days),
         (OldTrail(settings.audit.folder, sent=settings.audit.syslog_host is not None), settings.retention.audit_days),
     ]
-    return Retention(settings=settings, ledger=open_ledger(settings), spool=open_spool(settings), others=others)
+    return Retention(settings=settings, ledger=open_ledger(settings), spool=Spool.of(settings), others=others)
 
 
 def run_retention(settings: Settings, stop: threading.Event, _audit: Audit) -> None:
@@ -286,7 +276,7 @@ def run_worker(settings: Settings, _stop: threading.Event, _audit: Audit) -> Non
 
     current()
     app = broker.make_celery(settings)
-    worker = Worker(settings, ledger, open_spool(settings), current)
+    worker = Worker(settings, ledger, Spool.of(settings), current)
     register_explain(app, worker)
     broker.run_worker(app, broker.EXPLAIN)
 
@@ -319,7 +309,7 @@ def run_web(settings: Settings, stop: threading.Event, audit: Audit) -> None:
     node = Node(
         settings=settings,
         ledger=open_ledger(settings),
-        spool=open_spool(settings),
+        spool=Spool.of(settings),
         audit=audit,
         search_key=search_key(settings),
     )

@@ -17,7 +17,7 @@ from working import SC_STORAGE, STUDY, T0, Peer, at, due, free_port, wait_for
 
 from dicom_node.deliver import scu
 from dicom_node.deliver.sender import RetryPolicy, Sender, next_attempt
-from dicom_node.errors import DeliveryRefused, DeliveryUnreachable
+from dicom_node.errors import DatasetUnreadable, DeliveryRefused, DeliveryUnreachable, OutOfResources
 from dicom_node.nouns import AETitle, DeliveryState, Destination, SOPInstanceUID
 from dicom_node.storage.ledger import Ledger, Replayed
 
@@ -448,6 +448,42 @@ def test_outcomes_are_recorded_one_by_one_so_that_a_killed_sender_repeats_only_t
     assert due(here.ledger, here.now) == []
     here.now = at(100 + 600)
     assert [one.delivery_id for one in due(here.ledger, here.now)] == ["t1-2-pacs", "t1-3-pacs"]
+
+
+def test_while_the_object_store_is_away_what_is_not_here_waits_and_counts_no_attempt(peers, node):
+    pacs = peers(lambda *_: 0)
+    here = node(("pacs", pacs.port))
+    here.owe(here.result(1), here.result(2), here.result(3))
+
+    def fetch(path):
+        if path.stem == "2.25.2":
+            raise OutOfResources("the object store does not answer")
+        return path
+
+    there = {"settings": here.settings, "ledger": here.ledger, "clock": lambda: here.now}
+    assert Sender(**there, fetch=fetch).deliver("t1-1-pacs") == 3
+    assert pacs.uids == ["2.25.1"]
+    waiting = [one for one in here.ledger.deliveries() if one.state is DeliveryState.PENDING]
+    assert [(one.attempts, one.last_error) for one in waiting] == 2 * [(0, "the object store does not answer")]
+    assert Sender(**there).deliver("t1-2-pacs") == 2
+    assert pacs.uids == ["2.25.1", "2.25.2", "2.25.3"]
+
+
+def test_a_damaged_object_is_a_dead_letter_and_the_others_go(peers, node):
+    pacs = peers(lambda *_: 0)
+    here = node(("pacs", pacs.port))
+    here.owe(here.result(1), here.result(2))
+
+    def fetch(path):
+        if path.stem == "2.25.1":
+            raise DatasetUnreadable("the stored object is damaged")
+        return path
+
+    sender = Sender(settings=here.settings, ledger=here.ledger, clock=lambda: here.now, fetch=fetch)
+    assert sender.deliver("t1-1-pacs") == 2
+    found = {one.sop_instance_uid: (one.state, one.last_error) for one in here.ledger.deliveries()}
+    assert found["2.25.1"] == (DeliveryState.DEAD, "the stored object is damaged")
+    assert found["2.25.2"][0] is DeliveryState.SENT
 
 
 def test_an_unknown_exception_is_visible_retried_and_says_no_more_than_its_class(node):

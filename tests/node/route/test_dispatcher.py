@@ -12,7 +12,7 @@ from radiographs import encode, synthetic
 from structlog.testing import capture_logs
 from working import STUDY, association, at, delivery, instance, settings, study
 
-from dicom_node.errors import BrokerUnreachable, ConfigError, Reason
+from dicom_node.errors import BrokerUnreachable, ConfigError, OutOfResources, Reason
 from dicom_node.nouns import DeliveryState, PassedBy, Route, StudyState, TaskState
 from dicom_node.queue import broker
 from dicom_node.queue.broker import DELIVER, EXPLAIN
@@ -100,6 +100,25 @@ def queued(redis, queue: str = "explain") -> list[dict]:
 
 
 # ---- from instances to tasks
+
+
+def test_an_object_store_that_is_away_for_long_costs_a_study_nothing_but_time(node):
+    here = node(max_attempts=3)
+    here.receive()
+    away = [True]
+
+    def fetch(path):
+        if away:
+            raise OutOfResources("the object store does not answer")
+        return path
+
+    dispatcher = Dispatcher(here.settings, here.ledger, here.app, fetch=fetch, resubmit=RESUBMIT)
+    for second in range(30, 40):
+        dispatcher.step(at(second))
+    assert here.ledger.tasks(STUDY) == []
+    away.clear()
+    dispatcher.step(at(40))
+    assert (here.only_task.reason, len(here.only_task.selected)) == (None, 1)
 
 
 def test_a_complete_study_becomes_one_task_with_its_images(node, redis):
