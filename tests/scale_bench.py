@@ -158,7 +158,7 @@ def worker(asked: argparse.Namespace) -> Iterator[Row]:
     """A process of its own, for the number of its threads is set before torch is loaded."""
     command = [sys.executable, "-m", "tests.scale_bench", "--explain", str(asked.images), "--device", asked.device]
     env = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(done.stdout.splitlines()[-1])
     sizes = f"{found['bytes'] / 1e6:.1f} MB of results each, {found['sent'] / 1e6:.1f} of them sent"
     what = f"films explained on {asked.device}, {sizes}"
