@@ -25,6 +25,7 @@ NodeError                    retry   status    meaning
 ├─ NothingExported           no      -         no image is fit for a training set (learn.export.run)
 ├─ ExportRefused             no      -         the folder cannot take an export (learn.export.folder)
 ├─ IdentifierFound           no      -         what was written still names somebody (learn.export.recheck)
+├─ Untold                    no      -         a server did not take an alert (health.telling)
 └─ KeyUnusable               no      -         a secret key cannot be used (storage.key_file)
 """
 

@@ -42,7 +42,13 @@ PATTERNS = {
     r"^(sqlite|postgresql|mysql|https?)": "a URL of sqlite, postgresql, mysql, http or https",
     r"^[A-Za-z0-9._ -]{1,64}$": "1 to 64 of letters, digits, `.`, `_`, `-` and space",
     r"^(auto|cpu|cuda(:\d+)?)$": "`auto`, `cpu`, `cuda` or `cuda:N`",
-    r"^(redis|rediss|redis\+socket)://": "a URL of redis, rediss or redis+socket",
+    r"^(redis|rediss|redis\+socket)://|^sentinel://[^;]+(;sentinel://[^;]+)*$": (
+        "a URL of redis, rediss or redis+socket, or those of sentinels with `;` between them"
+    ),
+    r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*$": "`s3://` and a bucket, with a prefix if wanted",
+    r"^https?://[^/@]+$": "a URL of http or https without a path",
+    r"^[a-z0-9-]{1,32}$": "1 to 32 lower-case letters, digits and `-`",
+    r"^[A-Za-z0-9._-]{1,64}$": "1 to 64 of letters, digits, `.`, `_` and `-`",
     r"^[a-z0-9+]+://": "a URL as SQLAlchemy has them",
     r"^[A-Za-z_][A-Za-z0-9_]*$": "the name of a variable",
     r"^[^\s@<>,]+@[^\s@<>,]+$": "an e-mail address",

@@ -41,6 +41,16 @@ NOT_OURS = {
         for program in ("Orthanc", "cp", "curl", "echo", "mkdir", "redis-cli", "redis-server", "rm")
     },
     ("docs/training.md", "export"): "sets a variable of the shell",
+    **{
+        ("docs/deploy.md", program): "tests/deploy/test_deploy_page.py holds what it names"
+        for program in ("docker", "helm", "kubectl", "ls", "make-secrets.sh", "sudo", "sudoedit")
+    },
+    **{
+        ("docs/deploy.md", program): "needs systemd as the first process; tests/deploy/test_units.py verifies the units"
+        for program in ("journalctl", "systemctl")
+    },
+    ("docs/pacs/any.md", "echoscu"): "a C-ECHO, as `dicom-node echo` has it",
+    ("docs/pacs/dcmtk.md", "storescp"): "tests/pacs/test_dcmtk_recipe.py runs it",
 }
 """Programs that are not this project's, by page, and what holds their commands."""
 

@@ -3,12 +3,10 @@
 from certificates import authority, mine, theirs
 from databases import ledger, postgres_url, url
 from object_stores import hosts, s3, s3_server
-from toys import database
 from working import redis_server
 
 __all__ = [
     "authority",
-    "database",
     "hosts",
     "ledger",
     "mine",
