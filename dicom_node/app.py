@@ -25,6 +25,7 @@ from dicom_node.dicom import tls
 from dicom_node.errors import ConfigError, OutOfResources
 from dicom_node.explain.running_model import RunningModel, open_explainer
 from dicom_node.health import heartbeat
+from dicom_node.health.process import observed
 from dicom_node.learn.jobs import EndedJobs
 from dicom_node.nouns import Destination
 from dicom_node.queue import broker
@@ -36,7 +37,7 @@ from dicom_node.storage.key_file import KeyUnusable, secret_key
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.retention import Retention, Store
 from dicom_node.storage.spool import Spool
-from dicom_node.watch import logs, metrics, pulse, traces
+from dicom_node.watch import logs, pulse
 from dicom_node.watch.audit import Audit
 from dicom_node.watch.audit_kept import OldTrail
 from dicom_node.watch.audit_running import opened, read_key, tell_configuration, told
@@ -241,21 +242,10 @@ def retention(settings: Settings) -> Retention:
 
 
 def run_retention(settings: Settings, stop: threading.Event, _audit: Audit) -> None:
-    """Remove what is over, and tell people what needs one, until `stop`.
+    """Remove what is over, and beside that tell people what needs one, until `stop`."""
+    from dicom_node.health import watchman  # noqa: PLC0415 - only here, with all that he looks at
 
-    Of all roles this one needs the least to live: no port, no Redis, no peer, no GPU. So the watchman lives here, in a
-    thread of his own: he goes on while a removal is stuck, and while the ledger is away.
-    """
-    from dicom_node.health.watchman import Watchman  # noqa: PLC0415 - only here, with all that he looks at
-
-    watchman = Watchman(settings, Ledger(settings.node.database))
-    threading.Thread(target=watchman.run, args=(stop,), name="watchman", daemon=True).start()
-    while not stop.is_set():
-        try:
-            retention(settings).run(stop)
-        except OutOfResources as error:
-            log.error("retention waits, will try again", reason=str(error))  # noqa: TRY400 - the text says it all
-            stop.wait(MAX_RESTART_SECONDS)
+    watchman.beside(settings, stop, lambda: retention(settings).run(stop))
 
 
 def run_worker(settings: Settings, _stop: threading.Event, _audit: Audit) -> None:
@@ -268,26 +258,12 @@ def run_worker(settings: Settings, _stop: threading.Event, _audit: Audit) -> Non
 
     ledger = open_ledger(settings)
     model = RunningModel(settings, ledger, partial(load_explainer, settings))
-
-    def current() -> Explainer:
-        explainer = model.current()
-        heartbeat.tell(**_described(explainer))
-        return explainer
-
+    current = heartbeat.describing(model.current)
     current()
     app = broker.make_celery(settings)
     worker = Worker(settings, ledger, Spool.of(settings), current)
     register_explain(app, worker)
     broker.run_worker(app, broker.EXPLAIN)
-
-
-def _described(explainer: Explainer) -> dict[str, str]:
-    """What a worker says of itself: which model on which device; "cpu" is how a missing GPU is seen."""
-    identity = explainer.identity
-    return {
-        "model": f"{identity.name} {identity.version} {identity.digest[:12]}",
-        "device": str(getattr(explainer, "device", "cpu")),
-    }
 
 
 def run_shadow(settings: Settings, stop: threading.Event, _audit: Audit) -> None:
@@ -332,16 +308,8 @@ def run_role(role: str, settings: Settings, config: Path | None = None) -> None:
     logs.configure(settings.logging.level, as_json=settings.logging.as_json)
     pulse.begin()
     stop = pulse.stop_signal()
-    chosen = settings.metrics
-    metrics.start(chosen.folder)
-    if chosen.port is not None:
-        metrics.serve(chosen.host, chosen.port, chosen.folder)
-    traces.start(settings.tracing.endpoint, role)
-    try:
-        with audited(settings, role, config) as audit, heartbeat.beating(Ledger(settings.node.database), role):
-            ROLES[role](settings, stop, audit)
-    finally:
-        traces.stop()
+    with observed(settings, role), audited(settings, role, config) as audit:
+        ROLES[role](settings, stop, audit)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import structlog
 from dicom_node.clock import utc_now
 from dicom_node.errors import ConfigError, NodeError
 from dicom_node.storage.ledger import Ledger
+from explain_core.explanation import Explainer
 
 EVERY_SECONDS: Final = 10.0
 ALIVE: Final = timedelta(seconds=35)
@@ -31,6 +32,22 @@ def host() -> str:
 def tell(**detail: str) -> None:
     """What this process says of itself from its next heartbeat on: device and model of a worker."""
     _detail.update(detail)
+
+
+def describing(current: Callable[[], Explainer]) -> Callable[[], Explainer]:
+    """The same, and this process says from then on which model it runs, and on which device.
+
+    "cpu" is how a GPU is missed that should be there.
+    """
+
+    def described() -> Explainer:
+        explainer = current()
+        identity = explainer.identity
+        model = f"{identity.name} {identity.version} {identity.digest[:12]}"
+        tell(model=model, device=str(getattr(explainer, "device", "cpu")))
+        return explainer
+
+    return described
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from dicom_node.clock import utc_now
-from dicom_node.errors import NodeError
+from dicom_node.errors import NodeError, OutOfResources
 from dicom_node.health import telling
 from dicom_node.health.alerts import Decision, Kind, Message, decide
 from dicom_node.health.asking import Trouble
@@ -25,6 +25,7 @@ from dicom_node.storage.ledger import Ledger, Noted
 from dicom_node.watch.logs import place
 
 EVERY_SECONDS: Final = 60.0
+AGAIN_SECONDS: Final = 30.0
 DRIFT_EVERY: Final = timedelta(days=1)
 LEDGER: Final = "ledger"
 
@@ -123,6 +124,22 @@ class Watchman:
             entry = log.info if one.kind is Kind.OVER else log.warning
             entry("alert", name=one.about.name, state=one.kind.value, level=one.about.level, said=one.about.said)
         return True
+
+
+def beside(settings: Settings, stop: threading.Event, work: Callable[[], None]) -> None:
+    """Watch in a thread while `work` runs, which is begun again as long as the ledger does not answer.
+
+    The watchman lives in the role `retention`. Of all roles it needs the least to live: no port, no Redis, no peer, no
+    GPU. In a thread of his own he goes on while a removal is stuck, and while the ledger is away.
+    """
+    watchman = Watchman(settings, Ledger(settings.node.database))
+    threading.Thread(target=watchman.run, args=(stop,), name="watchman", daemon=True).start()
+    while not stop.is_set():
+        try:
+            work()
+        except OutOfResources as error:
+            log.error("retention waits, will try again", reason=str(error))  # noqa: TRY400 - the text says it all
+            stop.wait(AGAIN_SECONDS)
 
 
 def _told(one: Noted, now: datetime) -> Noted:

@@ -1,6 +1,7 @@
 """Servers that alerts are told to: a mail server and a web server that keep what they get, and one that hangs."""
 
 import contextlib
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ class Mailbox:
 @contextlib.contextmanager
 def mail_server(*, password: str | None = None, **tls) -> Iterator[tuple[Mailbox, int]]:
     """A mail server; with a password it asks for user "explain", with tls_context for STARTTLS first."""
+    logging.getLogger("mail.log").setLevel(logging.ERROR)  # it tells of every line that it gets
     mailbox, port = Mailbox(), free_port()
 
     def check(_server, _session, _envelope, _mechanism, data) -> AuthResult:

@@ -1,12 +1,15 @@
 """The loop that tells: once, by one of several hosts, after a restart too, and without the ledger."""
 
 import json
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from alarmed import Hook
 from working import free_port, settings
 
+from dicom_node.errors import OutOfResources
+from dicom_node.health import watchman as watchmen
 from dicom_node.health.watchman import Watchman
 from dicom_node.models import look
 from dicom_node.storage.ledger import Ledger
@@ -138,3 +141,17 @@ def test_the_daily_look_for_drift_is_kept_and_had_once(site, monkeypatch):
     site.later(24 * 60)
     site.watchman().look_for_drift()
     assert kept == [1, 1]
+
+
+def test_the_role_beside_him_is_begun_again_until_the_ledger_answers(site, monkeypatch):
+    monkeypatch.setattr(watchmen, "AGAIN_SECONDS", 0.01)
+    stop, begun = threading.Event(), []
+
+    def work():
+        begun.append(1)
+        if len(begun) < 3:
+            raise OutOfResources("the ledger does not answer")
+        stop.set()
+
+    watchmen.beside(site.settings, stop, work)
+    assert begun == [1, 1, 1]
