@@ -22,6 +22,7 @@ GRACE_SECONDS: Final = 5.0
 
 log = structlog.get_logger(__name__)
 _detail: dict[str, str] = {}
+_news = threading.Event()
 
 
 def host() -> str:
@@ -30,8 +31,10 @@ def host() -> str:
 
 
 def tell(**detail: str) -> None:
-    """What this process says of itself from its next heartbeat on: device and model of a worker."""
-    _detail.update(detail)
+    """What this process says of itself from now on: device and model of a worker."""
+    if not detail.items() <= _detail.items():
+        _detail.update(detail)
+        _news.set()
 
 
 def describing(current: Callable[[], Explainer]) -> Callable[[], Explainer]:
@@ -81,7 +84,9 @@ def beating(
                     reason = str(error) if isinstance(error, NodeError) else type(error).__name__
                     log.warning("no heartbeat, will go on trying", reason=reason)
                 troubled = True
-            if over.wait(every):
+            _news.wait(every)
+            _news.clear()
+            if over.is_set():
                 return
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
@@ -90,6 +95,7 @@ def beating(
         yield
     finally:
         over.set()
+        _news.set()
         thread.join(GRACE_SECONDS)
         with suppress(Exception):  # then it is silent, which is told
             ledger.end_beat(*me)

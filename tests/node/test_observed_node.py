@@ -143,6 +143,7 @@ def story():
             node.start()
             assert node.send() == 0
             wait_for(lambda: node.ledger.timeline(STUDY).delivered_at, 120, "the delivery")
+            wait_for(lambda: any("device" in one.detail for one in node.ledger.heartbeats()), 60, "the worker's device")
             node.look_for_drift()
             wait_for(node.ledger.sizes, 60, "a measurement of the stores")
             node.health, node.page = node.web.health(), node.web.get("/metrics")[1].decode()

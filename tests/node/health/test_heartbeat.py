@@ -22,6 +22,14 @@ def test_a_role_is_seen_while_it_runs_and_not_waited_for_when_it_has_ended(ledge
     assert ledger.heartbeats() == []
 
 
+def test_what_a_process_says_of_itself_is_seen_at_once(ledger, url):
+    with heartbeat.beating(Ledger(url), "worker", every=3600):
+        wait_for(ledger.heartbeats)
+        heartbeat.tell(device="cuda:0")
+        wait_for(lambda: ledger.heartbeats()[0].detail == {"device": "cuda:0"})
+    assert ledger.heartbeats() == []
+
+
 def test_a_ledger_that_is_away_is_told_once_and_tried_again(tmp_path):
     file = tmp_path / "ledger.sqlite"
     file.mkdir()  # in the place of the database
