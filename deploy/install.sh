@@ -96,7 +96,7 @@ if [ "$uninstall" = yes ]; then
     exit 0
 fi
 
-extras=admin,postgres,tracing
+extras=admin,postgres,s3,tracing
 [ "$workers" -eq 0 ] || extras+=,worker
 [ "$retraining" = no ] || extras+=,training
 

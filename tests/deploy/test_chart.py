@@ -38,6 +38,8 @@ GOOD = {
     "shadow and retraining": {"shadow": {"enabled": True}, "retraining": {"enabled": True}},
     "a spool elsewhere": {
         "persistence": {"existingClaim": "mine"},
+        "settings": {"store": {"url": "s3://bucket/node", "endpoint": "https://s3.example.org"}},
+        "keda": {"address": "s1:26379,s2:26379", "sentinelMaster": "mymaster"},
         "extraEnvFrom": [{"secretRef": {"name": "s3"}}],
         "extraEnv": [{"name": "DICOM_NODE_LOGGING__LEVEL", "value": "debug"}],
         "networkPolicy": {"workerEgress": [{"ports": [{"port": 443}]}], "dicomFrom": ["192.0.2.0/24"]},
@@ -142,6 +144,7 @@ def test_keda_knows_every_field_and_looks_at_the_queue_of_the_workers(manifests)
         assert model.model_dump(by_alias=True, exclude_unset=True, mode="json") == one, "what is unknown is left out"
     for one in of_kind(manifests, "ScaledObject"):
         (trigger,) = one["spec"]["triggers"]
+        assert trigger["type"] == ("redis-sentinel" if "addresses" in trigger["metadata"] else "redis")
         assert trigger["metadata"]["listName"] == broker.QUEUES[broker.EXPLAIN]
         names = {deployment["metadata"]["name"] for deployment in of_kind(manifests, "Deployment")}
         assert one["spec"]["scaleTargetRef"]["name"] in names
