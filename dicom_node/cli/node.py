@@ -81,13 +81,14 @@ def serve(
 ) -> None:
     """Run listener, dispatcher, sender, retention and web until stopped; `dicom-node worker` starts workers."""
     from dicom_node import app as node  # noqa: PLC0415
+    from dicom_node.supervision import supervise  # noqa: PLC0415
 
     settings = settings_of(config)
     if only is not None and only not in node.ROLES:
         raise fail(f"--only {only}: choose one of {', '.join(node.ROLES)}", WRONG_USE)
     if only is None:
         node.check_tls_port(settings)
-        node.supervise(config, node.SERVE, settings)
+        supervise(config, node.SERVE, settings)
     else:
         node.run_role(only, settings, config)
 
@@ -100,11 +101,12 @@ def worker(
 ) -> None:
     """Run explanation workers until stopped."""
     from dicom_node import app as node  # noqa: PLC0415
+    from dicom_node.supervision import supervise  # noqa: PLC0415
 
     settings = settings_of(config)
     with suppress(OutOfResources):  # a ledger that is away: the workers wait for it
         node.check_methods(settings, node.running_bundle(settings))
-    node.supervise(config, ["worker"] * count, settings)
+    supervise(config, ["worker"] * count, settings)
 
 
 @app.command()

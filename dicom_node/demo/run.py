@@ -23,26 +23,25 @@ from pydicom import Dataset
 from rich.console import Console
 from rich.table import Table
 
-from dicom_node.app import Supervisor, check_methods, open_ledger
+from dicom_node.app import check_methods, open_ledger
 from dicom_node.deliver.scu import StoreRequest, echo, store
 from dicom_node.demo.servers import Pacs, Redis, Stored, choose, free_port
 from dicom_node.dicom import elements, reading
 from dicom_node.errors import DatasetUnreadable, DeliveryUnreachable
-from dicom_node.nouns import AETitle, Destination, StudyState
+from dicom_node.nouns import AETitle, Destination
 from dicom_node.offline import preview
 from dicom_node.offline.files import instance_of
 from dicom_node.results.summary import read_summaries
 from dicom_node.settings.loading import load_settings
 from dicom_node.settings.sections import DEFAULT_BUNDLE, Settings
 from dicom_node.storage.ledger import Ledger
+from dicom_node.supervision import Supervisor
 from dicom_node.web.users import UserRole, Users
 from explain_core.bundles.files import scaled_methods, toml_text
 
 AE_TITLE, MODALITY_AE_TITLE = "EXPLAIN", "MODALITY"
 ROLES = ("listener", "dispatcher", "worker", "sender", "web")
-USER = "demo"
-"""Who may log in to the dashboard."""
-TERMINAL = frozenset({StudyState.EXPLAINED, StudyState.IGNORED, StudyState.FAILED})
+USER = "demo"  # who may log in to the dashboard
 
 CONFIG = """# Settings of this demo; see deploy/dicom-node.toml for every key.
 [node]

@@ -222,18 +222,13 @@ def views(analysis: Analysis, options: ResultOptions) -> Iterator[tuple[str, byt
 
     One that cannot be drawn is left out, and the log says so: nobody waits for it.
     """
+    common = _Common(task=analysis.task, model=analysis.model, options=options, earlier=())
     for image in analysis.explained:
         for explanation in image.explanations:
             name = f"{image.source.sop_instance_uid}-{explanation.provenance.method}"
+            header, sources = image.header, (image.source,)
             context = ResultContext(
-                task=analysis.task,
-                model=analysis.model,
-                options=options,
-                header=image.header,
-                sources=(image.source,),
-                number=1,
-                image=image,
-                explanation=explanation,
+                **common, header=header, sources=sources, number=1, image=image, explanation=explanation
             )
             try:
                 yield name, view.render(context)

@@ -161,14 +161,6 @@ class Listener:
         """Whether every port has lately looked for connections; False also where its thread has died."""
         return bool(self._servers) and all(time.monotonic() - one.looked < STUCK_SECONDS for one in self._servers)
 
-    def serve_forever(self, stop: threading.Event | None = None) -> None:
-        """Listen until `stop` is set."""
-        self.start()
-        try:
-            (stop or self._stopping).wait()
-        finally:
-            self.stop()
-
     def _listen(self, entity: AE, key: str, port: int, tls: ServerTLS | None) -> int:
         """Take a port; nobody is served yet."""
         try:

@@ -108,7 +108,8 @@ def main(role: str, folder: Path, point: str) -> None:
     elif role == "listener":
         from dicom_node.receive.listener import Listener
 
-        Listener(settings, ledger, spool).serve_forever(threading.Event())
+        Listener(settings, ledger, spool).start()
+        threading.Event().wait()
     else:
         app = broker.make_celery(settings)
         loop = Dispatcher(settings, ledger, app, fetch=spool.fetch, resubmit=timedelta(seconds=1))

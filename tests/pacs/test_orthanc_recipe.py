@@ -15,11 +15,12 @@ from retraining import make_champion
 from sqlalchemy import func, select
 from working import RedisServer, free_port, short_folder, wait_for
 
-from dicom_node.app import Supervisor, open_ledger
+from dicom_node.app import open_ledger
 from dicom_node.dicom import codes
 from dicom_node.settings.loading import load_settings
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.ledger.schema import touches
+from dicom_node.supervision import Supervisor
 
 pytestmark = [pytest.mark.external, pytest.mark.slow]
 

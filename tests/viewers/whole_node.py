@@ -12,7 +12,7 @@ from typing import Any
 
 from pydicom import dcmread
 
-from dicom_node.app import Supervisor, open_ledger
+from dicom_node.app import open_ledger
 from dicom_node.deliver.scu import StoreRequest, echo, store
 from dicom_node.demo.servers import Orthanc, Redis, free_port
 from dicom_node.errors import DeliveryUnreachable
@@ -20,6 +20,7 @@ from dicom_node.nouns import AETitle, Destination, StudyState
 from dicom_node.offline.files import instance_of
 from dicom_node.settings.loading import load_settings
 from dicom_node.storage.ledger import Ledger
+from dicom_node.supervision import Supervisor
 
 AE_TITLE, MODALITY_AE_TITLE = "EXPLAIN", "MODALITY"
 ROLES = ("listener", "dispatcher", "worker", "sender")
