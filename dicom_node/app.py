@@ -273,12 +273,15 @@ def run_web(settings: Settings, stop: threading.Event, audit: Audit) -> None:
     Raises:
         ConfigError: the port cannot be used.
     """
+    from dicom_node.health.figures import Observer  # noqa: PLC0415
     from dicom_node.web import server  # noqa: PLC0415 - only this role needs a web server
     from dicom_node.web.node import Node  # noqa: PLC0415
 
+    ledger = open_ledger(settings)
     node = Node(
         settings=settings,
-        ledger=open_ledger(settings),
+        ledger=ledger,
+        observer=Observer(settings, ledger),
         spool=Spool.of(settings),
         audit=audit,
         search_key=search_key(settings),

@@ -12,15 +12,13 @@ from starlette.routing import Route
 from dicom_node.health.figures import Observer
 from dicom_node.health.parts import State, parts, worst
 from dicom_node.settings.sections import Settings
-from dicom_node.storage.ledger import Ledger
 from dicom_node.web import exposition
 
 NO_STORE = {"Cache-Control": "no-store"}
 
 
-def routes(settings: Settings, ledger: Ledger) -> list[Route]:
-    """The pages; they share one observer, so that many who ask cost one look a second."""
-    observer = Observer(settings, ledger)
+def routes(settings: Settings, observer: Observer) -> list[Route]:
+    """The pages; with the dashboard they share one observer, so that many who ask cost one look a second."""
     pages: dict[str, Callable[[], Response]] = {
         "/health": lambda: health(settings, observer),
         "/metrics": lambda: metrics(settings, observer),

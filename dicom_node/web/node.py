@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from dicom_node.clock import utc_now
+from dicom_node.health.figures import Observer
 from dicom_node.settings.sections import Settings
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.spool import Spool
@@ -47,6 +48,7 @@ class Node:
         spool: where pictures lie.
         audit: is told who saw and did what.
         search_key: by which studies are found; None: by their UID alone.
+        observer: what /health, /metrics and the page of the system are made from.
     """
 
     settings: Settings
@@ -54,6 +56,7 @@ class Node:
     spool: Spool
     audit: Audit
     search_key: bytes | None
+    observer: Observer
 
 
 def node_of(request: Request) -> Node:

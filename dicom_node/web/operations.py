@@ -10,6 +10,7 @@ from starlette.responses import Response
 from dicom_node.clock import utc_now
 from dicom_node.deliver.echo import echo as try_one
 from dicom_node.errors import BrokerUnreachable, NodeError
+from dicom_node.health.parts import State, parts, worst
 from dicom_node.queue import broker
 from dicom_node.web.node import Node, done, fragment, node_of, page
 from dicom_node.web.studies import tell_done
@@ -76,6 +77,14 @@ def system_now(request: Request) -> Response:
     return fragment(request, "system_now.html", **_system(node_of(request)))
 
 
+def badge(request: Request) -> Response:
+    """Whether all is well, in the head of every page."""
+    node = node_of(request)
+    found = parts(node.observer.look(), node.settings)
+    wrong = [one for one in found if one.state is not State.GOOD]
+    return fragment(request, "badge.html", state=worst(found), wrong=wrong)
+
+
 def settings(request: Request) -> Response:
     """Every setting as it was read; what may hold a secret is masked."""
     node = node_of(request)
@@ -126,9 +135,10 @@ def _system(node: Node) -> dict[str, Any]:
         "low_water": chosen.low_water_mb * _MEGABYTE,
         "clean_below": node.settings.clean_below_mb * _MEGABYTE,
         "stores": node.ledger.sizes(),
+        "parts": parts(node.observer.look(), node.settings),
+        "processes": node.ledger.heartbeats(),
         "associations": counts["associations"]["open"],
         "most": chosen.max_associations,
         "counts": counts,
         "swaps": node.ledger.swaps(10),
-        "device": node.settings.model.device,
     }

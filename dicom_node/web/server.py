@@ -52,7 +52,7 @@ def make_app(node: Node) -> Starlette:
     """
     web = node.settings.web
     app = Starlette(
-        routes=[*health.routes(node.settings, node.ledger), *_routes()],
+        routes=[*health.routes(node.settings, node.observer), *_routes()],
         middleware=[
             Middleware(SameOrigin),
             Middleware(
@@ -100,6 +100,7 @@ def _routes() -> list[Route | Mount]:
         *_shown("/destinations/{name}/echo", operations.echo, users, ["POST"]),
         *_shown("/system", operations.system),
         *_shown("/system/now", operations.system_now),
+        *_shown("/system/badge", operations.badge),
         *_shown("/settings", operations.settings, users),
         *_shown("/api/studies", api.studies),
         *_shown("/api/studies/{uid}", api.study),

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from working import free_port, wait_for
 
+from dicom_node.health.figures import Observer
 from dicom_node.settings.sections import Settings
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.spool import Spool
@@ -55,7 +56,8 @@ def served(settings: Settings, ledger: Ledger) -> Iterator[Web]:
     web = {"port": port, "users": folder / "users.toml", "session_key": folder / "session.key"}
     chosen = settings.model_copy(update={"web": settings.web.model_copy(update=web)})
     spool, audit = Spool(settings.node.spool, 0), Audit.nowhere()
-    node = Node(settings=chosen, ledger=ledger, spool=spool, audit=audit, search_key=None)
+    seen = Observer(chosen, ledger)
+    node = Node(settings=chosen, ledger=ledger, spool=spool, audit=audit, search_key=None, observer=seen)
     role = threading.Thread(target=server.run, args=(node, stop))
     role.start()
     try:

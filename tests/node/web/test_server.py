@@ -17,6 +17,7 @@ from radiographs import encode, synthetic
 from working import STUDY, association, at, instance, study, task
 
 from dicom_node.errors import ConfigError
+from dicom_node.health.figures import Observer
 from dicom_node.nouns import DeliveryState, StudyState
 from dicom_node.settings.dashboard import WebSettings
 from dicom_node.settings.sections import Settings
@@ -63,7 +64,14 @@ class Site:
         self.users = Users(folder / "users.toml")
         shutil.copy(users_file(), folder / "users.toml")
         audit = Audit("web", "EXPLAIN", self.told.extend)
-        self.node = Node(settings=self.settings, ledger=self.ledger, spool=self.spool, audit=audit, search_key=KEY)
+        self.node = Node(
+            settings=self.settings,
+            ledger=self.ledger,
+            spool=self.spool,
+            audit=audit,
+            search_key=KEY,
+            observer=Observer(self.settings, self.ledger),
+        )
         self.stop = threading.Event()
 
     def start(self, monkeypatch):
@@ -158,6 +166,19 @@ def test_what_nobody_has_is_not_found_and_stands_in_no_address(site):
         assert "No study matches" in answer.text
         assert client.get("/search?what=ACC-0815").status_code == 405
     assert site.ledger.find_term(term(bytes(32), ACCESSION)) == [], "without the key the hash says nothing"
+
+
+def test_what_needs_a_look_stands_in_the_head_of_every_page(site):
+    with site.client() as client:
+        badge = client.get("/system/badge").text
+        assert re.search(r"\d+ parts need a look", badge)
+        page = client.get("/system").text
+        assert "worker" in page
+        assert "What to do" in page
+        told = client.get("/health")
+        assert told.status_code == 503
+        wrong = [one for one in told.json()["parts"].values() if one["state"] != "good"]
+        assert f"{len(wrong)} parts need" in badge
 
 
 def test_only_an_administrator_acts(site):
