@@ -104,9 +104,10 @@ def verdict(
     if by and not _READER.fullmatch(by):
         raise fail("--by: a sign of 1 to 16 letters, digits, dots and hyphens", WRONG_USE)
     from dicom_node.learn.export import judge  # noqa: PLC0415
+    from dicom_node.storage.spool import Spool  # noqa: PLC0415
 
-    ledger, now = ledger_of(settings), datetime.now(UTC)
-    kept = judge(ledger, study, opinion, image=image, reader=by, note=note, now=now)
+    ledger, now, fetch = ledger_of(settings), datetime.now(UTC), Spool.of(settings).fetch
+    kept = judge(ledger, study, opinion, image=image, reader=by, note=note, now=now, fetch=fetch)
     if as_json:
         print_json(asdict(kept))
     else:

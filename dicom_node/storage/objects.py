@@ -138,7 +138,7 @@ class ObjectStore:
         part = self._cache / f"{uuid.uuid4().hex}.part"
         try:
             with self._answering():
-                self._files.get_file(f"{self._bucket}/{self._key(path)}", str(part))
+                self._files.get_file(f"{self._bucket}/{self._key(path)}", str(part), max_concurrency=1)
             if _digests(part).sha256 != wanted:
                 log.error("an object is damaged: its SHA-256 is not the one in its name", object=str(path))
                 raise Damaged("the stored object is damaged")

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from pydicom import Dataset, dcmread
 
@@ -10,6 +11,7 @@ from dicom_node.errors import NodeError
 from dicom_node.nouns import REPORT, Note, Opinion, SOPInstanceUID, StudyInstanceUID
 from dicom_node.results.codes import DECISION, PRESENT
 from dicom_node.results.summary import read_summaries
+from dicom_node.storage.file_store import Fetch
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.ledger.verdicts import ReaderVerdict
 from dicom_node.watch.logs import without_warnings
@@ -43,6 +45,7 @@ def judge(
     reader: str,
     note: Note | None,
     now: datetime,
+    fetch: Fetch = Path,
 ) -> ReaderVerdict:
     """Keep a verdict on the result of a study, together with the decisions that were judged.
 
@@ -57,13 +60,14 @@ def judge(
         reader: a short sign of who says so.
         note: why, or None.
         now: the time.
+        fetch: gives a local file of what a row names (`FileStore.fetch`).
 
     Raises:
         NotJudged: the study is not known, has no result, or its images have different decisions and none is named.
     """
     if not ledger.received_instances(study_instance_uid):
         raise NotJudged("no study with this UID was received")
-    decisions, model = _results(ledger, study_instance_uid)
+    decisions, model = _results(ledger, study_instance_uid, fetch)
     if not decisions:
         raise NotJudged("the study has no structured report with a decision in the outbox: there is nothing to judge")
     if image is not None:
@@ -110,12 +114,13 @@ def _together(said: Iterable[tuple[Opinion, bool]]) -> Opinions:
     )
 
 
-def _results(ledger: Ledger, study_instance_uid: str) -> tuple[dict[SOPInstanceUID, bool], str]:
+def _results(ledger: Ledger, study_instance_uid: str, fetch: Fetch) -> tuple[dict[SOPInstanceUID, bool], str]:
     """The newest decision on each image of the study, and the model that made the newest."""
     found: dict[SOPInstanceUID, bool] = {}
     model = ""
     rows = ledger.deliveries(study=study_instance_uid, limit=100_000)
-    for path in dict.fromkeys(row.path for row in rows if row.kind == REPORT and row.path.is_file()):
+    files = [fetch(path) for path in dict.fromkeys(row.path for row in rows if row.kind == REPORT)]
+    for path in (one for one in files if one.is_file()):
         with without_warnings():
             report = dcmread(path)
             decided = dict(_decisions(report))
