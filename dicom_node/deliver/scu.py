@@ -154,6 +154,8 @@ class _Entity(AE):
 
     def _create_socket(self, *arguments: Any) -> AssociationSocket:
         created = super()._create_socket(*arguments)
+        if created.socket is not None:  # a peer that acknowledges late would hold up each small object by 40 ms
+            created.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._tls is not None and created.socket is not None:
             created.socket = self._tls.wrap_socket(created.socket, server_hostname=self._name)
         self.connection = created.socket
