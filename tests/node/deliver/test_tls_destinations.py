@@ -165,7 +165,7 @@ def test_a_destination_that_never_answers_is_given_up(theirs, mine, peers, reque
     monkeypatch.setattr(silence, "SLOWEST_READER", 10_000_000)
     released = threading.Event()
     port = peers(server(theirs), answer=lambda _uid, _number: released.wait(30) and 0)
-    (outcome,) = send(there(port, mine), request_, timeout=1)
+    (outcome,) = send(there(port, mine), request_, timeout=5)
     released.set()
     assert str(outcome.error) == "no answer to C-STORE"
 
