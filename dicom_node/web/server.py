@@ -82,6 +82,7 @@ def _routes() -> list[Route | Mount]:
         *_shown("/studies/rows", studies.rows),
         *_shown("/search", studies.search, methods=["POST"]),
         *_shown("/studies/{uid}", studies.study),
+        *_shown("/studies/{uid}/objects/{sop}/validation", studies.validation, users),
         *_shown("/studies/{uid}/rerun", studies.rerun, administrators, ["POST"]),
         *_shown("/views/{task}/{view}/{member}", studies.picture, users),
         *_shown("/queues", operations.queues),

@@ -15,6 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from dicom_node.clock import utc_now
 from dicom_node.errors import NodeError, OutOfResources
 from dicom_node.nouns import DeliveryState, StudyState
+from dicom_node.offline.validation import validate
 from dicom_node.storage.ledger import Overview
 from dicom_node.storage.ledger.story import Story, what_next
 from dicom_node.storage.search_terms import term
@@ -116,6 +117,15 @@ def picture(request: Request) -> Response:
     except (OSError, KeyError, zipfile.BadZipFile, NodeError):
         raise HTTPException(404, "There is no such picture any more.") from None
     return Response(content, media_type=_TYPES[Path(inside).suffix])
+
+
+def validation(request: Request) -> Response:
+    """What a validator says of one object that was made for a study."""
+    node, uid, sop = node_of(request), request.path_params["uid"], request.path_params["sop"]
+    path = next((one.path for one in node.ledger.deliveries(study=uid) if one.sop_instance_uid == sop), None)
+    if path is None:
+        raise HTTPException(404, "No such object was made for that study.")
+    return fragment(request, "validation.html", found=validate(node.spool.fetch(path)))
 
 
 def rerun(request: Request) -> Response:

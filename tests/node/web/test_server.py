@@ -277,6 +277,16 @@ def test_a_dead_letter_is_seen_and_tried_again(site):
     assert delivery
 
 
+def test_a_validator_is_asked_about_an_object_of_the_study_alone(site):
+    made = _dead(site)
+    path = f"/studies/{STUDY}/objects/{made.sop_instance_uid}/validation"
+    with site.client() as nobody, site.client("viktor") as viewer:
+        assert nobody.get(path).status_code == 303
+        assert "not checked" in viewer.get(path).text, "its file is gone"
+        assert viewer.get(f"/studies/{STUDY}/objects/1.2.3/validation").status_code == 404
+        assert path in viewer.get(f"/studies/{STUDY}").text
+
+
 def _dead(site):
     from working import delivery
 
