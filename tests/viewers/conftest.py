@@ -1,13 +1,13 @@
 """Real radiographs, explained by the whole node and delivered to an Orthanc with DICOMweb: once for all tests here."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import whole_node
+from browsing import browser
 from hospital import OBJECTS, SOURCES, Explained, Hospital, add_morphs, sort, sources
 from screen import save_small
 from viewer_pacs import DICOMWEB_PLUGIN, DicomWebOrthanc
@@ -15,6 +15,8 @@ from viewer_server import OhifServer
 
 from dicom_node.demo.servers import free_port
 from dicom_node.nouns import AETitle, Destination
+
+__all__ = ["browser"]
 
 
 @pytest.fixture(scope="session")
@@ -71,21 +73,6 @@ def ohif_server(hospital, pages) -> Iterator[OhifServer]:
 @pytest.fixture
 def ohif_url(ohif_server) -> str:
     return ohif_server.url
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """The system's Chromium, without a window and without a network."""
-    from ohif import FLAGS
-    from playwright.sync_api import sync_playwright
-
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("Chromium is not installed; deploy/install-debian-packages.sh installs it")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
-        yield started
-        started.close()
 
 
 DOCUMENTED = frozenset(

@@ -9,12 +9,6 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 from screen import Placement
 
-FLAGS = (
-    *("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-    *("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"),
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-)
 WORKSTATION = {"width": 1920, "height": 1080}
 SECONDS = 60
 FRAME = 3
