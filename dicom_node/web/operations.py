@@ -10,6 +10,7 @@ from starlette.responses import Response
 from dicom_node.clock import utc_now
 from dicom_node.deliver.echo import echo as try_one
 from dicom_node.errors import BrokerUnreachable, NodeError
+from dicom_node.health.heartbeat import ALIVE
 from dicom_node.health.parts import State, parts, worst
 from dicom_node.queue import broker
 from dicom_node.web.node import Node, done, fragment, node_of, page
@@ -128,7 +129,9 @@ def _destination_queues(node: Node) -> list[Any]:
 
 
 def _system(node: Node) -> dict[str, Any]:
-    chosen, counts = node.settings.node, node.ledger.counts()
+    chosen, counts, now = node.settings.node, node.ledger.counts(), utc_now()
+    processes = node.ledger.heartbeats()
+    workers = [one for one in processes if one.role == "worker" and now - one.seen_at < ALIVE]
     disk = shutil.disk_usage(node.spool.root)
     return {
         "disk": disk,
@@ -136,7 +139,9 @@ def _system(node: Node) -> dict[str, Any]:
         "clean_below": node.settings.clean_below_mb * _MEGABYTE,
         "stores": node.ledger.sizes(),
         "parts": parts(node.observer.look(), node.settings),
-        "processes": node.ledger.heartbeats(),
+        "processes": processes,
+        "workers": len(workers),
+        "devices": sorted({one.detail.get("device", "not said yet") for one in workers}),
         "associations": counts["associations"]["open"],
         "most": chosen.max_associations,
         "counts": counts,
