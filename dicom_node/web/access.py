@@ -129,7 +129,9 @@ class SameOrigin:
 
         async def sealed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_HEADERS)
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         refusal = None if scope["method"] in _SAFE else _refusal(Headers(scope=scope))

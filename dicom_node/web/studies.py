@@ -2,9 +2,10 @@
 
 import json
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from dicom_node.clock import utc_now
 from dicom_node.errors import NodeError, OutOfResources
 from dicom_node.nouns import DeliveryState, StudyState
 from dicom_node.offline.validation import validate
-from dicom_node.storage.ledger import Overview
+from dicom_node.storage.ledger import Overview, Replayed
 from dicom_node.storage.ledger.story import Story, what_next
 from dicom_node.storage.search_terms import term
 from dicom_node.watch.audit_transfers import Transferred
@@ -129,14 +130,22 @@ def validation(request: Request) -> Response:
 
 
 def rerun(request: Request) -> Response:
-    """Do a study again: what failed of it, or all of it."""
+    """Do a study again: what failed of it, the sending of its results, or all of it."""
     node, uid = node_of(request), request.path_params["uid"]
-    failed = "failed" in request.state.form
+    acts: dict[str, tuple[str, Callable[[str, datetime], Replayed]]] = {
+        "failed": ("what failed of a study tried again", node.ledger.replay_failed),
+        "results": ("results of a study sent again", node.ledger.resend_study),
+        "everything": ("study explained and sent again", node.ledger.rerun_study),
+    }
+    what = str(request.state.form.get("what", ""))
+    if what not in acts:
+        raise HTTPException(400, f"what: one of {', '.join(acts)}")
+    name, act = acts[what]
     try:
-        again = node.ledger.replay_failed(uid, utc_now()) if failed else node.ledger.rerun_study(uid, utc_now())
+        again = act(uid, utc_now())
     except NodeError as error:
         return done(request, f"/studies/{uid}", str(error), wrong=True)
-    tell_done(request, "study done again" if not failed else "what failed of a study tried again", f"urn:oid:{uid}")
+    tell_done(request, name, f"urn:oid:{uid}")
     said = f"{again.tasks} task(s) and {again.deliveries} delivery(ies) will be tried again."
     return done(request, f"/studies/{uid}", said)
 

@@ -266,6 +266,11 @@ class Reports(Store):
             anew=True,
         )
 
+    def resend_study(self, study_instance_uid: str, now: datetime) -> Replayed:
+        """The results of a study that are there are sent again as they are; nothing is explained again."""
+        states = (DeliveryState.DEAD, DeliveryState.SENT, DeliveryState.COMMITTED)
+        return self._replay(study_instance_uid, now, (), states)
+
     def _replay(
         self,
         study_instance_uid: str | None,

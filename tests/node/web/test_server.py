@@ -187,7 +187,8 @@ def test_only_an_administrator_acts(site):
         assert nobody.post(path, data={}).status_code == 403
         assert viewer.post(path, data={}).status_code == 403
         assert "disabled" in viewer.get(f"/studies/{STUDY}").text
-        assert administrator.post(path, data={"failed": "yes"}).status_code == 303
+        assert administrator.post(path, data={}).status_code == 400
+        assert administrator.post(path, data={"what": "failed"}).status_code == 303
         assert "0 task(s) and 0 delivery(ies) will be tried again" in administrator.get(f"/studies/{STUDY}").text
     assert "anna" in str(site.told[-1])
 
@@ -275,6 +276,18 @@ def test_a_dead_letter_is_seen_and_tried_again(site):
     assert [one.state for one in site.ledger.deliveries(study=STUDY)] == [DeliveryState.PENDING]
     assert site.ledger.dead_letters() == []
     assert delivery
+
+
+def test_results_are_sent_again_without_being_made_again(site):
+    made = _dead(site)
+    site.ledger.replay_failed(STUDY, at(7))
+    site.ledger.lease_deliveries(made.delivery_id, "s", at(8), 60)
+    site.ledger.delivery_sent(made.delivery_id, at(9), 0)
+    before = site.ledger.tasks(STUDY)
+    with site.client("anna") as client:
+        assert client.post(f"/studies/{STUDY}/rerun", data={"what": "results"}).status_code == 303
+    assert [one.state for one in site.ledger.deliveries(study=STUDY)] == [DeliveryState.PENDING]
+    assert site.ledger.tasks(STUDY) == before
 
 
 def test_a_validator_is_asked_about_an_object_of_the_study_alone(site):
