@@ -28,7 +28,7 @@ test: installed
 	$(MAKE) --jobs=2 --output-sync=target check pytest
 
 test-all: installed
-	$(BIN)/pytest -m slow --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/pytest -m slow --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 docs: $(VENV)/.docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file deploy/docs/mkdocs.yml
@@ -53,7 +53,7 @@ contracts: $(VENV)/.dev
 	$(BIN)/lint-imports --config setup.cfg
 
 pytest: $(VENV)/.dev
-	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Real servers for the tests marked "external"; without them those tests skip and say so.
 debian:

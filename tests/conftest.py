@@ -15,6 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
 
+LONG = ("tests/training/", "tests/viewers/", "tests/soak/", "tests/pacs/")
+"""Folders of modules that take minutes."""
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""
@@ -70,6 +74,11 @@ def parts(made_once, empty_registry) -> Path:
         shutil.copy(empty_registry, folder)
 
     return made_once("parts", fill)
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """What takes minutes begins first: otherwise all the others wait at the end for the last that does."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
