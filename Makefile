@@ -28,7 +28,7 @@ test: installed
 	$(MAKE) --jobs=2 --output-sync=target check pytest
 
 test-all: installed
-	$(BIN)/pytest -m slow --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m slow --timeout 1200 --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 docs: $(VENV)/.docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file deploy/docs/mkdocs.yml
