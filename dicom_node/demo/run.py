@@ -40,7 +40,7 @@ from dicom_node.web.users import UserRole, Users
 from explain_core.bundles.files import scaled_methods, toml_text
 
 AE_TITLE, MODALITY_AE_TITLE = "EXPLAIN", "MODALITY"
-ROLES = ("listener", "dispatcher", "worker", "sender", "web")
+ROLES = ("listener", "dispatcher", "worker", "sender", "retention", "web")
 USER = "demo"  # who may log in to the dashboard
 
 CONFIG = """# Settings of this demo; see deploy/dicom-node.toml for every key.
