@@ -1,17 +1,14 @@
 """A bundle trained for seconds and a small folder of images laid out like the NIH subset."""
 
 import csv
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 from retraining import few_films
+from tiny_recipe import TINY
 
-from training.bundle import Recipe
 from training.bundle import bundle as make_bundle
-from training.runs.evidence_classifier import EvidenceSettings
-from training.runs.generators import GeneratorSettings, from_preset
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -59,13 +56,6 @@ def nih_folder(tmp_path_factory):
         writer.writerow(["image", "finding", "x", "y", "w", "h", "patientId"])
         writer.writerows(boxes)
     return folder
-
-
-TINY = Recipe(
-    size=64,
-    classifier=EvidenceSettings(copies=1, epochs=1, noise_epochs=1, batch=4, part_batch=2),
-    generators=replace(from_preset(GeneratorSettings(), "features_gated"), steps=4, report_every=2, batch=4, width=8),
-)
 
 
 @pytest.fixture(scope="session")

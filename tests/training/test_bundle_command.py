@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from tiny_recipe import TINY
 
 from explain_core.bundles.bundle import load
 from explain_core.bundles.files import digest_of, verify
