@@ -104,6 +104,16 @@ class SourceReference:
     sop_class_uid: str
     sop_instance_uid: str
 
+    @classmethod
+    def of(cls, ds: Dataset) -> "SourceReference":
+        """How a data set is named."""
+        return cls(
+            study_instance_uid=str(ds.StudyInstanceUID),
+            series_instance_uid=str(ds.SeriesInstanceUID),
+            sop_class_uid=str(ds.SOPClassUID),
+            sop_instance_uid=str(ds.SOPInstanceUID),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssessedImage:

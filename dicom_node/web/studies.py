@@ -35,17 +35,8 @@ _UNFINISHED: Final = (StudyState.RECEIVING, StudyState.READY, StudyState.EXPLAIN
 def studies(request: Request) -> Response:
     """The list of studies, newest first, renewed by itself."""
     state = _state(request)
-    rows = node_of(request).ledger.overview(SHOWN, state)
-    return page(
-        request,
-        "studies.html",
-        title="Studies",
-        states=[one.value for one in StudyState],
-        chosen=state,
-        found=None,
-        live=True,
-        **_listed(request, rows, filtered=state is not None),
-    )
+    found = node_of(request).ledger.overview(SHOWN, state)
+    return _list(request, found, title="Studies", chosen=state)
 
 
 def rows(request: Request) -> Response:
@@ -68,16 +59,7 @@ def search(request: Request) -> Response:
         return RedirectResponse(f"/studies/{uids[0]}", 303)
     found = node.ledger.overview(SHOWN, uids=uids) if uids else []
     said = f"{len(uids)} studies match." if uids else "No study matches. Accession Number and Patient ID must be whole."
-    return page(
-        request,
-        "studies.html",
-        title="Search",
-        states=[one.value for one in StudyState],
-        chosen=None,
-        found=said,
-        live=False,
-        **_listed(request, found, filtered=True),
-    )
+    return _list(request, found, title="Search", said=said)
 
 
 def study(request: Request) -> Response:
@@ -212,6 +194,28 @@ def _accessed(story: Story, person: Person | None) -> Transferred:
             classes[image.sop_class_uid] = classes.get(image.sop_class_uid, 0) + 1
     identifier = "" if person is None else person.identifier
     return Transferred(study=story.study_instance_uid, patient_id=identifier, sop_classes=classes)
+
+
+def _list(
+    request: Request,
+    found: Sequence[Overview],
+    *,
+    title: str,
+    chosen: StudyState | None = None,
+    said: str | None = None,
+) -> Response:
+    """The page of a list; one that was searched for (`said`) is not renewed by itself."""
+    filtered = chosen is not None or said is not None
+    return page(
+        request,
+        "studies.html",
+        title=title,
+        states=[one.value for one in StudyState],
+        chosen=chosen,
+        found=said,
+        live=said is None,
+        **_listed(request, found, filtered=filtered),
+    )
 
 
 def _listed(request: Request, found: Sequence[Overview], *, filtered: bool) -> dict[str, Any]:

@@ -34,13 +34,7 @@ def film(stored=None, *, bits=12, **changes):
     return synthetic(stored, bits=bits, **window | changes)
 
 
-def source_of(ds):
-    return SourceReference(
-        study_instance_uid=str(ds.StudyInstanceUID),
-        series_instance_uid=str(ds.SeriesInstanceUID),
-        sop_class_uid=str(ds.SOPClassUID),
-        sop_instance_uid=str(ds.SOPInstanceUID),
-    )
+source_of = SourceReference.of
 
 
 def context_of(ds, *, explainer=None, options=None, **changes):

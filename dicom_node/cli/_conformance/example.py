@@ -85,7 +85,7 @@ def built() -> dict[str, Variants]:
 def refused() -> Dataset:
     """The report on an image that was not analysed."""
     ds = poor()
-    why = Refusal(sources=(_reference(ds),), reason="it is a lateral view", code=Reason.VIEW)
+    why = Refusal(sources=(SourceReference.of(ds),), reason="it is a lateral view", code=Reason.VIEW)
     study = StudyContext(**_about(ds, ResultOptions(), TOY_MODEL), refused=(why,))
     (report,) = plugins.load(RESULTS, "structured_report").build(study)
     return _reread(report)
@@ -191,20 +191,11 @@ def _about(ds: Dataset, options: ResultOptions, model: ModelIdentity) -> dict[st
     return {
         "task": task,
         "header": header_of(ds),
-        "sources": (_reference(ds),),
+        "sources": (SourceReference.of(ds),),
         "model": model,
         "options": options,
         "number": 1,
     }
-
-
-def _reference(ds: Dataset) -> SourceReference:
-    return SourceReference(
-        study_instance_uid=str(ds.StudyInstanceUID),
-        series_instance_uid=str(ds.SeriesInstanceUID),
-        sop_class_uid=str(ds.SOPClassUID),
-        sop_instance_uid=str(ds.SOPInstanceUID),
-    )
 
 
 def _reread(ds: Dataset) -> Dataset:

@@ -50,7 +50,7 @@ class KeyObject:
             and one.SeriesInstanceUID not in synthetic
             and not chosen.isdisjoint(referenced(one))
         ]
-        references = (*positive, *map(_reference, made))
+        references = (*positive, *map(SourceReference.of, made))
         ds = start(study, self.name, KeyObjectSelectionDocumentStorage, *(one.sop_instance_uid for one in references))
         ds.Modality = "KO"
         ds.SeriesNumber = study.series_number(self.series)
@@ -76,15 +76,6 @@ def _positive(study: StudyContext) -> Iterator[tuple[SourceReference, Prediction
     for assessed in study.assessed:
         if assessed.assessment.prediction.positive:
             yield assessed.source, assessed.assessment.prediction
-
-
-def _reference(ds: Dataset) -> SourceReference:
-    return SourceReference(
-        study_instance_uid=str(ds.StudyInstanceUID),
-        series_instance_uid=str(ds.SeriesInstanceUID),
-        sop_class_uid=str(ds.SOPClassUID),
-        sop_instance_uid=str(ds.SOPInstanceUID),
-    )
 
 
 def _stub(source: SourceReference) -> Dataset:
