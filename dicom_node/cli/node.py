@@ -97,7 +97,7 @@ def serve(
 def worker(
     *,
     config: ConfigOption = None,
-    count: Annotated[int, typer.Option(min=1, help="Worker processes; one per GPU.")] = 1,
+    count: Annotated[int, typer.Option(min=1, help="Worker processes, all on model.device.")] = 1,
 ) -> None:
     """Run explanation workers until stopped."""
     from dicom_node import app as node  # noqa: PLC0415
