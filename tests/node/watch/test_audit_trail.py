@@ -126,7 +126,8 @@ def change_text(rows):
 
 
 def change_digest(rows):
-    rows[2] = rows[2][:-10] + b"0" + rows[2][-9:]
+    other = b"1" if rows[2][-10:-9] == b"0" else b"0"
+    rows[2] = rows[2][:-10] + other + rows[2][-9:]
 
 
 def change_first(rows):
