@@ -29,14 +29,14 @@ def test_every_process_of_every_role_is_replaced_and_each_acknowledged_image_has
             radiograph = folder / "radiograph.dcm"
             radiograph.write_bytes(encode(synthetic(bits=8)))
             modalities = Modalities(folder / "modality", fleet.ports, [radiograph], seed=17)
-            sending = threading.Thread(target=modalities.run, args=(12, 1200))
+            sending = threading.Thread(target=modalities.run, args=(30, 1200))
             sending.start()
             wait_for(lambda: pacs.arrivals, 120, "the first result")
             for role, count in COUNTS.items():
                 for number in range(count):
-                    before = len(pacs.arrivals)
                     assert fleet.renew(role, number) in {0, -15}, f"{role}{number} did not end when told to"
-                    wait_for(lambda before=before: len(pacs.arrivals) > before, 240, f"results after {role}{number}")
+                    before = len(modalities.studies)
+                    wait_for(lambda: _answered(modalities.studies[before:], pacs), 240, f"results after {role}{number}")  # noqa: B023
             modalities.finish(60)
             sending.join(30)
             wait_for(fleet.settled, 600, "everything to be delivered")
@@ -48,6 +48,10 @@ def test_every_process_of_every_role_is_replaced_and_each_acknowledged_image_has
         finally:
             fleet.stop()
             pacs.stop()
+
+
+def _answered(studies, pacs):
+    return {one.study for one in studies} & {one.study for one in pacs.arrivals}
 
 
 def _tasks(fleet, modalities):
