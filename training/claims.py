@@ -70,6 +70,7 @@ class Plan:
         synthetic: images of either label that a classifier is given besides the few labelled ones.
         oracle_epochs: of the oracle.
         classifier_steps: of the classifiers that learn from real and synthetic images.
+        how: counterfactuals are sought; samples take as many steps.
     """
 
     data: str
@@ -83,6 +84,7 @@ class Plan:
     synthetic: int = 64
     oracle_epochs: int = 12
     classifier_steps: int = 400
+    how: Settings = Settings()
 
     @property
     def tagged(self) -> str:
@@ -175,7 +177,7 @@ def _judge(asked: tuple[Plan, int]) -> dict[str, Any]:
         "counterfactuals": {},
     }
     for target, name in KINDS.items():
-        changed = joint_diffusion.change(model(JOINT, 1.0), test, target, Settings(), plan.most)
+        changed = joint_diffusion.change(model(JOINT, 1.0), test, target, plan.how, plan.most)
         columns = joint_diffusion.counterfactual_columns(changed, test, target, oracle)
         found["counterfactuals"][name] = _listed(columns) | {
             "patients": [test.patients[place] for place in changed.places]
@@ -189,8 +191,8 @@ def _judge(asked: tuple[Plan, int]) -> dict[str, Any]:
     if plan.tagged:
         marked = _images(plan.tagged, plan.settings.size).part(TEST).labelled()
         found["tag"] = {
-            "with": _tag(model(TAGGED), marked, plan.most),
-            "without": _tag(model(JOINT, 1.0), marked, plan.most),
+            "with": _tag(model(TAGGED), marked, plan),
+            "without": _tag(model(JOINT, 1.0), marked, plan),
         }
     write_json(kept, found)
     return found
@@ -202,9 +204,9 @@ def _listed(columns: Mapping[str, Floats]) -> dict[str, list[float | None]]:
 
 
 @torch.no_grad()
-def _drawn(model: JointDiffusion, count: int, seed: int, batch: int = 64) -> Tensor:
+def _drawn(model: JointDiffusion, count: int, steps: int, seed: int, batch: int = 64) -> Tensor:
     """Unguided samples from pure noise, in [0, 1], shape (N, 1, S, S)."""
-    config, chain = model.network.config, Settings(start=1000, steps=50)
+    config, chain = model.network.config, Settings(start=1000, steps=steps)
     generator = torch.Generator().manual_seed(seed)
     made = []
     for start in range(0, count, batch):
@@ -220,7 +222,7 @@ def _generation(
 ) -> dict[str, float]:
     """KID against the test images: samples of each model, and real training images."""
     real = test.images[: plan.samples].float() / 255
-    sets = {kind: _drawn(model, plan.samples, seed=1) for (kind, _), model in models.items()}
+    sets = {kind: _drawn(model, plan.samples, plan.how.steps, seed=1) for (kind, _), model in models.items()}
     sets["real"] = own.images[: plan.samples].float() / 255
     return {name: kernel_distance(oracle.network, real, images) for name, images in sets.items()}
 
@@ -230,7 +232,7 @@ def _with_synthetic(
 ) -> dict[str, list[float]]:
     """Scores of the test images by classifiers of the few labelled images alone, and of synthetic ones besides."""
     few = own.take(np.flatnonzero(torch.isfinite(held_back(own, labels)[:, 0]).numpy()))
-    asked = SynthesisSettings(count=plan.synthetic, batch=32, seed=seed)
+    asked = SynthesisSettings(count=plan.synthetic, steps=plan.how.steps, batch=32, seed=seed)
     made = [sample(model, target, few.images, asked).images for target in (0, 1)]
     sets = {"real": few, "both": _joined(few, made)}
     scores = {}
@@ -257,12 +259,12 @@ def _joined(few: Cohort, made: Sequence[Tensor]) -> Cohort:
     )
 
 
-def _tag(model: JointDiffusion, marked: Cohort, most: int) -> dict[str, Any]:
+def _tag(model: JointDiffusion, marked: Cohort, plan: Plan) -> dict[str, Any]:
     """Mean change inside the tag over outside, guided and not, of images that are decided otherwise."""
     mask = corner(marked.size)
     found: dict[str, Any] = {}
     for target, name in KINDS.items():
-        changed = joint_diffusion.change(model, marked, target, Settings(), most)
+        changed = joint_diffusion.change(model, marked, target, plan.how, plan.most)
         if not len(changed.places):
             continue
         original = changed.of("original")

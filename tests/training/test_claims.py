@@ -10,6 +10,7 @@ from torch import nn
 
 from explain_core.classifier import LastFeatures
 from explain_core.classifiers.resnet20 import PLUGIN
+from explain_core.diffusion.counterfactual import Settings
 from explain_core.errors import FeaturesNeeded
 from training import datasets
 from training.claims import JOINT, PLAIN, PRIOR, TAGGED, Plan, figures, markdown, run, trainings
@@ -27,7 +28,7 @@ def plan(tmp_path, **changes):
     return Plan(
         data=SMALL, out=tmp_path, settings=settings,
         **{"seeds": (0, 1), "labels": (0.05, 1.0), "processes": 1, "most": 4, "samples": 16, "synthetic": 4,
-           "oracle_epochs": 1, "classifier_steps": 4} | changes,
+           "oracle_epochs": 1, "classifier_steps": 4, "how": Settings(start=500, steps=6, doublings=2, halvings=1)} | changes,
     )  # fmt: skip
 
 

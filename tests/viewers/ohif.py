@@ -103,6 +103,11 @@ class Ohif:
         """The kind of viewport: "stack" for radiographs, also while there is none."""
         return self.page.evaluate("() => window.cornerstone.getEnabledElements()[0]?.viewport.type ?? 'stack'")
 
+    def drawn_labels(self) -> list[tuple[str, bool]]:
+        """`labels`, drawn anew: a slow OHIF 3.13 adds annotations without drawing them, until the view changes."""
+        self.page.evaluate("() => window.cornerstone.getEnabledElements()[0]?.viewport.render()")
+        return self.labels()
+
     def wait_until(self, condition, what: str) -> None:
         deadline = time.monotonic() + SECONDS
         while not condition():

@@ -104,7 +104,7 @@ def test_the_structured_report_draws_contours_and_scores_on_the_radiograph(opene
     shape = (radiograph.source.Rows, radiograph.source.Columns)
     opened.double_click(radiograph.number("structured_report"))
     opened.answer_no()
-    opened.wait_until(opened.labels, "annotations are drawn")
+    opened.wait_until(opened.drawn_labels, "annotations are drawn")
     keep(opened.screenshot(), "ohif-structured-report")
     probability = next(text for text, inside_ in opened.labels() if text.startswith("Probability: ") and inside_)
     assert probability == f"Probability: {numbers(sr, 'Probability')[0]:.2f} %"

@@ -117,9 +117,10 @@ class Reports(Store):
             state: only those in this one.
             uids: only these studies.
         """
-        found = [] if state not in (None, StudyState.RECEIVING) else self._receiving(limit, uids)
-        if state is not StudyState.RECEIVING:
-            found += self._closed(limit, state, uids)
+        receiving = [] if state not in (None, StudyState.RECEIVING) else self._receiving(limit, uids)
+        closed = [] if state is StudyState.RECEIVING else self._closed(limit, state, uids)
+        since = {(one.study_instance_uid, one.revision) for one in closed}  # closed between the two looks
+        found = closed + [one for one in receiving if (one.study_instance_uid, one.revision) not in since]
         return sorted(found, key=lambda study: study.received_at, reverse=True)[:limit]
 
     def _receiving(self, limit: int, uids: Collection[str] | None) -> list[StudySummary]:

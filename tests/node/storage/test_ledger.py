@@ -225,6 +225,19 @@ def test_studies_are_listed_by_state_with_those_still_receiving(ledger):
     assert [one.state for one in ledger.studies(state=StudyState.READY)] == [StudyState.READY]
 
 
+def test_a_study_that_is_closed_while_the_list_is_made_stands_there_once(ledger, monkeypatch):
+    receive(ledger, 1)
+    look = ledger._receiving
+
+    def receiving(*asked):
+        found = look(*asked)
+        ledger.mark_ready(ledger.study(STUDY, 1), [task(study(instance()))], at(20))
+        return found
+
+    monkeypatch.setattr(ledger, "_receiving", receiving)
+    assert [one.state for one in ledger.studies()] == [StudyState.READY]
+
+
 # ---- leases
 
 
