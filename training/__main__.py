@@ -121,6 +121,8 @@ def _diffex_parser(systems: Any) -> argparse.ArgumentParser:
         ("parts", int),
         ("ranked", int),
         ("pull-below", int),
+        ("decoding-steps", int),
+        ("direction-steps", int),
     ):
         instead.add_argument(f"--{name}", type=kind)
     for name in ("pull", "effect", "dropped", "strength"):

@@ -48,7 +48,7 @@ SMALL = "thorax?size=32&train=96&validation=48&test=48"
 TINY = replace(
     PRESETS["phantom"], steps=6, batch=8, checkpoint_every=2, report_every=2, directions=3, direction_steps=4,
     direction_batch=3, decoding_steps=3, ranked=12, attributes=2, noise="inverted", least=-1.0,
-    device="cpu", precision="32-true",
+    channels=(16, 32, 32), encoder_channels=(16, 32, 32), device="cpu", precision="32-true",
 )  # fmt: skip
 
 
@@ -423,7 +423,7 @@ def test_figures_pool_the_seeds_and_say_what_was_covered():
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_whole_of_it_from_drawing_to_the_page(tmp_path):
-    longer = replace(TINY, steps=120, checkpoint_every=50, decoding_steps=5)  # decoded images are decided alike then
+    longer = replace(TINY, steps=240, checkpoint_every=100, decoding_steps=5)  # decoded images are decided alike then
     asked = Request(data=SMALL, out=tmp_path, settings=longer, gate=False)
     found, out = seeds(asked, 1), tmp_path / "seed-0"
     assert found["seeds"] == 1
@@ -457,14 +457,30 @@ def test_any_folder_and_any_file_are_explained_by_the_command(tmp_path):
         sys.executable, "-m", "training", "run", "diffex", "--preset", "folder",
         "--data", f"pictures:{tmp_path}/images", "--classifier", str(tmp_path / "c.pt"),
         "--outputs", "bright", "cornered", "dark", "--exclusive",
-        "--range", "-1", "1", "--channels", "3", "--input-size", "32", "--size", "32", "--steps", "120",
+        "--range", "-1", "1", "--channels", "3", "--input-size", "32", "--size", "32", "--steps", "40",
         "--directions", "2", "--attributes", "1", "--out", str(tmp_path / "out"), "--no-gate",
     ]  # fmt: skip
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 1
     assert refused.stderr.strip().splitlines()[-1].startswith("error: the classifier gives no gradients")
     done = subprocess.run(
-        [*command, "--pull", "0", "--parts", "0", "--candidates", "learnt", "--noise", "inverted", "--ranked", "12"],
+        [
+            *command,
+            "--pull",
+            "0",
+            "--parts",
+            "0",
+            "--candidates",
+            "learnt",
+            "--noise",
+            "inverted",
+            "--ranked",
+            "12",
+            "--decoding-steps",
+            "3",
+            "--direction-steps",
+            "20",
+        ],
         capture_output=True,
         text=True,
         check=False,
