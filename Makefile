@@ -2,6 +2,7 @@
 # make test   sets everything up and runs every gate: lint, types, contracts, and the tests that need no minutes
 # make test-all   the tests of minutes: crash matrices, viewers, trainings, whole nodes
 # make docs   the pages of docs/ as a site in build/site; a broken link or a page without a place ends it
+# make bench   seconds, ratios to what else there is, growth: writes docs/performance.md; half an hour on an idle machine
 # make faults   attacks on a fresh node, a row for each: what it did once, what it does now
 PYTHON ?= python3
 VENV := .venv
@@ -19,7 +20,7 @@ JOBS ?= 3
 # PyTorch on a CPU takes and gives back much memory; in huge pages that costs a part of the time (glibc 2.35 or newer).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo docs test test-all installed faults check lint types contracts pytest debian ohif clean
+.PHONY: demo docs test test-all installed bench faults check lint types contracts pytest debian ohif clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/dicom-node demo $(ARGS)
@@ -36,6 +37,9 @@ docs: $(VENV)/.docs
 
 installed:
 	$(MAKE) --jobs=2 --output-sync=target ohif $(VENV)/.dev
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m tests.bench $(ARGS)
 
 faults: $(VENV)/.dev
 	$(BIN)/python -m tests.faults $(ARGS)

@@ -1,8 +1,8 @@
 """Registered averaging around any method: equation (11) of arXiv:2012.07332.
 
-E_aug(x) = (1/N) sum_i T_i^-1(E(T_i(x))). All N copies run in one batch; each map returns by the true inverse of its
-composed transform, and every pixel is divided by the number of copies that saw it, not by N, so that borders are not
-darkened.
+E_aug(x) = (1/N) sum_i T_i^-1(E(T_i(x))). The copies run in batches as large as the device likes
+(`engine.at_once`); each map returns by the true inverse of its composed transform, and every pixel is divided by the
+number of copies that saw it, not by N, so that borders are not darkened.
 """
 
 from collections.abc import Callable
@@ -10,18 +10,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from explain_core.engine import at_once
 from explain_core.geometry import AffineRange, draw_affine, warp
 
 
 def registered_average(
-    explain: Callable[[Tensor], Tensor], images: Tensor, ranges: AffineRange, count: int, seed: int
+    explain: Callable[[Tensor, Tensor], Tensor], images: Tensor, ranges: AffineRange, count: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Average the maps of `count` random transforms of each image, registered to it.
 
     All images are moved by the same transforms, so that a batch is explained as its images would be one by one.
 
     Args:
-        explain: copies, shape (N * count, 1, S, S), the copies of an image together -> maps of magnitude, same shape.
+        explain: copies, shape (M, 1, S, S), and the place in `images` of what each is a copy of, int64, shape (M,) ->
+            maps of magnitude, shape (M, 1, S, S).
         images: in [0, 1], shape (N, 1, S, S).
         ranges: where the transforms are drawn from.
         count: number of transformed copies, N in the equation; at least 1.
@@ -32,11 +34,13 @@ def registered_average(
         (1, 1, S, S): the mean weight with which copies saw it.
     """
     matrices = draw_affine(ranges, count, torch.Generator().manual_seed(seed)).to(images.device)
-    number, size = len(images), images.shape[-1]
-    copies = warp(images.repeat_interleave(count, 0), matrices.repeat(number, 1, 1), padding="border")
     inverse = torch.linalg.inv(matrices)
-    maps = explain(copies)
-    total = warp(maps, inverse.repeat(number, 1, 1)).view(number, count, 1, size, size).sum(1)
-    seen = warp(torch.ones_like(maps[:count]), inverse).sum(0, keepdim=True)
+    found = []
+    for part in torch.arange(len(images) * count, device=images.device).split(at_once(images)):
+        of, how = part // count, part % count
+        copies = warp(images[of], matrices[how], padding="border")
+        found.append(warp(explain(copies, of), inverse[how]))
+    total = torch.cat(found).unflatten(0, (len(images), count)).sum(1)
+    seen = warp(torch.ones_like(images[:1]).expand(count, -1, -1, -1), inverse).sum(0, keepdim=True)
     average = torch.where(seen > 0, total / seen.clamp(min=1e-6), torch.zeros_like(total))
     return average, seen / count

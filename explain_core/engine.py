@@ -4,10 +4,13 @@ import copy
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+PIXELS_CPU, PIXELS_CUDA = 8 * 224**2, 512 * 224**2
+"""Of all images of a batch together."""
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -22,6 +25,15 @@ def choose_device(wanted: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {wanted!r} was asked for but no CUDA device is visible; use 'auto' or 'cpu'")
     return device
+
+
+def at_once(images: Tensor) -> int:
+    """How many images of this size a network takes in one batch: beyond it a CPU's caches, or a GPU's memory, run over.
+
+    Args:
+        images: shape (N, 1, S, S), on the device.
+    """
+    return max(1, (PIXELS_CUDA if images.is_cuda else PIXELS_CPU) // images[0, 0].numel())
 
 
 def fuse_batch_norm(model: nn.Module) -> None:

@@ -197,14 +197,19 @@ class BundleExplainer:
             made["similar"], made["adversarial"] = method.images(self._classifier, image, decision)
         if isinstance(method, ControlledMethod):
             made["control"] = method.control(self._classifier, image, decision)
+        if not made:
+            return {}
+        together = torch.cat([*made.values()])
+        own = self.probabilities(together).tolist()
+        others = [None] * len(own) if self._second is None else self._second.probabilities(together).tolist()
         return {
             role: Counterfactual(
                 role=role,
-                image=preprocessing.unpad(_plane(one)),
-                probability=_rounded(float(self.probabilities(one))),
-                second=None if self._second is None else _rounded(float(self._second.probabilities(one))),
+                image=preprocessing.unpad(_plane(image)),
+                probability=_rounded(probability),
+                second=None if other is None else _rounded(other),
             )
-            for role, one in made.items()
+            for (role, image), probability, other in zip(made.items(), own, others, strict=True)
         }
 
     def _morphs(
@@ -273,9 +278,8 @@ class BundleExplainer:
         maps = partial(self._maps, method or self.method)
         if count == 0:
             return maps(images, decisions), torch.ones_like(images[:1])
-        copied = decisions.repeat_interleave(count)
         return registered_average(
-            lambda copies: maps(copies, copied), images, self.bundle.augmentation, count, self.seed
+            lambda copies, of: maps(copies, decisions[of]), images, self.bundle.augmentation, count, self.seed
         )
 
     def shown(

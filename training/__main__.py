@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     speed.add_argument("--filters", type=int, nargs="+", default=[16, 32, 64, 128])
     speed.add_argument("--size", type=int, default=224)
     speed.add_argument("--features", action="store_true", help="untrained generators on the classifier's features")
+    speed.add_argument("--baselines", action="store_true", help="the paper's baselines too: minutes")
     speed.add_argument("--threads", type=int, default=2)
     speed.add_argument("--repeats", type=int, default=15)
     speed.add_argument("--device", default="auto")
@@ -309,6 +310,7 @@ def _speed(arguments: argparse.Namespace) -> dict[str, Any]:
         repeats=arguments.repeats,
         features=arguments.features,
         threads=arguments.threads,
+        baselines=arguments.baselines,
     )
     print(table(figures))
     return figures

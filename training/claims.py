@@ -16,7 +16,7 @@ import multiprocessing
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ class Plan:
     synthetic: int = 64
     oracle_epochs: int = 12
     classifier_steps: int = 400
-    how: Settings = Settings()
+    how: Settings = field(default_factory=Settings)
 
     @property
     def tagged(self) -> str:

@@ -1,6 +1,7 @@
 import numpy as np
 import torch
 
+from explain_core import engine
 from explain_core.augmentation import registered_average
 from explain_core.geometry import AffineRange, draw_affine
 
@@ -44,7 +45,9 @@ def test_the_batched_average_equals_the_slow_one():
         return (batch - 0.3).abs()
 
     other = torch.rand(1, 24, 24, generator=torch.Generator().manual_seed(4))
-    fast, coverage = registered_average(explain, torch.stack([image, other]), ranges, 4, seed=5)
+    fast, coverage = registered_average(
+        lambda copies, _: explain(copies), torch.stack([image, other]), ranges, 4, seed=5
+    )
     for single, result in zip((image, other), fast, strict=True):
         slow, slow_coverage = naive_average(explain, single, ranges, 4, seed=5)
         np.testing.assert_allclose(coverage[0, 0].numpy(), slow_coverage, atol=1e-4)
@@ -54,18 +57,24 @@ def test_the_batched_average_equals_the_slow_one():
 
 def test_coverage_keeps_borders_from_darkening():
     ranges = AffineRange(height_shift=0.2, width_shift=0.2)
-    flat, coverage = registered_average(torch.ones_like, torch.rand(1, 1, 32, 32), ranges, 10, seed=0)
+    flat, coverage = registered_average(
+        lambda copies, _: torch.ones_like(copies), torch.rand(1, 1, 32, 32), ranges, 10, seed=0
+    )
     assert float(coverage.min()) < 0.9
     seen = coverage > 0
     assert torch.allclose(flat[seen], torch.ones_like(flat[seen]), atol=1e-5)
 
 
-def test_all_copies_run_in_one_batch():
-    sizes = []
+def test_copies_run_in_batches_as_large_as_the_device_likes(monkeypatch):
+    seen, images = [], torch.rand(3, 1, 16, 16)
 
-    def explain(batch):
-        sizes.append(len(batch))
-        return batch
+    def explain(batch, of):
+        seen.append((len(batch), of.tolist()))
+        return batch * (1 + of[:, None, None, None])
 
-    registered_average(explain, torch.rand(3, 1, 16, 16), AffineRange(), 10, seed=0)
-    assert sizes == [30]
+    whole, _ = registered_average(explain, images, AffineRange(degrees=9), 10, seed=0)
+    assert seen == [(30, [0] * 10 + [1] * 10 + [2] * 10)]
+    monkeypatch.setattr(engine, "PIXELS_CPU", 4 * 256 + 255)
+    parts, _ = registered_average(explain, images, AffineRange(degrees=9), 10, seed=0)
+    assert [count for count, _ in seen[1:]] == [4] * 7 + [2]
+    assert torch.equal(parts, whole)

@@ -28,7 +28,8 @@ def plan(tmp_path, **changes):
     return Plan(
         data=SMALL, out=tmp_path, settings=settings,
         **{"seeds": (0, 1), "labels": (0.05, 1.0), "processes": 1, "most": 4, "samples": 16, "synthetic": 4,
-           "oracle_epochs": 1, "classifier_steps": 4, "how": Settings(start=500, steps=6, doublings=2, halvings=1)} | changes,
+           "oracle_epochs": 1, "classifier_steps": 4,
+           "how": Settings(start=500, steps=6, doublings=2, halvings=1)} | changes,
     )  # fmt: skip
 
 

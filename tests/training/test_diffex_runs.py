@@ -97,6 +97,7 @@ def test_the_class_follows_from_the_defining_factors_alone(reader):
         assert (correlation > 0.3) == factor.defining, factor.name
 
 
+@pytest.mark.slow
 def test_the_corner_tag_says_the_class_as_often_as_asked():
     for tag, agrees in ((50, 0.5), (95, 0.95), (100, 1.0)):
         _, images = images_of(f"thorax?tag={tag}&train=600&validation=1&test=1")
@@ -122,6 +123,7 @@ def test_the_meter_reads_the_factors_and_takes_what_it_learnt(tmp_path):
         meter(*parts, (), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path):
     _, images = images_of()
     training = images.part("train").images

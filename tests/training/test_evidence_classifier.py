@@ -102,6 +102,7 @@ def test_the_first_stage_leaves_the_frozen_blocks_as_they_were(tmp_path):
     assert not torch.equal(before["output.weight"], after["output.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [pytest.param((3,), marks=pytest.mark.slow), (6, 2)], ids=str)
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(whole_run, tmp_path, calls):
     """In the first stage, in the second, and more than once; with other random numbers drawn in between."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from explain_core.errors import FeaturesNeeded
-from training.benchmark.speed import DELIVERED, ONE_PASS, PEER, speed, table
+from training.benchmark.speed import DECISION, DELIVERED, ONE_PASS, PEER, SEARCHING, speed, table
 from training.benchmark.timing import timed
 from training.bundle import COPIES
 
@@ -14,9 +14,22 @@ from training.bundle import COPIES
 def test_every_way_of_ours_stands_beside_the_peer():
     figures = speed(bundle=None, architecture="resnet20", filters=(4, 8), size=32, device="cpu", repeats=2)
     assert set(figures["rows"]) == {
-        PEER, "grad_cam (ours, frozen and fused)", ONE_PASS, DELIVERED, "similar_adversarial + 10 augmentations",
+        PEER, DECISION, "grad_cam (ours, frozen and fused)", ONE_PASS, DELIVERED,
+        "similar_adversarial + 10 augmentations",
     }  # fmt: skip
     assert PEER in table(figures)
+
+
+@pytest.mark.slow
+def test_the_baselines_stand_beside_it_and_those_that_search_are_timed_one_image_at_a_time():
+    figures = speed(
+        bundle=None, architecture="resnet20", filters=(4, 8), size=32, device="cpu", repeats=2, baselines=True
+    )
+    rows = figures["rows"]
+    assert {"GradCAM of captum", "gradient", "integrated_gradients", "mask_generator", *SEARCHING} <= set(rows)
+    assert [name for name, row in rows.items() if "batch_16" not in row] == ["bbmp", "perceptual_perturbation"]
+    assert rows["bbmp"]["ratio_1"] > 1
+    assert "bbmp" in table(figures)
 
 
 @pytest.mark.slow

@@ -68,10 +68,10 @@ def explain_batch(bench: Bench, method: Method, x: Tensor, classes: Tensor, *, a
     if isinstance(method, DecisionMethod):
         decided = bench.decisions(x).to(x.device)
 
-    def copies(images: Tensor) -> Tensor:
+    def copies(images: Tensor, of: Tensor) -> Tensor:
         if decided is not None and isinstance(method, DecisionMethod):
-            return method.maps(bench.classifier, images, decided.repeat_interleave(profile.augmentations)).detach()
-        return method(bench.classifier, images, classes.repeat_interleave(profile.augmentations))
+            return method.maps(bench.classifier, images, decided[of]).detach()
+        return method(bench.classifier, images, classes[of])
 
     return registered_average(copies, x, profile.ranges, profile.augmentations, profile.seed)[0]
 

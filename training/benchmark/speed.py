@@ -5,6 +5,7 @@ any architecture will do.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from explain_core.classifier import DecisionRule
 from explain_core.engine import choose_device, for_inference
 from explain_core.explainer import DEFAULT_METHOD
 from explain_core.generators.kinds import Generators
+from explain_core.generators.mask_generator import MaskGenerator
 from explain_core.generators.similar_adversarial import SimilarAdversarial
 from explain_core.geometry import AffineRange
 from explain_core.methods.grad_cam import GradCam
@@ -27,7 +29,10 @@ from training.benchmark.timing import timed
 from training.runs.generators import GeneratorSettings, from_preset
 
 PEER = "GradCAM as grad-cam's README calls it"
-ONE_PASS, DELIVERED = "similar_adversarial", "delivered map, blurred"
+DECISION, ONE_PASS, DELIVERED = "the decision alone", "similar_adversarial", "delivered map, blurred"
+SEARCHING = ("bbmp", "perceptual_perturbation")
+"""Baselines that search anew for each image: seconds an image, at batch 1 alone."""
+_MASK_FILTERS = (16, 32, 64, 128)
 
 
 def speed(
@@ -40,6 +45,7 @@ def speed(
     repeats: int,
     features: bool = False,
     threads: int | None = None,
+    baselines: bool = False,
 ) -> dict[str, Any]:
     """Seconds per image at batch 1 and 16, and their ratio to the peer's.
 
@@ -52,6 +58,7 @@ def speed(
         repeats: timed calls of each, after one to warm up.
         features: untrained generators on the classifier's features instead, as the preset "features" has them.
         threads: of the processor; None leaves them.
+        baselines: the paper's baselines (its Table IX) and captum's GradCAM too.
 
     Raises:
         FeaturesNeeded: `features`, and the classifier offers none.
@@ -75,15 +82,21 @@ def speed(
     images = images.contiguous(memory_format=torch.channels_last)
     calls: dict[str, Callable[[Tensor], Any]] = {
         PEER: peer(classifier.eval().to(where)),
+        DECISION: lambda x: rule.decide(_undifferentiated(ready, x), _first(x)),
         "grad_cam (ours, frozen and fused)": lambda x: GradCam()(ready, x, _first(x)),
         ONE_PASS: lambda x: method(ready, x, _first(x)),
         DELIVERED: lambda x: weighted_blur(_averaged(method, ready, x, copies), blur * size),
         "similar_adversarial + 10 augmentations": lambda x: _averaged(method, ready, x, 10),
     }
     figures = {name: timed(call, images, repeats) for name, call in calls.items()}
+    if baselines:
+        for name, call in _baselines(ready, rule, where).items():
+            slow = name in SEARCHING
+            figures[name] = timed(call, images, 1 if slow else repeats, (1,) if slow else (1, 16))
     for row in figures.values():
-        row["ratio_1"] = row["batch_1"] / figures[PEER]["batch_1"]
-        row["ratio_16"] = row["batch_16"] / figures[PEER]["batch_16"]
+        for batch in (1, 16):
+            if (key := f"batch_{batch}") in row:
+                row[f"ratio_{batch}"] = row[key] / figures[PEER][key]
     return {
         "classifier": type(classifier).__name__,
         "generators": sum(parameter.numel() for parameter in network.parameters()),
@@ -95,11 +108,39 @@ def speed(
     }
 
 
+@torch.no_grad()
+def _undifferentiated(classifier: Any, x: Tensor) -> Tensor:
+    found: Tensor = classifier(x)
+    return found
+
+
+def _baselines(classifier: Any, rule: DecisionRule, where: torch.device) -> dict[str, Callable[[Tensor], Any]]:
+    """The paper's baselines on the frozen and fused classifier; what they learn does not change their time."""
+    options: dict[str, dict[str, Any]] = {
+        "gradient": {},
+        "integrated_gradients": {},
+        "mask_generator": {"network": for_inference(MaskGenerator(_MASK_FILTERS), where), "rule": rule},
+        **{name: {"rule": rule} for name in SEARCHING},
+    }
+    calls: dict[str, Callable[[Tensor], Any]] = {
+        "GradCAM of captum": lambda x: GradCam(package="captum")(classifier, x, _first(x))
+    }
+    for name, given in options.items():
+        plugin = plugins.load("explain_core.methods", name)
+        method = plugin(**{key: value for key, value in given.items() if key in plugin.__dataclass_fields__})
+        calls[name] = partial(_called, method, classifier)
+    return calls
+
+
+def _called(method: Any, classifier: Any, x: Tensor) -> Any:
+    return method(classifier, x, _first(x))
+
+
 def _averaged(method: SimilarAdversarialMethod, classifier: Any, x: Tensor, copies: int) -> Tensor:
     """The map of one pass, or of `copies` registered ones."""
     if not copies:
         return method(classifier, x, _first(x))
-    return registered_average(lambda many: method(classifier, many, _first(many)), x, AffineRange(), copies, 0)[0]
+    return registered_average(lambda many, _: method(classifier, many, _first(many)), x, AffineRange(), copies, 0)[0]
 
 
 def _on_features(classifier: Any, size: int) -> Generators:
@@ -126,8 +167,8 @@ def table(figures: dict[str, Any]) -> str:
     heading += f"{figures['device']}, {figures['threads']} threads, {figures['augmentations']} copies delivered"
     lines = [heading, f"{'':42}  batch 1 [ms]  ratio   batch 16 [ms/image]  ratio"]
     for name, row in figures["rows"].items():
-        lines.append(
-            f"{name:42}  {row['batch_1'] * 1e3:12.1f}  {row['ratio_1']:5.2f}   "
-            f"{row['batch_16'] * 1e3:19.1f}  {row['ratio_16']:5.2f}"
-        )
+        line = f"{name:42}  {row['batch_1'] * 1e3:12.1f}  {row['ratio_1']:5.2f}"
+        if "batch_16" in row:
+            line += f"   {row['batch_16'] * 1e3:19.1f}  {row['ratio_16']:5.2f}"
+        lines.append(line)
     return "\n".join(lines)

@@ -5,7 +5,7 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +18,25 @@ BUDGET = 5.0
 FEWEST = 2
 
 
-def timed(call: Callable[[Tensor], Any], images: Tensor, repeats: int) -> dict[str, float]:
-    """Median seconds per image of `call` at batch 1 and at batch 16.
+def timed(
+    call: Callable[[Tensor], Any], images: Tensor, repeats: int, batches: Sequence[int] = (1, 16)
+) -> dict[str, float]:
+    """Median seconds per image of `call` at each batch size.
 
     Args:
         call: explains a batch, shape (B, 1, S, S).
-        images: at least 16, on the device.
+        images: at least as many as the largest batch, on the device.
         repeats: timed calls at each batch size, after one to warm up, fewer once `BUDGET` is spent; 1 for methods that
             take seconds, which are called once without.
+        batches: sizes, the largest last.
 
     Returns:
-        batch_1 and batch_16 in seconds per image; peak_bytes, the most memory that a call at batch 16 took above what
-        was held before it: of the CUDA device, or of the process (sampled every millisecond; 0 where it stayed within
-        what the process held already).
+        batch_1, batch_16 and so on in seconds per image; peak_bytes, the most memory that a call of the last took
+        above what was held before it: of the CUDA device, or of the process (sampled every millisecond; 0 where it
+        stayed within what the process held already).
     """
     figures: dict[str, float] = {}
-    for batch in (1, 16):
+    for batch in batches:
         part = images[:batch]
         if repeats > 1:
             call(part)

@@ -289,6 +289,7 @@ PROFILES = [
 ]
 
 
+@pytest.mark.slow
 def test_one_uid_is_one_content_whatever_the_destination_wants(node):
     content: dict[str, tuple[str, bytes]] = {}
     shared = set()

@@ -75,6 +75,7 @@ def of_real_files():
     return [*(dcmread(real(name)) for name in names), *nih]
 
 
+@pytest.mark.slow
 def test_real_radiographs_become_a_training_set_in_which_nothing_of_a_source_is_found(tmp_path):
     from training import datasets
 

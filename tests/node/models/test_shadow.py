@@ -75,6 +75,7 @@ def failing(error: BaseException, study: str):
 # ---- what went well
 
 
+@pytest.mark.slow
 def test_a_challenger_sees_what_the_champion_explained_and_nothing_of_it_is_owed_to_anybody(node):
     here = node(results={"objects": ["secondary_capture", "structured_report"]})
     here.receive(1, 2, 3, 4, 5, 6)
@@ -335,6 +336,7 @@ def test_a_full_disk_costs_no_attempt(node, monkeypatch):
     assert here.ledger.shadow_failures(digest) == []
 
 
+@pytest.mark.slow
 def test_killed_in_a_study_it_does_it_again_without_harm(node):
     here = node()
     here.receive(1, 2)

@@ -254,6 +254,7 @@ def test_panel_says_what_the_tree_says():
     assert max(depths) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["RG1_UNCR.dcm", "siim_one/siim_fake_mono1.dcm", "nih_google_udacity/test2.dcm"])
 def test_real_files_in_their_own_geometry(name, tmp_path):
     source = dcmread(real(name))

@@ -104,6 +104,7 @@ def test_the_master_killed_in_mid_run_costs_a_failover_and_nothing_else(node):
         assert client.role()[0] == "master"
 
 
+@pytest.mark.slow
 def test_sentinels_that_nobody_reaches_are_a_broker_that_does_not_answer():
     url = f"sentinel://127.0.0.1:{free_port()};sentinel://127.0.0.1:{free_port()}"
     app = broker.make_celery(Settings.model_validate({"broker": {"url": url}}))

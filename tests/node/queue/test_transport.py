@@ -74,6 +74,7 @@ def test_a_message_of_ours_is_usable_and_nothing_else(message):
         assert unusable(found), raw
 
 
+@pytest.mark.slow
 def test_a_worker_passes_over_what_is_no_message_and_goes_on(redis, app, message, tmp_path):
     with redis.client() as client:
         client.hset("unacked", "tag", "garbage")
@@ -103,6 +104,7 @@ def test_a_key_of_another_type_is_removed(redis, app, key):
         assert not client.exists(key)
 
 
+@pytest.mark.slow
 def test_a_worker_that_celery_ends_over_an_error_ends_with_a_status(redis):
     ends = 'app.Worker.start = lambda worker: setattr(worker, "exitcode", 1)'
     worker = python("-c", WORKER.replace("broker.run_worker", f"{ends}\nbroker.run_worker"), redis.url)

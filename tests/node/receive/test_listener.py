@@ -574,6 +574,7 @@ def test_an_echo_leaves_no_row(node):
 # --- crashes and order
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path):
     acknowledged = []
     with receiving.child_listener(tmp_path) as (process, port):
@@ -625,6 +626,7 @@ def test_success_leaves_after_file_folder_and_ledger_are_synced(tmp_path):
     assert any(synced_folder < commit < answered for commit in commits)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_size_of_objects(tmp_path):
     with (
         receiving.child_listener(tmp_path) as (process, port),

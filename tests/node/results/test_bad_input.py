@@ -147,6 +147,7 @@ def test_what_cannot_be_explained_is_reported_with_its_reason(case, settings, tm
     assert reference.ReferencedSOPInstanceUID == ds.SOPInstanceUID
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [OWN_RULES, EVERYTHING], ids=["own rules", "everything chosen"])
 def test_every_object_of_every_real_file_is_valid(settings, tmp_path, shared_data):
     """The ones that are explained have tests of their own; here are the reports on all the others too."""

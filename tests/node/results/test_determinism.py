@@ -74,6 +74,7 @@ def test_a_changed_bundle_or_setting_gives_new_uids_and_a_predecessor():
         assert named.ReferencedSOPInstanceUID == dict(before)["structured_report"].SOPInstanceUID
 
 
+@pytest.mark.slow
 def test_what_does_not_concern_the_task_changes_nothing():
     """When it is built, in which order the files came, and what was built before."""
     first = [(kind, encode(ds)) for kind, ds in every(film())]

@@ -40,6 +40,7 @@ def evidence(ds):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*ACCEPTED, "RG1_UNCR.dcm"])
 def test_real_images(name, tmp_path):
     (ds,), _ = selection(with_prediction(context_of(reading.read(real(name))), threshold=0))

@@ -86,6 +86,7 @@ def test_region_of_the_toy_model_is_read_back():
     assert np.mean(region_of(reread(built(PLUGIN, context)), where.shape) != where) < 0.002
 
 
+@pytest.mark.slow
 def test_no_line_is_longer_than_its_element_holds(tmp_path):
     comb = np.zeros((240, 200), np.bool_)
     comb[:, 0] = comb[2::6] = True
@@ -417,6 +418,7 @@ def applied(source, folder):
     return np.asarray(Image.open(folder / "shown.pgm")) / 255, context.radiograph.pixels
 
 
+@pytest.mark.slow
 @pytest.mark.external
 @pytest.mark.parametrize("name", ["RG1_UNCR.dcm", "siim_one/siim_fake_mono1.dcm", "nih_google_udacity/test1.dcm"])
 def test_dcmtk_shows_real_files_as_the_model_saw_them(name, tmp_path):

@@ -68,6 +68,7 @@ def report(study):
 # --- valid objects ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", in_two_halves(*ACCEPTED, "RG1_UNCR.dcm", "RG1_J2KR.dcm"))
 def test_every_object_of_a_real_image_is_valid(name, tmp_path):
     found = every(reading.read(real(name)))
@@ -402,6 +403,7 @@ def test_laterality(changes, expected):
 # --- identity ---
 
 
+@pytest.mark.slow
 def test_same_input_same_bytes():
     for name in ("synthetic", "RG1_UNCR.dcm"):
         first, second = (

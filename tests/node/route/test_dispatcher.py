@@ -404,6 +404,7 @@ def test_another_dispatcher_finds_that_nothing_was_forgotten(node, redis):
     assert len(queued(redis)) == 1
 
 
+@pytest.mark.slow
 def test_a_message_that_waits_its_turn_is_not_doubled(node, redis):
     here = node()
     here.receive()

@@ -206,6 +206,7 @@ def crash_at(step, action):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(
     step=st.integers(min_value=1, max_value=500),
