@@ -33,11 +33,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "node")]
 
-import ledger_speed  # noqa: E402 - of the folders above
 import object_stores  # noqa: E402
 import psutil  # noqa: E402
 import receiving  # noqa: E402
 import sqlalchemy  # noqa: E402
+from bench import ledger as ledger_bench  # noqa: E402 - of the folders above
 from databases import PostgreSQL, postgresql  # noqa: E402
 from radiographs import synthetic  # noqa: E402
 from rich.console import Console  # noqa: E402
@@ -232,18 +232,18 @@ def sender(_: argparse.Namespace) -> Iterator[Row]:
 
 
 def ledger(_: argparse.Namespace) -> Iterator[Row]:
-    """Rows as `tests.ledger_speed` makes them: one image, one task, six deliveries."""
+    """Rows as `tests.bench.ledger` makes them: one image, one task, six deliveries."""
     count = 2000
     with _database() as (url, pids):
         made = Ledger(url)
         made.create()
-        ledger_speed.fill(made, count, 0)
+        ledger_bench.fill(made, count, 0)
         each = _database_bytes(url) / count
         yield "ledger", f"a study with six results takes {each / 1000:.1f} kB, indexes included", "", "", ""
         now, calls = utc_now(), 200
         made.find_instance("1.2.3")
         for what, act in (
-            ("row by its key", lambda: made.find_instance(ledger_speed.uid(7) + ".1.1")),
+            ("row by its key", lambda: made.find_instance(ledger_bench.uid(7) + ".1.1")),
             ("transaction that changes a row", lambda: made.delivery_sent("d7-overlay", now, 0, None)),
         ):
             meters = [Meter(os.getpid()), Meter(*pids)]

@@ -31,6 +31,7 @@ PARTS = {
     "latency": "A study through the node",
     "ingest": "Receiving",
     "startup": "Starting",
+    "ledger": "The ledger as it grows",
 }
 """Modules of this folder, with their headings."""
 

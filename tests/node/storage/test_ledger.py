@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
-from ledger_speed import fill, questions
+from bench.ledger import fill, questions
 from sqlalchemy import event
 from working import STUDY, T0, association, at, delivery, due, instance, study, task
 
@@ -783,7 +783,7 @@ def test_an_acknowledged_row_survives_a_killed_process(tmp_path):
 
 
 def test_no_question_of_the_node_reads_a_whole_table(sqlite_ledger):
-    """SQLite's plans without statistics do not depend on how much there is; `python -m tests.ledger_speed` measures."""
+    """SQLite's plans without statistics do not depend on how much there is; `python -m tests.bench.ledger` measures."""
     fill(sqlite_ledger, 5, 6)
     asked = []
     event.listen(sqlite_ledger._engine, "before_cursor_execute", lambda *told: asked.append(told[2:4]))

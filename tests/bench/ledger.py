@@ -1,15 +1,16 @@
-"""How long the ledger's questions take when it is large: `python -m tests.ledger_speed --studies 100000`.
+"""How long the ledger's questions take as it grows: `python -m tests.bench.ledger --studies 10000 100000`.
 
 A ledger is filled with studies of one image and six results each, of which so many wait for delivery, on SQLite in a
-temporary folder or on the database that `--url` names (its tables must be empty). Printed are the medians of so many
-calls, in milliseconds; beside them, as a yardstick of the machine, the primary key of one row.
+temporary folder or on the database that `--url` names (its tables must be empty; one size then). Printed are the
+medians of so many calls, in milliseconds; beside them, as a yardstick of the machine, the primary key of one row.
 """
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,7 @@ KINDS = ("secondary_capture", "structured_report", "presentation_state", "overla
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 BATCH = 5000
+SIZES, WAITING = (10_000, 100_000, 1_000_000), 10_000
 
 
 def uid(number: int) -> str:
@@ -104,26 +106,61 @@ def questions(ledger: Ledger, count: int) -> dict[str, Callable[[], object]]:
     }
 
 
+def measure(
+    sizes: Sequence[int] = SIZES, *, waiting: int = WAITING, calls: int = 7, url: str | None = None
+) -> dict[str, Any]:
+    """Milliseconds of each question at each number of studies, and seconds that filling took."""
+    found: dict[str, Any] = {"sizes": list(sizes), "waiting": waiting, "filled": [], "questions": {}}
+    for size in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            ledger = Ledger(url or f"sqlite:///{Path(folder)}/ledger.sqlite")
+            ledger.create()
+            begun = time.perf_counter()
+            fill(ledger, size, waiting)
+            found["filled"].append(time.perf_counter() - begun)
+            for name, ask in questions(ledger, size).items():
+                took = []
+                for _ in range(calls):
+                    begun = time.perf_counter()
+                    ask()
+                    took.append(1000 * (time.perf_counter() - begun))
+                found["questions"].setdefault(name, []).append(statistics.median(took))
+            ledger.close()
+    return found
+
+
+def markdown(figures: Mapping[str, Any]) -> str:
+    """A section for docs/performance.md."""
+    sizes = figures["sizes"]
+    heads = [f"{size:,} studies, ms" for size in sizes]
+    lines = [
+        (
+            f"One image and six results a study, {figures['waiting']:,} deliveries waiting, SQLite; medians. The last "
+            f"column is the time at the largest over that at the smallest, with {sizes[-1] // sizes[0]} times fewer "
+            "studies."
+        ),
+        "",
+        "| " + " | ".join(["question", *heads, "growth"]) + " |",
+        "|" + "---|" * (len(sizes) + 2),
+    ]
+    for name, took in figures["questions"].items():
+        cells = [f"{one:.1f}" for one in took]
+        lines.append("| " + " | ".join([name, *cells, f"{took[-1] / max(took[0], 1e-3):.1f}"]) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Fill, ask, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=100_000)
-    parser.add_argument("--waiting", type=int, default=100_000, help="deliveries")
+    parser.add_argument("--studies", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--waiting", type=int, default=WAITING, help="deliveries")
     parser.add_argument("--calls", type=int, default=7)
     parser.add_argument("--url", help="of an empty database; default: SQLite in a temporary folder")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        ledger = Ledger(asked.url or f"sqlite:///{Path(folder)}/ledger.sqlite")
-        ledger.create()
-        fill(ledger, asked.studies, asked.waiting)
-        for name, ask in questions(ledger, asked.studies).items():
-            took = []
-            for _ in range(asked.calls):
-                begun = time.perf_counter()
-                ask()
-                took.append(1000 * (time.perf_counter() - begun))
-            print(f"{name:36}{statistics.median(took):10.1f} ms")  # noqa: T201
-        ledger.close()
+    if asked.url and len(asked.studies) > 1:
+        parser.error("--url: a database that is given is filled once; name one number of --studies")
+    found = measure(asked.studies, waiting=asked.waiting, calls=asked.calls, url=asked.url)
+    sys.stdout.write(markdown(found) + "\n")
 
 
 if __name__ == "__main__":
