@@ -29,6 +29,7 @@ BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 PARTS = {
     "explaining": "Explanations",
     "latency": "A study through the node",
+    "router": "Beside dicom-ai-router",
     "ingest": "Receiving",
     "startup": "Starting",
     "ledger": "The ledger as it grows",
