@@ -25,7 +25,6 @@ import structlog
 from pydicom import Dataset
 
 from dicom_node.dicom import elements
-from dicom_node.dicom.identity import same_object
 from dicom_node.dicom.reading import read_header
 from dicom_node.dicom.structure import check_structure
 from dicom_node.dicom.uids import checked_uid
@@ -180,6 +179,8 @@ class Intake:
 
     def _same(self, known: Instance, received: Received) -> bool:
         """Whether a stored instance is what was received; one that cannot be read any more is not."""
+        from dicom_node.dicom.identity import same_object  # noqa: PLC0415 - loads NumPy, for a rare case
+
         try:
             return same_object(self._spool.fetch(known.path), received.path)
         except DatasetUnreadable:

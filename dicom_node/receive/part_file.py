@@ -1,6 +1,7 @@
 """One object, written to disk as its bytes come, and hashed on the way; nothing of it is kept in memory."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -24,7 +25,10 @@ log = structlog.get_logger(__name__)
 
 PREAMBLE = b"\0" * 128 + b"DICM"  # PS3.10 7.1
 SPACE_CHECK_EVERY = 16 << 20
-_BUFFER = 1 << 18
+WRITE_EVERY = 1 << 20
+"""Bytes after which the system is asked to begin writing to the disk: little is left to wait for at the end."""
+_BUFFER = 1 << 16
+"""Bytes; fragments of the usual PDUs are longer and pass it by."""
 
 
 class InvalidInstanceUID(PeerError):
@@ -62,6 +66,7 @@ class PartFile(BytesIO):
         self._digest = hashlib.sha256()
         self._filter = FileMetaFilter(transfer_syntax)
         self._next_check = SPACE_CHECK_EVERY
+        self._begun = 0
         self._file: Any = None
         self._failure: NodeError | None = None
         try:
@@ -90,11 +95,20 @@ class PartFile(BytesIO):
             try:
                 self._file.write(data)
                 self._digest.update(data)
+                if self.size - self._begun >= WRITE_EVERY:
+                    self._begin_writing()
                 if self.size >= self._next_check:
                     self._next_check += SPACE_CHECK_EVERY
                     self._spool.check_space()
             except (NodeError, OSError) as error:
                 self._fail(error)
+
+    def _begin_writing(self) -> None:
+        """Have what is new written to the disk while more comes; it stays in memory, for the header is read soon."""
+        self._file.flush()
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file.fileno(), self._begun, self.size - self._begun, os.POSIX_FADV_DONTNEED)
+        self._begun = self.size
 
     def finish(self) -> Received:
         """Hand the file over.

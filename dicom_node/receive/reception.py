@@ -2,22 +2,20 @@
 
 pynetdicom reads a PDU of any length into memory, waits without end for the rest of one, and collects a data set
 in memory or, by switches that hold for the whole process, in a temporary file. `Reception.guard` replaces, for
-one association, the three functions through which bytes come in:
+one association, the four functions through which bytes come in:
 
-    AssociationSocket.recv                   makes the handshake of TLS; refuses a PDU that is too long; one deadline
-                                             for each whole PDU, a floor under the pace of each message
+    AssociationSocket.recv                   makes the handshake of TLS, limits lengths and times (`wire`)
+    DULServiceProvider._read_pdu_data        writes the data of an object into its file at once (`data_path`)
     DULServiceProvider._decode_pdu           is given an A-ASSOCIATE-RQ that it can read (`association_request`)
     DIMSEServiceProvider.receive_primitive   hands the data set of a C-STORE to a PartFile, of Storage Commitment to a
                                              buffer with a limit, of any other message to nobody; what is no message
                                              ends the association as an invalid PDU does (PS3.8 9.2, Evt19)
 """
 
-import socket
-import ssl
-import struct
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -30,10 +28,11 @@ from pynetdicom.pdu_primitives import P_DATA
 from dicom_node.dicom.commitment import Information
 from dicom_node.errors import DatasetUnreadable
 from dicom_node.receive.association_request import ASSOCIATE_RQ, tidied
+from dicom_node.receive.data_path import DataPath
 from dicom_node.receive.pace import Pace
 from dicom_node.receive.part_file import PartFile
 from dicom_node.receive.same_association import SameAssociation
-from dicom_node.receive.secure import Handshake
+from dicom_node.receive.wire import Wire
 from dicom_node.storage.spool import Spool
 from dicom_node.watch.audit_transfers import Transfers
 
@@ -49,15 +48,9 @@ _REQUESTS_THAT_ARE_LATE = frozenset(
 closing: no entry of PS3.8 table 9-10."""
 
 INVALID_PDU = "Evt19"  # PS3.8 table 9-10
-PDU_HEADER = struct.Struct(">BxL")  # PS3.8 9.3.1
-P_DATA_TF, ABORT = 0x04, 0x07
+ABORT = 0x07
 _ABORT_REASON = slice(8, 10)
 """Source and reason of an A-ABORT (PS3.8 9.3.8); nobody asks for them."""
-PDU_TYPES = range(0x01, 0x08)
-PDU_SLACK = 1024
-"""Bytes more than the negotiated length that are forgiven: some peers leave PDV headers out of their sum."""
-LONGEST_OTHER_PDU = 262_144
-"""Bytes of an A-ASSOCIATE: 128 presentation contexts with all transfer syntaxes take about half of it."""
 LONGEST_COMMAND = 65_536
 MOST_UNANSWERED = 16
 """Objects that a peer sends before it has any answer; no asynchronous operations are negotiated."""
@@ -101,15 +94,11 @@ class Reception:
         self.transfers: Transfers | None = None
         self._acceptor = acceptor
         self._spool = spool
-        self._longest_p_data = max_pdu + PDU_SLACK
-        self._seconds = deadline
-        self._deadline = 0.0
+        self._max_pdu = max_pdu
+        self._deadline = deadline
+        self._handshake = handshake
         self._pace = pace
-        self._handshake_seconds = handshake
-        self._handshake: Handshake | None = None
-        self._body: int | None = None
-        self._asked = False
-        self._connection: socket.socket | None = None
+        self._wire: Wire | None = None
         self._parts: set[PartFile] = set()
         self._ended = False
         self._lock = threading.Lock()
@@ -128,16 +117,25 @@ class Reception:
     @property
     def secured(self) -> dict[str, str]:
         """How the connection is secured, for the log; empty without TLS."""
-        return (self._handshake.made if self._handshake is not None else None) or {}
+        return self._wire.secured if self._wire is not None else {}
 
     def guard(self) -> None:
         """Put the limits in place; before the association's threads start."""
         wrapper = self._acceptor.dul.socket
-        if wrapper is not None:
-            self._connection = wrapper.socket
-            if isinstance(wrapper.socket, ssl.SSLSocket):
-                self._handshake = Handshake(wrapper.socket, self._handshake_seconds)
-            wrapper.recv = self._recv  # type: ignore[method-assign]
+        if wrapper is not None and wrapper.socket is not None:
+            self._wire = Wire(
+                wrapper.socket,
+                self.association_id,
+                peer=str(self._acceptor.requestor.address),
+                max_pdu=self._max_pdu,
+                deadline=self._deadline,
+                handshake=self._handshake,
+                pace=self._pace,
+                nobody=self._nobody_there,
+            )
+            wrapper.recv = self._wire.recv  # type: ignore[method-assign]
+            path = DataPath(self._acceptor, self._wire, self._write)
+            self._acceptor.dul._read_pdu_data = path.read  # type: ignore[method-assign]  # noqa: SLF001
         decode = self._acceptor.dul._decode_pdu  # noqa: SLF001 - the only place where a PDU lies before it is read
 
         def decode_tidied(bytestream: bytearray) -> Any:
@@ -179,8 +177,8 @@ class Reception:
 
     def close(self) -> None:
         """Close the socket: pynetdicom leaves it open when the peer has reset the connection."""
-        if self._connection is not None:
-            self._connection.close()
+        if self._wire is not None:
+            self._wire.close()
 
     def end(self) -> None:
         """Remove the parts that nobody has claimed; a transfer that breaks off leaves nothing behind."""
@@ -190,73 +188,24 @@ class Reception:
             while self._parts:
                 self._parts.pop().discard()
 
-    def _recv(self, nr_bytes: int) -> bytearray:
-        """Read the 6 bytes that begin a PDU, or the rest of it.
-
-        Raises:
-            OSError: the PDU is too long, or there is no TLS connection; pynetdicom closes the connection.
-            TimeoutError: the deadline passed, or the peer is too slow.
-        """
-        connection = self._connection
-        if connection is None:
-            raise OSError("the connection is closed")
-        if self._handshake is not None and self._handshake.made is None and not self._shake_hands(self._handshake):
-            return bytearray()
-        if nr_bytes != self._body:
-            self._deadline = time.monotonic() + self._seconds
-        self._body = None
-        received = bytearray(nr_bytes)
-        view = memoryview(received)
-        position = 0
-        while position < nr_bytes:
-            remaining = self._deadline - time.monotonic()
-            if remaining <= 0:
-                log.warning("PDU took too long", association=self.association_id, seconds=self._seconds)
-                raise TimeoutError("the PDU took too long")
-            connection.settimeout(remaining)
-            count = connection.recv_into(view[position:])
-            if count == 0:
-                self._nobody_there()
-                break
-            position += count
-            acknowledge_now(connection)
-        connection.settimeout(self._seconds)
-        view.release()
-        del received[position:]
-        if nr_bytes == PDU_HEADER.size and position == nr_bytes:
-            self._expect(received)
-        elif position == nr_bytes:
-            self._asked = True
-            if not self._pace.keeps_up(time.monotonic(), nr_bytes):
-                log.warning("message came too slowly", association=self.association_id)
-                raise TimeoutError("the message came too slowly")
-        return received
-
-    def _shake_hands(self, handshake: Handshake) -> bool:
-        try:
-            made = handshake.make(str(self._acceptor.requestor.address))
-        except OSError:
-            self._nobody_there()
-            raise
-        if not made:
-            self._nobody_there()
-        return made
-
     def _nobody_there(self) -> None:
         """Wake the thread that waits for an A-ASSOCIATE-RQ when the peer has gone before one was there to be read.
 
         pynetdicom would keep both threads of the connection until `acse_timeout`.
         """
-        if not self._asked:
-            self._acceptor.dul.to_user_queue.put(None)  # as if the time had run out
+        self._acceptor.dul.to_user_queue.put(None)  # as if the time had run out
 
-    def _expect(self, header: bytearray) -> None:
-        kind, length = PDU_HEADER.unpack(header)
-        limit = self._longest_p_data if kind == P_DATA_TF else max(self._longest_p_data, LONGEST_OTHER_PDU)
-        if kind in PDU_TYPES and length > limit:
-            log.warning("PDU too long", association=self.association_id, length=length, limit=limit)
-            raise OSError(f"PDU of {length} bytes refused, at most {limit}")
-        self._body = length
+    def _write(self, part: PartFile, fragments: Sequence[memoryview]) -> bool:
+        """Write data of an object; False when the association is over with that."""
+        begun = time.monotonic()
+        try:
+            for fragment in fragments:
+                part.write(fragment)
+        except Exception as error:  # noqa: BLE001 - as in `_take`
+            self._refuse(error)
+            return False
+        self._pace.held_up(time.monotonic() - begun)
+        return True
 
     def _receive(self, primitive: P_DATA) -> None:
         begun = time.monotonic()
@@ -273,11 +222,15 @@ class Reception:
                 fragment.presentation_data_value_list = [list(value)]  # type: ignore[list-item]  # it checks so
                 self._receive_primitive(fragment)
                 self._redirect(self._acceptor.dimse.message)
-            except Exception:
-                log.warning("invalid message", association=self.association_id, exc_info=True)
-                self._acceptor.dimse.message = None
-                self._acceptor.dul.event_queue.put(INVALID_PDU)
+            except Exception as error:  # noqa: BLE001 - pynetdicom raises whatever it likes
+                self._refuse(error)
                 return
+
+    def _refuse(self, error: Exception) -> None:
+        """End the association for what has been raised."""
+        log.warning("invalid message", association=self.association_id, exc_info=error)
+        self._acceptor.dimse.message = None
+        self._acceptor.dul.event_queue.put(INVALID_PDU)
 
     def _redirect(self, message: DIMSEMessage | None) -> None:
         """Choose where the data set of a message goes whose command is complete."""
@@ -311,9 +264,3 @@ class Reception:
             )
             self._parts.add(part)
             message.data_set = part
-
-
-def acknowledge_now(connection: socket.socket) -> None:
-    """Acknowledge what was read without the usual delay: a peer with Nagle's algorithm on waits 40 ms for it."""
-    if hasattr(socket, "TCP_QUICKACK"):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

@@ -5,6 +5,7 @@ rules       the routing rules and whose the image is, of any header
 codestream  what a compressed frame says of itself
 pixels      grey values of any data set; the decoders' own work is left out, they run apart
 decoders    the same with the decoders, each in the process that decodes; slow, for a decoder that fails is killed
+fragments   what of a P-DATA-TF is written at once, beside what pynetdicom reads in it
 listener    a peer that sends any PDUs; now and then a sender of good ones is served
 """
 
@@ -38,6 +39,7 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
+from pynetdicom.pdu import P_DATA_TF
 from radiographs import encode, phantom, synthetic
 from rude_peers import associate_request, p_data, store_command
 from working import association
@@ -46,6 +48,7 @@ from dicom_node.dicom import decoding, pixels, reading
 from dicom_node.dicom.codestream import described
 from dicom_node.errors import DatasetUnreadable, SOPClassMismatch, StudyUnsuitable
 from dicom_node.nouns import SOPInstanceUID
+from dicom_node.receive.data_path import data_of
 from dicom_node.receive.intake import Request, _identify
 from dicom_node.receive.part_file import Received
 from dicom_node.route import rules
@@ -213,6 +216,28 @@ def decode() -> Iterator[Run]:
 # --- the listener ---
 
 
+def bodies() -> list[bytes]:
+    """Bodies of P-DATA-TF of one item and of several, of data and of commands, in two contexts."""
+    kinds = [(b"abc", 0x00, 1), (bytes(60), 0x00, 1), (b"", 0x00, 1), (b"abc", 0x02, 1), (b"abc", 0x03, 1), (b"", 0, 3)]
+    items = [struct.pack(">LBB", len(data) + 2, context, header) + data for data, header, context in kinds]
+    return [*items, b"".join(items[:3]), b"".join(items[:4]), b"".join(items)]
+
+
+@contextlib.contextmanager
+def take_apart() -> Iterator[Run]:
+    def run(data: bytes) -> None:
+        found = data_of(memoryview(data), 1)
+        if found is not None:
+            twin = P_DATA_TF()
+            twin.decode(struct.pack(">BxL", 0x04, len(data)) + data)
+            known = [one.presentation_data_value for one in twin.presentation_data_value_items]
+            assert [bytes(one) for one in found] == [one[1:] for one in known]
+            assert all(one[0] & 3 == 0 for one in known)
+            assert {one.presentation_context_id for one in twin.presentation_data_value_items} == {1}
+
+    yield run
+
+
 SERVED_EVERY = 50
 """Fuzzed connections between two good C-STOREs."""
 QUICK = {"acse_timeout": 2, "network_timeout": 2, "association_deadline": 2, "dimse_timeout": 2}
@@ -225,9 +250,12 @@ def conversations() -> list[bytes]:
     request = associate_request(receiving.Node(None, None, None, 0).entity())
     body = receiving.data_set_bytes(receiving.radiograph(50), ExplicitVRLittleEndian)
     store = p_data(store_command(), header=0x03)
-    data = [p_data(body[at : at + 200], 0x02 if at + 200 >= len(body) else 0x00) for at in range(0, len(body), 200)]
+    data = [p_data(body[at : at + 60], 0x02 if at + 60 >= len(body) else 0x00) for at in range(0, len(body), 60)]
     release, abort = struct.pack(">BxLL", 0x05, 4, 0), struct.pack(">BxLxxBB", 0x07, 4, 0, 0)
+    items = b"".join(one[6:] for one in data)
+    several = struct.pack(">BxL", 0x04, len(items)) + items
     talks = [[request, store, *data, release], [request, store, data[0]], [request, *data], [request, abort], [request]]
+    talks += [[request, store, b"".join(data), release], [request, store + several, release]]
     return [b"".join(struct.pack(">L", len(one)) + one for one in talk) for talk in talks]
 
 
@@ -306,6 +334,7 @@ TARGETS: dict[str, tuple[Callable[[], list[bytes]], Callable[[], contextlib.Abst
     "codestream": (frames, describe),
     "pixels": (files, render),
     "decoders": (images, decode),
+    "fragments": (bodies, take_apart),
     "listener": (conversations, listen),
 }
 """Of each target: its seeds, and what makes it ready to run."""
