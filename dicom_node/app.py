@@ -2,7 +2,8 @@
 
 A node is six roles, each a process of its own so that none can take another down: the listener receives, the
 dispatcher decides, workers explain, the sender delivers, retention removes what is over, web shows it all.
-`supervision` runs several of them as children and starts again whichever ends by itself.
+`supervision` runs several of them as children and starts again whichever ends by itself. What one role needs is
+imported by that role alone: the others have its time at the start and its memory for themselves.
 """
 
 import threading
@@ -11,27 +12,17 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from dicom_node.deliver.commitment import Committer
-from dicom_node.deliver.sender import Sender, register_deliver
 from dicom_node.dicom import tls
 from dicom_node.errors import ConfigError, OutOfResources
-from dicom_node.explain.running_model import RunningModel, open_explainer
-from dicom_node.health import heartbeat
 from dicom_node.health.process import observed
-from dicom_node.learn.jobs import EndedJobs
 from dicom_node.nouns import Destination
-from dicom_node.queue import broker
-from dicom_node.receive.listener import Listener
-from dicom_node.route.dispatcher import Dispatcher
 from dicom_node.settings.sections import Settings
-from dicom_node.storage.bundles import bundle_path
 from dicom_node.storage.key_file import KeyUnusable, secret_key
 from dicom_node.storage.ledger import Ledger
-from dicom_node.storage.retention import Retention, Store
 from dicom_node.storage.spool import Spool
 from dicom_node.watch import logs, pulse
 from dicom_node.watch.audit import Audit
@@ -39,9 +30,11 @@ from dicom_node.watch.audit_kept import OldTrail
 from dicom_node.watch.audit_running import opened, read_key, tell_configuration, told
 from dicom_node.watch.audit_syslog import Server
 from dicom_node.watch.audit_trail import Trail
-from explain_core.bundles.files import need_scales, scaled_methods
 from explain_core.errors import BundleError
-from explain_core.explanation import Explainer
+
+if TYPE_CHECKING:
+    from dicom_node.storage.retention import Retention, Store
+    from explain_core.explanation import Explainer
 
 SERVE: Final = ("listener", "dispatcher", "sender", "retention", "web")
 MEGABYTE: Final = 1 << 20
@@ -60,7 +53,7 @@ def open_ledger(settings: Settings) -> Ledger:
     return ledger
 
 
-def load_explainer(settings: Settings, bundle: Path | None = None, methods: Sequence[str] | None = None) -> Explainer:
+def load_explainer(settings: Settings, bundle: Path | None = None, methods: Sequence[str] | None = None) -> "Explainer":
     """A bundle on its device, which serves the methods that it is needed for.
 
     Args:
@@ -71,6 +64,8 @@ def load_explainer(settings: Settings, bundle: Path | None = None, methods: Sequ
     Raises:
         ConfigError: the bundle or the device cannot be used, or a method cannot be served; the message names it.
     """
+    from dicom_node.explain.running_model import open_explainer  # noqa: PLC0415 - only where something is explained
+
     wanted = settings.methods_for() if methods is None else methods
     try:
         return open_explainer(settings, bundle or settings.model.bundle, wanted)
@@ -84,6 +79,8 @@ def check_methods(settings: Settings, bundle: Path) -> None:
     Raises:
         ConfigError: the message names the method and says what to do; or the bundle's description cannot be read.
     """
+    from explain_core.bundles.files import need_scales, scaled_methods  # noqa: PLC0415 - loads NumPy
+
     if not bundle.is_dir():  # on the host of the listener
         return
     try:
@@ -124,6 +121,8 @@ def _named(settings: Settings, bundle: Path | None) -> str:
 
 def running_bundle(settings: Settings) -> Path:
     """The bundle that workers run: the promoted one, else the configured one; makes no ledger where there is none."""
+    from dicom_node.storage.bundles import bundle_path  # noqa: PLC0415 - loads NumPy
+
     url = settings.node.database
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
         return settings.model.bundle
@@ -186,6 +185,8 @@ def check_audit(settings: Settings) -> None:
 
 def run_listener(settings: Settings, stop: threading.Event, audit: Audit) -> None:
     """Receive until `stop`."""
+    from dicom_node.receive.listener import Listener  # noqa: PLC0415 - only here
+
     listener = Listener(settings, open_ledger(settings), Spool.of(settings), audit=audit)
     port = listener.start()
     log.info(
@@ -204,6 +205,9 @@ def run_listener(settings: Settings, stop: threading.Event, audit: Audit) -> Non
 
 def run_dispatcher(settings: Settings, stop: threading.Event, _audit: Audit) -> None:
     """Assemble, route, submit and reconcile until `stop`."""
+    from dicom_node.queue import broker  # noqa: PLC0415 - only roles that speak with the broker
+    from dicom_node.route.dispatcher import Dispatcher  # noqa: PLC0415 - only here
+
     app, key = broker.make_celery(settings), search_key(settings)
     Dispatcher(settings, open_ledger(settings), app, fetch=Spool.of(settings).fetch, search_key=key).run(stop)
 
@@ -219,6 +223,10 @@ def search_key(settings: Settings) -> bytes | None:
 
 def run_sender(settings: Settings, stop: threading.Event, audit: Audit) -> None:
     """Deliver results until SIGTERM, which Celery handles; beside that ask for, and report, Storage Commitment."""
+    from dicom_node.deliver.commitment import Committer  # noqa: PLC0415 - only here
+    from dicom_node.deliver.sender import Sender, register_deliver  # noqa: PLC0415 - only here
+    from dicom_node.queue import broker  # noqa: PLC0415 - only roles that speak with the broker
+
     app, ledger, fetch = broker.make_celery(settings), open_ledger(settings), Spool.of(settings).fetch
     register_deliver(app, Sender(settings=settings, ledger=ledger, fetch=fetch, audit=audit))
     committer = Committer(settings=settings, ledger=ledger, fetch=fetch)
@@ -226,8 +234,11 @@ def run_sender(settings: Settings, stop: threading.Event, audit: Audit) -> None:
     broker.run_worker(app, broker.DELIVER, concurrency=max(1, len(settings.destinations)))
 
 
-def retention(settings: Settings) -> Retention:
+def retention(settings: Settings) -> "Retention":
     """What removes what is over: from the spool, from the folders of retraining jobs, and of the audit trail."""
+    from dicom_node.learn.jobs import EndedJobs  # noqa: PLC0415 - only here
+    from dicom_node.storage.retention import Retention  # noqa: PLC0415 - only here
+
     others: list[tuple[Store, float]] = [
         (EndedJobs(settings.retraining.jobs), settings.retention.jobs_days),
         (OldTrail(settings.audit.folder, sent=settings.audit.syslog_host is not None), settings.retention.audit_days),
@@ -248,7 +259,10 @@ def run_worker(settings: Settings, _stop: threading.Event, _audit: Audit) -> Non
     Raises:
         ConfigError: the deployed bundle cannot be used.
     """
+    from dicom_node.explain.running_model import RunningModel  # noqa: PLC0415 - only here
     from dicom_node.explain.worker import Worker, register_explain  # noqa: PLC0415 - only here, with its result builders
+    from dicom_node.health import heartbeat  # noqa: PLC0415 - only here
+    from dicom_node.queue import broker  # noqa: PLC0415 - only roles that speak with the broker
 
     ledger = open_ledger(settings)
     model = RunningModel(settings, ledger, partial(load_explainer, settings))

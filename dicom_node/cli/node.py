@@ -26,6 +26,9 @@ from dicom_node.errors import OutOfResources
 if TYPE_CHECKING:
     from dicom_node.route.rules import Decision
 
+DECODING = ("worker", "shadow")
+"""Roles that see pixels; all the others read headers and pass bytes on."""
+
 app = typer.Typer()
 rules_app = typer.Typer(no_args_is_help=True, help="Routing rules.")
 app.add_typer(rules_app, name="rules")
@@ -80,6 +83,10 @@ def serve(
     ] = None,
 ) -> None:
     """Run listener, dispatcher, sender, retention and web until stopped; `dicom-node worker` starts workers."""
+    from dicom_node.dicom.without_decoders import import_pydicom  # noqa: PLC0415
+
+    if only not in DECODING:
+        import_pydicom()  # before anything imports it
     from dicom_node import app as node  # noqa: PLC0415
     from dicom_node.supervision import supervise  # noqa: PLC0415
 

@@ -144,4 +144,4 @@ def _decoded(ds: Dataset, syntax: UID) -> NDArray[np.generic]:
         "pixel_keyword": "PixelData",
         "pixel_vr": ds["PixelData"].VR,
     }
-    return (decoding.decoded if syntax.is_compressed else decoding.as_array)(ds.PixelData, syntax, options)
+    return decoding.decoded(ds.PixelData, syntax, options)  # one without compression too: here are no decoders

@@ -13,12 +13,13 @@ import stat
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
-
-from cryptography import x509
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dicom_node.errors import ConfigError
 from dicom_node.nouns import TLSFiles
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
 
 CIPHER_SUITES = (
     "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
@@ -163,12 +164,14 @@ def _check_readable(setting: str, path: Path) -> None:
         raise ConfigError(f"{setting}: {path} cannot be read: {error.strerror}") from None
 
 
-def certificates(path: Path) -> list[x509.Certificate]:
+def certificates(path: Path) -> list["Certificate"]:
     """The certificates of a PEM file, the node's own first.
 
     Raises:
         ConfigError: there is none.
     """
+    from cryptography import x509  # noqa: PLC0415 - only a node with TLS has any
+
     try:
         return x509.load_pem_x509_certificates(path.read_bytes())
     except OSError as error:

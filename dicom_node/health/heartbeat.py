@@ -6,14 +6,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from dicom_node.clock import utc_now
 from dicom_node.errors import ConfigError, NodeError
 from dicom_node.storage.ledger import Ledger
-from explain_core.explanation import Explainer
+
+if TYPE_CHECKING:
+    from explain_core.explanation import Explainer
 
 EVERY_SECONDS: Final = 10.0
 ALIVE: Final = timedelta(seconds=35)
@@ -37,13 +39,13 @@ def tell(**detail: str) -> None:
         _news.set()
 
 
-def describing(current: Callable[[], Explainer]) -> Callable[[], Explainer]:
+def describing(current: "Callable[[], Explainer]") -> "Callable[[], Explainer]":
     """The same, and this process says from then on which model it runs, and on which device.
 
     "cpu" is how a GPU is missed that should be there.
     """
 
-    def described() -> Explainer:
+    def described() -> "Explainer":
         explainer = current()
         identity = explainer.identity
         model = f"{identity.name} {identity.version} {identity.digest[:12]}"

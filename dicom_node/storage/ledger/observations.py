@@ -9,10 +9,8 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import (
     Boolean,
     Column,
@@ -34,6 +32,10 @@ from sqlalchemy import (
 from dicom_node.nouns import StudyState, TaskState
 from dicom_node.storage.ledger.schema import KEY, STATE, UID, UTCDateTime, instances, metadata, tasks
 from dicom_node.storage.ledger.store import Store, insert_missing
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _REASON: Final = 200
 _HEAD: Final = struct.Struct("<BBf")
@@ -274,16 +276,20 @@ class Observations(Store):
             ]
 
 
-def pack(cells: NDArray[np.float32]) -> bytes:
+def pack(cells: "NDArray[np.float32]") -> bytes:
     """A coarse map in about half a kilobyte: its shape, its highest value, and 256 levels up to it, compressed."""
+    import numpy as np  # noqa: PLC0415 - not in every process that has a ledger
+
     rows, columns = cells.shape
     top = float(cells.max())
     levels = np.rint(cells * (_LEVELS / top)) if top > 0 else np.zeros_like(cells)
     return zlib.compress(_HEAD.pack(rows, columns, top) + levels.astype(np.uint8).tobytes(), 9)
 
 
-def unpack(packed: bytes) -> NDArray[np.float32]:
+def unpack(packed: bytes) -> "NDArray[np.float32]":
     """What `pack` packed, to half a level."""
+    import numpy as np  # noqa: PLC0415 - as above
+
     content = zlib.decompress(packed)
     rows, columns, top = _HEAD.unpack_from(content)
     levels = np.frombuffer(content, np.uint8, offset=_HEAD.size).reshape(rows, columns)
