@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, inspect, select
+from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect, select
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -109,17 +110,21 @@ def _other_schema(found: str) -> str:
 def insert_missing(connection: Connection, table: Table, values: Mapping[str, Any]) -> bool:
     """Insert one row unless its primary key is taken; True when the row is new.
 
-    A savepoint and the unique key decide, so it holds on every database and under concurrency.
+    The unique key decides in one statement, so it holds under concurrency. Another constraint that the row breaks is a
+    fault of ours and is raised, never taken for a repetition.
     """
-    try:
-        with connection.begin_nested():
-            connection.execute(insert(table).values(values))
-    except IntegrityError:
-        key = [column == values[column.name] for column in table.primary_key]
-        if connection.execute(select(*table.primary_key).where(*key)).first() is None:
-            raise  # not the key but another constraint: a fault of ours, never to be taken for a repetition
-        return False
-    return True
+    row = _insert_of(connection)(table).values(values)
+    unless_there = row.on_conflict_do_nothing(index_elements=[column.name for column in table.primary_key])
+    return connection.execute(unless_there, execution_options={"preserve_rowcount": True}).rowcount == 1
+
+
+def _insert_of(connection: Connection) -> Any:
+    """INSERT with ON CONFLICT, which each of the two databases has and SQL has not."""
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert  # noqa: PLC0415 - only where it is the database
+
+        return insert
+    return sqlite_insert
 
 
 @contextmanager
