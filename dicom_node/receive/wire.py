@@ -115,12 +115,14 @@ class Wire:
         self._again = bytearray().join(read)
 
     def more_comes(self, seconds: float) -> bool:
-        """Whether there is something to read, now or within so many seconds."""
-        connection = self._connection
-        if isinstance(connection, ssl.SSLSocket) and connection.pending():
-            return True
-        looked_at = select.poll()
-        looked_at.register(connection, select.POLLIN)
+        """Whether there is something to read, now or within so many seconds; not where the connection is closed."""
+        connection, looked_at = self._connection, select.poll()
+        try:
+            if isinstance(connection, ssl.SSLSocket) and connection.pending():
+                return True
+            looked_at.register(connection, select.POLLIN)
+        except ValueError:  # another thread has closed it
+            return False
         return bool(looked_at.poll(1000 * seconds))
 
     def _fill(self, view: memoryview) -> int:
