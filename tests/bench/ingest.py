@@ -68,7 +68,7 @@ def measure(
 
     Args:
         associations: at a time, one measurement each.
-        images: sent in each of them, over all associations together.
+        images: sent in each of them, over all associations together; a multiple of each of their numbers.
         rounds: in which every server has its turn.
         servers: of `SERVERS`; empty is all that are installed.
 
@@ -77,6 +77,8 @@ def measure(
         part of keeping one such file takes by itself; and under "runs" for each number of associations and server its
         "seconds" and CPU seconds ("cpu") round by round, and "resident" (bytes: "idle", "peak").
     """
+    if any(images % count for count in associations):
+        raise ValueError(f"{images} images cannot be shared out evenly over associations: {associations}")
     chosen = [name for name in servers or SERVERS if _missing(name) is None]
     found: dict[str, dict[str, Any]] = {str(count): {} for count in associations}
     before = os.getloadavg()[0]
@@ -98,10 +100,8 @@ def measure(
 
 
 def markdown(figures: Mapping[str, Any]) -> str:
-    """A section for docs/performance.md."""
+    """What docs/performance.md says of it, below its heading."""
     lines = [
-        "## Ingest",
-        "",
         f"A radiograph of {figures['size'] / MB:.1f} MB, {figures['images']} times in each of {figures['rounds']}",
         "rounds in which the servers take turns; dcmtk's storescu sends it over loopback. The ratio is to dcmtk's",
         "storescp with TCP_NODELAY=1 in the same round: above 1 is faster. This node answers when file, folder and",
@@ -265,7 +265,7 @@ def _once(film: Path, server: Server, associations: int, images: int) -> dict[st
 def _send(film: Path, server: Server, associations: int, images: int) -> None:
     """Store so many images, shared out over associations at a time; returns when all are acknowledged."""
     command = ["storescu", "-aet", "MODALITY", "-aec", server.called, "--invent-instance", "--required"]
-    command += ["--repeat", str(max(1, images // associations)), "127.0.0.1", str(server.port), str(film)]
+    command += ["--repeat", str(images // associations), "127.0.0.1", str(server.port), str(film)]
     env = os.environ | {"TCP_NODELAY": "1"}
     sending = [
         subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

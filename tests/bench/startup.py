@@ -80,10 +80,8 @@ def measure(*, rounds: int = 5, roles: Sequence[str] = ROLES) -> dict[str, Any]:
 
 
 def markdown(figures: Mapping[str, Any]) -> str:
-    """A section for docs/performance.md."""
+    """What docs/performance.md says of it, below its heading."""
     lines = [
-        "## Start and memory",
-        "",
         f"A fresh interpreter imports what a process needs; medians of {figures['rounds']} rounds in which they take",
         "turns. The ratio is to the libraries alone that no listener in Python can go without (pydicom, pynetdicom,",
         "SQLAlchemy, pydantic), imported as they are, in the same round.",

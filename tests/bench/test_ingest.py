@@ -1,6 +1,7 @@
 """What is told of the receivers' figures; the figures themselves are measured, not tested."""
 
 import pytest
+
 from bench import ingest
 
 FIGURES = {
