@@ -142,10 +142,15 @@ class Attribution:
     scale: HeatmapScale
     evident: bool = True
 
-    @property
+    @cached_property
     def painted(self) -> NDArray[np.float32]:
         """The values as they may be painted and outlined: all 0 where they are no evidence."""
         return self.values if self.evident else np.zeros_like(self.values)
+
+    @cached_property
+    def shows_evidence(self) -> bool:
+        """Whether anything is painted."""
+        return bool((self.painted > self.scale.floor).any())
 
     @cached_property
     def half_of_evidence(self) -> NDArray[np.bool_]:
@@ -154,12 +159,31 @@ class Attribution:
         The evidence of a pixel is its value above the floor. Pixels that tie with the last one are in, so the border
         is a contour of the heatmap. Nothing where no value is above the floor.
         """
-        above = np.maximum(np.nan_to_num(self.painted) - np.float64(self.scale.floor), 0) * self.covered
-        ranked = np.sort(above[above > 0])[::-1]
-        if not len(ranked):
-            return np.zeros(above.shape, dtype=np.bool_)
-        carried = ranked.cumsum()
-        return np.asarray(above >= ranked[np.searchsorted(carried, carried[-1] / 2)])
+        half, floor = np.zeros(self.values.shape, dtype=np.bool_), np.float64(self.scale.floor)
+        above = np.flatnonzero((self.painted > floor) & self.covered)
+        if len(above):
+            values = np.nan_to_num(self.painted.ravel()[above])
+            ranked = np.sort(values)[::-1]
+            carried = (ranked - floor).cumsum()
+            half.ravel()[above] = values >= ranked[np.searchsorted(carried, carried[-1] / 2)]
+        return half
+
+    @cached_property
+    def carriers(self) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+        """Rows and columns of the pixels of `half_of_evidence`, and how far the value of each is above the floor."""
+        pixels = np.flatnonzero(self.half_of_evidence)
+        rows, columns = np.divmod(pixels, self.values.shape[1])
+        return rows, columns, self.values.ravel()[pixels] - self.scale.floor
+
+    @cached_property
+    def outlined_area(self) -> float:
+        """The share of the image that `half_of_evidence` takes up."""
+        return float(self.half_of_evidence.mean())
+
+    @cached_property
+    def maximum(self) -> float:
+        """The largest value."""
+        return float(self.values.max())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,14 +69,34 @@ def places(
     Returns:
         The zones that together carry 80 % of it; none where there is no evidence.
     """
-    sided = bool({"L", "R"} & set(_axes(orientation)))
-    upright = _upright(evidence, orientation)
-    rows, columns = np.nonzero(upright)
+    rows, columns = np.nonzero(evidence)
+    box = lungs_box(upright(luminance, orientation))
+    return places_of(rows, columns, evidence[rows, columns], evidence.shape, box, orientation)
+
+
+def places_of(
+    rows: Integers,
+    columns: Integers,
+    evidence: NDArray[np.floating],
+    shape: tuple[int, ...],
+    lungs: Box,
+    orientation: tuple[str, str] | None,
+) -> tuple[Place, ...]:
+    """The same for those who know the pixels with evidence, and where the lungs are.
+
+    Args:
+        rows: of each pixel that has any.
+        columns: the same.
+        evidence: how much it has, > 0.
+        shape: rows and columns of the image.
+        lungs: in the upright image.
+        orientation: as of `places`.
+    """
     if not len(rows):
         return ()
-    y, x = (rows + 0.5) / upright.shape[0], (columns + 0.5) / upright.shape[1]
-    cells = _cells(y, x, lungs_box(_upright(luminance, orientation)))
-    carried = np.bincount(cells, upright[rows, columns])
+    sided = bool({"L", "R"} & set(_axes(orientation)))
+    y, x = _turned((rows + 0.5) / shape[0], (columns + 0.5) / shape[1], orientation)
+    carried = np.bincount(_cells(y, x, lungs), evidence)
     order = np.argsort(-carried, kind="stable")
     share = carried[order].cumsum() / carried.sum()
     return tuple(_place(int(cell), sided=sided) for cell in order[: np.searchsorted(share, ENOUGH) + 1])
@@ -125,13 +145,12 @@ _BOXES = _candidates()
 def _contrast(image: Floats) -> Floats:
     """How much brighter the surroundings of two lungs are than the lungs, for each box; in standard deviations."""
     sums = np.pad(image.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    area = np.arange(_SIDE + 1)[:, np.newaxis] * np.arange(_SIDE + 1)
 
     def mean(*parts: tuple[Integers, Integers, Integers, Integers]) -> Floats:
-        total, pixels = (
-            sum(of[low, end] - of[top, end] - of[low, start] + of[top, start] for top, low, start, end in parts)
-            for of in (sums, area)
+        total = sum(
+            sums[low, end] - sums[top, end] - sums[low, start] + sums[top, start] for top, low, start, end in parts
         )
+        pixels = sum((low - top) * (end - start) for top, low, start, end in parts)
         return np.asarray(total / np.maximum(pixels, 1))
 
     top, bottom, left, right = _BOXES.T
@@ -156,13 +175,21 @@ def _axes(orientation: tuple[str, str] | None) -> tuple[str, str]:
     return along, down
 
 
-def _upright(plane: NDArray[np.floating], orientation: tuple[str, str] | None) -> NDArray[np.floating]:
+def upright(plane: NDArray[np.floating], orientation: tuple[str, str] | None) -> NDArray[np.floating]:
     """`plane` as a frontal film is read: the head above and the patient's right at the left, as far as stated."""
     along, down = _axes(orientation)
     if along in {"H", "F"} or down in {"L", "R"}:
         plane, along, down = plane.T, down, along
     plane = plane[:, ::-1] if along == "R" else plane
     return plane[::-1] if down == "H" else plane
+
+
+def _turned(y: Floats, x: Floats, orientation: tuple[str, str] | None) -> tuple[Floats, Floats]:
+    """Points of the image, as shares of its rows and columns, in the upright one."""
+    along, down = _axes(orientation)
+    if along in {"H", "F"} or down in {"L", "R"}:
+        y, x, along, down = x, y, down, along
+    return 1 - y if down == "H" else y, 1 - x if along == "R" else x
 
 
 def _cells(y: Floats, x: Floats, box: Box) -> Integers:

@@ -236,14 +236,14 @@ def _steps(values: NDArray[Any]) -> float:
 def _shown(stored: NDArray[np.int32], module: ImagePixel, ds: Dataset) -> tuple[NDArray[np.float32], Greys]:
     """Luminance, 0 to 1, and what it was shown by."""
     padding = _padding(stored, module, ds)
-    kept = ~padding if padding is not None else np.ones(stored.shape, np.bool_)
-    if not kept.any():
+    if padding is not None and padding.all():
         raise StudyUnsuitable("it is blank: every pixel is padding", Reason.BLANK)
     modality = modality_of(ds)
     values = modality.look_up(stored)
-    if np.ptp(values[kept]) == 0:
+    kept = values if padding is None else values[~padding]
+    if np.ptp(kept) == 0:
         raise StudyUnsuitable("it is blank: every pixel has the same value", Reason.BLANK)
-    greys = greys_of(ds, module, modality, values[kept])
+    greys = greys_of(ds, module, modality, kept)
     luminance = greys.voi.grey(values)
     if greys.inverse:
         luminance = 1 - luminance

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 
 from dicom_node.results.legend import Sentence
 from dicom_node.results.sides import Sides
-from dicom_node.results.text import BACKGROUND, TEXT, WARNING, Font, Line, font, line_height, lines_of, write
+from dicom_node.results.text import BACKGROUND, TEXT, WARNING, Font, Line, font, length, line_height, lines_of, write
 from explain_core import display
 from explain_core.explanation import HeatmapScale
 
@@ -137,10 +137,10 @@ def framed(picture: Image.Image, place: Layout, said: Bands) -> NDArray[np.uint8
 def _needed(said: Bands, height: int) -> int:
     """The width in which every sentence is one line."""
     chosen, letters = font(height), _letters(height, said.marked)
-    wide = [font(height, one.text).getlength(one.text) + 2 * letters for one in said.above]
-    wide += [font(height, one.text).getlength(one.text) for one in said.below]
-    scale = sum(chosen.getlength(word) for word in (WEAK, STRONG)) + (_BAR + 1) * height if said.scale else 0
-    beside = chosen.getlength(said.beside.text) + (height if said.scale else 0) if said.beside else 0
+    wide = [length(one.text, font(height, one.text)) + 2 * letters for one in said.above]
+    wide += [length(one.text, font(height, one.text)) for one in said.below]
+    scale = sum(length(word, chosen) for word in (WEAK, STRONG)) + (_BAR + 1) * height if said.scale else 0
+    beside = length(said.beside.text, chosen) + (height if said.scale else 0) if said.beside else 0
     return int(max(*wide, scale + beside)) + 1 + 2 * (height // 2)
 
 

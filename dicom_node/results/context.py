@@ -267,8 +267,8 @@ class ResultContext(Context):
             f"{explanation.prediction.probability:.3f}",
             *(f"{image.probability:.3f}" for image in images),
             str(explanation.decision_changed),
-            f"{attribution.half_of_evidence.mean():.2f}",
-            f"{attribution.values.max():.2g}",
+            f"{attribution.outlined_area:.2f}",
+            f"{attribution.maximum:.2g}",
         )
 
 

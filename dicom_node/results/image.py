@@ -179,5 +179,5 @@ def _pixels(ds: Dataset, pixels: NDArray[Any]) -> None:
     ds.BitsAllocated = ds.BitsStored = 8 * pixels.dtype.itemsize
     ds.HighBit = ds.BitsStored - 1
     ds.PixelRepresentation = 0
-    data = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+    data = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False).tobytes()
     ds.add_new("PixelData", "OB" if ds.BitsAllocated == _BYTE else "OW", data + b"\0" * (len(data) % 2))

@@ -199,11 +199,11 @@ def _of_explanation(explanation: Explanation) -> Iterator[hd.Measurement]:
         yield _number(codes.SECOND_PROBABILITY, 100 * second.probability, codes.PERCENT, 2)
         yield _number(codes.SECOND_THRESHOLD, 100 * second.threshold, codes.PERCENT, 2)
     for name, value in (
-        (codes.OUTLINED_AREA, float(attribution.half_of_evidence.mean())),
+        (codes.OUTLINED_AREA, attribution.outlined_area),
         (codes.COVERAGE, float(attribution.covered.mean())),
     ):
         yield _number(name, 100 * value, codes.PERCENT, 2)
-    yield _number(codes.HEATMAP_MAXIMUM, float(attribution.values.max()), codes.UNITY, 6)
+    yield _number(codes.HEATMAP_MAXIMUM, attribution.maximum, codes.UNITY, 6)
     if explanation.deletion is not None:
         yield _number(codes.DELETION, explanation.deletion, codes.UNITY, 3)
 

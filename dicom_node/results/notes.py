@@ -97,8 +97,7 @@ def attributes_of(explanation: Explanation) -> Iterator[str]:
 
 def emptiness(explanation: Explanation) -> str | None:
     """That the heatmap shows no evidence, where it shows none, and what is missing then if the decision is positive."""
-    attribution = explanation.attribution
-    if (attribution.painted > attribution.scale.floor).any():
+    if explanation.attribution.shows_evidence:
         return None
     graver = ": the method does not show what this decision rests on" if explanation.prediction.positive else ""
     return f"{NO_EVIDENCE}{graver}"

@@ -9,6 +9,7 @@ from dicom_node.dicom.elements import code
 from dicom_node.results.context import ResultContext
 from dicom_node.results.legend import Sentence, glance
 from dicom_node.results.notes import NO_EVIDENCE, emptiness
+from dicom_node.results.once import once
 from explain_core import display, zones
 from explain_core.explanation import Explanation
 
@@ -30,8 +31,8 @@ def contours(explanation: Explanation, *, most: int | None = None, holes: bool =
         closed lines of at most 8000 points in pixels from the image's top left corner, x before y, within
         0..columns and 0..rows; empty where there is no evidence.
     """
-    lines = display.outlines(explanation.attribution.half_of_evidence, most=most, holes=holes)
-    return tuple(_thin(line) for line in lines)
+    regions, in_them = _traced(explanation.attribution.half_of_evidence)
+    return (*regions, *in_them)[:most] if holes else regions[:most]
 
 
 def headline(explanation: Explanation) -> str:
@@ -51,11 +52,14 @@ def places_of(image: ResultContext, part: NDArray[np.bool_] | None = None) -> tu
         image: the explained image.
         part: of the image, where only evidence in it counts.
     """
-    attribution, radiograph = image.explanation.attribution, image.radiograph
-    mask = attribution.half_of_evidence
-    evidence = np.where(mask if part is None else mask & part, attribution.values - attribution.scale.floor, 0)
+    radiograph, (rows, columns, evidence) = image.radiograph, image.explanation.attribution.carriers
+    if part is not None:
+        within = part[rows, columns]
+        rows, columns, evidence = rows[within], columns[within], evidence[within]
     animal = code(image.header, "AnatomicalOrientationType") == "QUADRUPED"
-    return zones.places(evidence, radiograph.pixels, None if animal else radiograph.orientation)
+    orientation = None if animal else radiograph.orientation
+    lungs = _lungs(radiograph.pixels, orientation)
+    return zones.places_of(rows, columns, evidence, radiograph.pixels.shape, lungs, orientation)
 
 
 def first_line(image: ResultContext) -> Sentence:
@@ -66,6 +70,19 @@ def first_line(image: ResultContext) -> Sentence:
     if explanation.prediction.positive:
         return replace(glance(explanation.prediction, _lower(NO_EVIDENCE)), warning=True)
     return glance(explanation.prediction)
+
+
+@once
+def _traced(mask: NDArray[np.bool_]) -> tuple[tuple[display.Outline, ...], tuple[display.Outline, ...]]:
+    """The outlines of the regions of a mask, largest first, and those of the holes in them."""
+    lines = tuple(_thin(line) for line in display.outlines(mask, holes=True))
+    count = sum(display.area(line) > 0 for line in lines)
+    return lines[:count], lines[count:]
+
+
+@once
+def _lungs(pixels: NDArray[np.float32], orientation: tuple[str, str] | None) -> zones.Box:
+    return zones.lungs_box(zones.upright(pixels, orientation))
 
 
 def _lower(text: str) -> str:

@@ -1,7 +1,7 @@
 """Text in images: a font of a wanted height that carries the text, words wrapped to a width, lines on a ground."""
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -58,20 +58,17 @@ def line_height(height: int) -> int:
 
 def wrap(text: str, chosen: Font, width: int) -> list[str]:
     """`text` in lines of at most `width` pixels; a word longer than a line is cut, never before a combining mark."""
-    lines, line = [], ""
-    for word in text.split():
-        candidate = f"{line} {word}".strip()
-        if chosen.getlength(candidate) <= width:
-            line = candidate
-            continue
-        if line:
-            lines.append(line)
-        while chosen.getlength(word) > width and len(word) > 1:
-            fits = _fitting(word, chosen, width)
-            lines.append(word[:fits])
-            word = word[fits:]  # noqa: PLW2901 - what is left of it
-        line = word
-    return [*lines, line] if line else lines
+    lines, words = [], text.split()
+    while words:
+        fits = _words_fitting(words, chosen, width)
+        if fits or len(words[0]) == 1:
+            lines.append(" ".join(words[: fits or 1]))
+            words = words[fits or 1 :]
+        else:
+            letters = _fitting(words[0], chosen, width)
+            lines.append(words[0][:letters])
+            words[0] = words[0][letters:]  # what is left of it
+    return lines
 
 
 def lines_of(said: Iterable[Sentence], height: int, width: int) -> tuple[Line, ...]:
@@ -90,20 +87,54 @@ def font_names(lines: Iterable[Line]) -> tuple[str, ...]:
 
 def write(image: Image.Image, lines: Iterable[Line], height: int, place: tuple[int, int]) -> None:
     """Write `lines` below each other into `image`, beginning at `place` (x, y), all on the rhythm of the own font."""
-    draw, (x, y) = ImageDraw.Draw(image), place
-    baseline = font(height).getbbox("A", anchor="la")[3]
+    x, y = place
+    baseline = round(font(height).getbbox("A", anchor="la")[3])
     for number, line in enumerate(lines):
-        colour = WARNING if line.warning else TEXT
-        at = (x, y + number * line_height(height) + baseline)
-        draw.text(at, line.text, fill=colour, font=_sized(line.path, height), anchor="ls")
+        left, top, mask = _drawn(line.path, height, line.text)
+        at = (x + left, y + number * line_height(height) + baseline + top)
+        image.paste(WARNING if line.warning else TEXT, at, mask)
+
+
+def length(text: str, chosen: Font) -> float:
+    """How many pixels wide `text` is; every result says much that was said before."""
+    return _length(chosen, text)
+
+
+def _words_fitting(words: Sequence[str], chosen: Font, width: int) -> int:
+    """How many of the first words are a line of at most `width` pixels; with each one more it is longer."""
+    if length(" ".join(words), chosen) <= width:
+        return len(words)
+    fit, more = 0, len(words)
+    while more - fit > 1:
+        half = (fit + more) // 2
+        if length(" ".join(words[:half]), chosen) <= width:
+            fit = half
+        else:
+            more = half
+    return fit
 
 
 def _fitting(word: str, chosen: Font, width: int) -> int:
     """How many letters of `word` fit into `width` pixels, at least one."""
-    fits = next((n for n in range(len(word) - 1, 1, -1) if chosen.getlength(word[:n]) <= width), 1)
+    fits = next((n for n in range(len(word) - 1, 1, -1) if length(word[:n], chosen) <= width), 1)
     while fits > 1 and unicodedata.category(word[fits]) in _BINDING:
         fits -= 1
     return fits
+
+
+@lru_cache(maxsize=4096)
+def _length(chosen: Font, text: str) -> float:
+    return chosen.getlength(text)
+
+
+@lru_cache(maxsize=256)
+def _drawn(path: str, height: int, text: str) -> tuple[int, int, Image.Image]:
+    """How much ink `text` has where, and where that begins beside the baseline's left end."""
+    chosen = _sized(path, height)
+    left, top, right, bottom = (round(edge) for edge in chosen.getbbox(text, anchor="ls"))
+    mask = Image.new("L", (right - left, bottom - top))
+    ImageDraw.Draw(mask).text((-left, -top), text, fill=255, font=chosen, anchor="ls")
+    return left, top, mask
 
 
 @lru_cache(maxsize=256)

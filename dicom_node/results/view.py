@@ -65,8 +65,8 @@ def _pictures(image: ResultContext, shown: tuple[int, int]) -> Iterator[tuple[st
     if explanation.seen is not None and generated:
         yield "seen.jpg", _grey(explanation.seen)
     for role, pixels in generated.items():
-        grey = Image.fromarray(_byte(display.resize(pixels, shown))).convert("RGB")
-        yield f"{role}.jpg", _encoded(np.asarray(watermarked(grey, max(shown) // _LETTERS)), "JPEG")
+        grey = Image.fromarray(_byte(display.resize(pixels, shown)))
+        yield f"{role}.jpg", _encoded(np.asarray(watermarked(grey, max(shown) // _LETTERS).convert("RGB")), "JPEG")
     if len(generated) == 2:  # noqa: PLR2004 - both
         change = generated["adversarial"] - generated["similar"]
         yield "difference.png", _encoded(_byte(0.5 + GAIN / 2 * change), "PNG")

@@ -16,12 +16,12 @@ def watermarked(picture: Image.Image, height: int) -> Image.Image:
     """A picture with the word across it, everywhere and faint: light on dark and dark on light.
 
     Args:
-        picture: RGB.
+        picture: grey or RGB.
         height: of the letters in pixels.
     """
     ink = picture.convert("L").point([255 if level < 128 else 0 for level in range(256)])  # noqa: PLR2004 - middle grey
     marked = picture.copy()
-    marked.paste(ink.convert("RGB"), (0, 0), _pattern(*picture.size, height))
+    marked.paste(ink.convert(picture.mode), (0, 0), _pattern(*picture.size, height))
     return marked
 
 

@@ -267,3 +267,27 @@ def test_toy_explainer_finds_the_bright_spot_and_nothing_in_a_smooth_image():
     assert 95 <= row < 135
     assert 75 <= column < 115
     assert found.decision_changed
+
+
+def test_fusing_a_few_rows_at_a_time_changes_no_pixel():
+    generator = np.random.default_rng(3)
+    shape = (2 * display._AT_ONCE + 5, 41)
+    luminance = generator.uniform(-0.1, 1.1, shape).astype(np.float32)
+    values = generator.uniform(-0.5, 1.5, shape).astype(np.float32)
+    values[generator.random(shape) < 0.05] = np.nan
+    scale = HeatmapScale(full_scale=1.1, floor=0.2, unit="u")
+    share = display.evidence(values, scale)
+    colour = display.PALETTE[np.rint(share * 255).astype(np.uint8)]
+    alpha = (display.OPACITY * share)[..., np.newaxis]
+    grey = (np.clip(luminance, 0, 1) * 255)[..., np.newaxis]
+    assert (display.fuse(luminance, values, scale) == np.rint(grey * (1 - alpha) + colour * alpha)).all()
+
+
+@pytest.mark.parametrize("step", [2, 5, 300])
+def test_a_cell_holds_its_share_of_the_mask(step):
+    mask = np.random.default_rng(0).random((601, 643)) < 0.95
+    rows, columns = (-(-side // step) for side in mask.shape)
+    padded = np.zeros((rows * step, columns * step))
+    padded[: mask.shape[0], : mask.shape[1]] = mask
+    expected = padded.reshape(rows, step, columns, step).mean(axis=(1, 3))
+    assert np.allclose(display._coarse(mask, step), expected, atol=1e-12)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from explain_core.explanation import HeatmapScale, OutOfDistribution, Prediction
+from explain_core.explanation import Attribution, HeatmapScale, OutOfDistribution, Prediction
 from explain_core.radiograph import Radiograph
 from explain_core.testing.explainer import ToyExplainer
 
@@ -55,3 +55,29 @@ def test_similar_kept_and_decision_changed_follow_the_probabilities():
     crossed = replace(explanation, similar=replace(explanation.similar, probability=0.49))
     assert crossed.similar_kept is False
     assert replace(explanation, similar=None).similar_kept is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("floor", [0.0, 0.1, 0.37])
+def test_half_of_the_evidence_is_the_smallest_set_that_carries_it(seed, floor):
+    """The same as of the definition, written out."""
+    generator = np.random.default_rng(seed)
+    values = np.round(generator.random((37, 53)) ** 4, 2).astype(np.float32)  # with ties
+    values[generator.random(values.shape) < 0.02] = np.nan
+    covered = generator.random(values.shape) < 0.9
+    scale = HeatmapScale(full_scale=1.0, floor=floor, unit="u")
+    found = Attribution(values=values, covered=covered, scale=scale)
+
+    evidence = np.where(covered, np.maximum(np.nan_to_num(values) - np.float64(floor), 0), 0)
+    carried, least = 0.0, 0.0
+    for least in sorted(evidence[evidence > 0])[::-1]:
+        carried += least
+        if carried >= evidence.sum() / 2:
+            break
+    assert (found.half_of_evidence == (evidence >= least)).all()
+    rows, columns, above = found.carriers
+    mask = np.zeros_like(covered)
+    mask[rows, columns] = True
+    assert (mask == found.half_of_evidence).all()
+    assert np.allclose(above, evidence[mask])
+    assert found.outlined_area == pytest.approx(mask.mean())

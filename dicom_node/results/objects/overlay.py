@@ -31,6 +31,7 @@ REGION_GROUP = 0x6002
 
 _BYTE = 8
 _WORD = 16
+_ROWS = 16
 
 
 def burned(luminance: NDArray[np.float32], shown: str = "") -> NDArray[np.float32]:
@@ -49,6 +50,15 @@ def burned(luminance: NDArray[np.float32], shown: str = "") -> NDArray[np.float3
     copy = luminance.copy()
     copy[rows - strip.height :, box] = np.asarray(strip, dtype=np.float32)[:, box] / 255
     return copy
+
+
+def stored(luminance: NDArray[np.float32], bits: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """`luminance`, 0 to 1, as whole numbers of so many bits; a few rows at a time, which the processor keeps near."""
+    pixels = np.empty(luminance.shape, np.uint8 if bits == _BYTE else np.uint16)
+    for first in range(0, len(pixels), _ROWS):
+        rows = slice(first, first + _ROWS)
+        pixels[rows] = np.rint(luminance[rows].astype(np.float64) * ((1 << bits) - 1))
+    return pixels
 
 
 def outline_plane(explanation: Explanation) -> NDArray[np.bool_]:
@@ -134,8 +144,7 @@ class Overlay:
     def of(self, context: ResultContext) -> Dataset:
         """The windowed radiograph on its own grid and at its own depth, with half of the evidence as overlays."""
         bits = min(max(integer(context.header, "BitsStored", _WORD), _BYTE), _WORD)
-        shown = burned(context.radiograph.pixels, which(context.header)).astype(np.float64) * ((1 << bits) - 1)
-        pixels = np.rint(shown).astype(np.uint8 if bits == _BYTE else np.uint16)
+        pixels = stored(burned(context.radiograph.pixels, which(context.header)), bits)
         ds = secondary_capture(context, self.name, self.series, pixels)
         ds.BitsStored, ds.HighBit = bits, bits - 1
         ds.WindowCenter, ds.WindowWidth = str(1 << (bits - 1)), str(1 << bits)

@@ -55,8 +55,7 @@ def spoken(image: ResultContext) -> Bands:
     That an image is unlike the training images stands in the line of the scale, for the line above may end there.
     """
     explanation = image.explanation
-    distance, scale = explanation.out_of_distribution, explanation.attribution.scale
-    coloured = bool((explanation.attribution.painted > scale.floor).any())
+    distance = explanation.out_of_distribution
     far = distance is not None and distance.far
     key = Sentence(f"Outline: {MARKED.lower()}") if contours(explanation, most=1) else None
     patient = patient_lines(image.header) if image.options.patient_in_image else ()
@@ -64,7 +63,7 @@ def spoken(image: ResultContext) -> Bands:
     return Bands(
         above=(first_line(image),),
         below=(signature(explanation.provenance.model), *(Sentence(line) for line in patient)),
-        scale=scale if coloured else None,
+        scale=explanation.attribution.scale if explanation.attribution.shows_evidence else None,
         beside=Sentence(UNLIKE, warning=True) if far else key,
         marked=sides(image.radiograph.orientation, quadruped=animal),
     )

@@ -41,7 +41,7 @@ class Frame:
 
     Attributes:
         role: "original", "similar", "adversarial" or "difference"; part of the SOP Instance UID.
-        picture: uint8 sRGB, shape (rows, columns, 3), at the model's resolution.
+        picture: uint8, at the model's resolution: grey, shape (rows, columns), or sRGB, shape (rows, columns, 3).
         said: what stands above and below the picture.
         comment: what is known of it beyond that, for Image Comments.
         derivation: how it came to be, for Derivation Description.
@@ -161,6 +161,7 @@ def render(frame: Frame, place: Layout) -> NDArray[np.uint8]:
     picture = Image.fromarray(frame.picture).resize((box.columns, box.rows), Image.Resampling.BILINEAR)
     if frame.synthetic:
         picture = watermarked(picture, place.text)
+    picture = picture.convert("RGB")
     return framed(picture, place.saying(frame.said), frame.said)
 
 
@@ -214,8 +215,7 @@ def _difference(
 
 
 def _grey(luminance: NDArray[np.float32]) -> NDArray[np.uint8]:
-    levels = np.rint(np.clip(luminance, 0, 1) * 255).astype(np.uint8)
-    return np.repeat(levels[..., np.newaxis], 3, axis=2)
+    return np.rint(np.clip(luminance, 0, 1) * 255).astype(np.uint8)
 
 
 PLUGIN = SyntheticImages()

@@ -8,7 +8,7 @@ import pytest
 from fontTools.ttLib import TTFont
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 from pydicom import Dataset, config
 from pydicom.charset import python_encoding
 from pydicom.datadict import dictionary_VR
@@ -20,7 +20,18 @@ from dicom_node.results import fonts
 from dicom_node.results.header import header_of
 from dicom_node.results.legend import Sentence
 from dicom_node.results.patient import NOT_PRINTABLE, patient_lines
-from dicom_node.results.text import BACKGROUND, font, font_names, line_height, lines_of, printable, wrap, write
+from dicom_node.results.text import (
+    BACKGROUND,
+    TEXT,
+    WARNING,
+    font,
+    font_names,
+    line_height,
+    lines_of,
+    printable,
+    wrap,
+    write,
+)
 
 NAMES = {
     "latin 1": "Äneas Rüdiger",
@@ -254,3 +265,35 @@ def test_a_real_headers_name_stays_undecoded():
     ds = header_of(synthetic())
     assert patient_lines(ds) == ("Patient: Canary Bird, ID CANARY7, study of 2024-05-06",)
     assert isinstance(ds.get_item("PatientName"), RawDataElement)
+
+
+@given(st.text("ab il,.W ", max_size=120), st.integers(5, 400))
+def test_lines_are_as_long_as_they_can_be(text, width):
+    """The same as word by word."""
+    chosen, lines, line = font(14), [], ""
+    for word in text.split():
+        candidate = f"{line} {word}".strip()
+        if chosen.getlength(candidate) <= width:
+            line = candidate
+            continue
+        lines += [line] if line else []
+        while chosen.getlength(word) > width and len(word) > 1:
+            fits = next((n for n in range(len(word) - 1, 1, -1) if chosen.getlength(word[:n]) <= width), 1)
+            lines.append(word[:fits])
+            word = word[fits:]  # noqa: PLW2901 - what is left of it
+        line = word
+    assert wrap(text, chosen, width) == [*lines, *([line] if line else [])]
+
+
+def test_a_line_that_was_written_before_looks_the_same():
+    lines = lines_of([Sentence("Says (what), gjpqy", warning=True), Sentence(NAMES["greek"])], 20, 400)
+    images = [Image.new("RGB", (400, 80), BACKGROUND) for _ in range(2)]
+    for image in images:
+        write(image, lines, 20, (7, 9))
+    drawn = Image.new("RGB", (400, 80), BACKGROUND)
+    baseline = font(20).getbbox("A", anchor="la")[3]
+    for number, line in enumerate(lines):
+        at = (7, 9 + number * line_height(20) + baseline)
+        ink = WARNING if line.warning else TEXT
+        ImageDraw.Draw(drawn).text(at, line.text, fill=ink, font=font(20, line.text), anchor="ls")
+    assert images[0].tobytes() == images[1].tobytes() == drawn.tobytes()
