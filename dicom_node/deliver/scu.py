@@ -27,6 +27,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 from pynetdicom.transport import AssociationSocket
 
+from dicom_node.deliver.burst import in_bursts
 from dicom_node.deliver.silence import Silence
 from dicom_node.dicom.tls import client_context
 from dicom_node.dicom.tls_failures import meaning
@@ -104,6 +105,7 @@ def store(
                 if not association.is_established:
                     yield from _not_established(association, waiting, batch)
                     continue
+                in_bursts(association)
                 for _ in range(batch):
                     request = waiting.popleft()
                     with Silence(association, connection, timeout, request.path):

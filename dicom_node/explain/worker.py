@@ -21,7 +21,7 @@ from pydicom import Dataset, dcmread
 
 from dicom_node.clock import utc_now
 from dicom_node.dicom import reading
-from dicom_node.errors import ConfigError, OutOfResources, Reason, StudyUnsuitable
+from dicom_node.errors import BrokerUnreachable, ConfigError, OutOfResources, Reason, StudyUnsuitable
 from dicom_node.explain import observed, pipeline, record
 from dicom_node.explain.leases import Limits, SoftLimitExceeded, soft_limit
 from dicom_node.explain.pipeline import Analysis, Result
@@ -78,6 +78,8 @@ class Worker:
         ledger: where tasks are leased and finished.
         spool: instances in, results out.
         model: gives the model; called once for each task that needs it, which ends with the model it began with.
+        wake: is given the name of one delivery for each destination as soon as something is owed there; without it
+            the dispatcher finds what is owed at its next look.
         clock: the time.
         end: ends the process at the hard limit; tests give another.
     """
@@ -89,6 +91,7 @@ class Worker:
         spool: Spool,
         model: Callable[[], Explainer],
         *,
+        wake: Callable[[str], None] = lambda _: None,
         clock: Callable[[], datetime] = utc_now,
         end: Callable[[int], None] = os._exit,
     ) -> None:
@@ -96,6 +99,7 @@ class Worker:
         self._ledger = ledger
         self._spool = spool
         self._model = model
+        self._wake = wake
         self._clock = clock
         self._end = end
         self._identity: ModelIdentity | None = None
@@ -154,6 +158,8 @@ class Worker:
             reason=answer.reason,
             now=self._clock(),
         )
+        if done:
+            self._wake_senders(deliveries)
         run.end(answer.state.value, self._identity if answer.analysis is None else answer.analysis.model, recorded=done)
         level = logging.WARNING if answer.state is StudyState.FAILED or not done else logging.INFO
         log.log(level, "task finished", state=answer.state.value, reason=answer.reason, recorded=done)
@@ -161,6 +167,15 @@ class Worker:
             record.record(self._ledger, task, answer.analysis, role="champion", now=self._clock())
             self._show(task, answer.analysis)
         return done
+
+    def _wake_senders(self, deliveries: Sequence[Delivery]) -> None:
+        """Nothing is recorded of it: where the broker is away or a sender busy, the dispatcher will see to it."""
+        owed = {one.destination: one.delivery_id for one in deliveries if one.state is DeliveryState.PENDING}
+        try:
+            for delivery_id in owed.values():
+                self._wake(delivery_id)
+        except BrokerUnreachable as error:
+            log.warning("senders not woken", reason=str(error))
 
     def _answer(self, task: Task, study: Study, audiences: Sequence[Audience]) -> Answer:
         """Results, or a report that says why there are none; nothing but a lack of resources is raised."""
@@ -226,15 +241,15 @@ class Worker:
         rows = self._ledger.deliveries(study=task.study_instance_uid)
         mine = {one.sop_instance_uid: one.path for one in rows if one.task_id == task.task_id}
         paths = {uid: path for uid, path in mine.items() if self._spool.store.exists(path)}
-        now = self._clock()
-        made = []
-        for audience, results in answer.results:
-            for result in results:
-                uid = SOPInstanceUID(str(result.dataset.SOPInstanceUID))
-                if uid not in paths:
-                    paths[uid] = self._spool.write_outbox(task.task_id, result.dataset)
-                made += [_delivery(task, result, paths[uid], destination, now) for destination in audience.destinations]
-        return made
+        now, every = self._clock(), [result for _, results in answer.results for result in results]
+        new = {uid: one.dataset for one in reversed(every) if (uid := _uid(one)) not in paths}
+        paths |= zip(new, self._spool.write_outbox(task.task_id, new.values()), strict=True)
+        return [
+            _delivery(task, one, paths[_uid(one)], destination, now)
+            for audience, results in answer.results
+            for one in results
+            for destination in audience.destinations
+        ]
 
     def _show(self, task: Task, analysis: Analysis) -> None:
         """Write what the dashboard shows; nobody waits for it, and without room the results are out all the same."""
@@ -292,8 +307,12 @@ def _built(analysis: Analysis, audiences: Sequence[Audience]) -> Answer:
     return Answer(state=analysis.state, reason=analysis.reason, results=results, analysis=analysis)
 
 
+def _uid(result: Result) -> SOPInstanceUID:
+    return SOPInstanceUID(str(result.dataset.SOPInstanceUID))
+
+
 def _delivery(task: Task, result: Result, path: Path, destination: str, now: datetime) -> Delivery:
-    sop_instance_uid = SOPInstanceUID(str(result.dataset.SOPInstanceUID))
+    sop_instance_uid = _uid(result)
     return Delivery(
         delivery_id=str(uuid.uuid5(NAMESPACE, f"{task.task_id}|{sop_instance_uid}|{destination}")),
         task_id=task.task_id,

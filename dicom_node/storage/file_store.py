@@ -45,6 +45,13 @@ class FileStore(Protocol):
             OutOfResources: there is no room, or the store does not answer; nothing is kept that anybody could find.
         """
 
+    def put_all(self, parts: Iterable[tuple[Path, Path]]) -> list[Path]:
+        """Keep several files, each part under its path; all are durable on return, in less time than one by one.
+
+        Raises:
+            OutOfResources: as of `put`; some may be kept then.
+        """
+
     def take_back(self, path: Path, part: Path) -> None:
         """Undo a `put` of this very moment."""
 

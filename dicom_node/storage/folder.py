@@ -6,6 +6,7 @@ Order of every write: bytes, fsync of the file, rename, fsync of the folder (and
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from explain_core.files import sync
 
 _MOST_REMEMBERED: Final = 10_000  # folders
 _ATTEMPTS: Final = 3
+_SYNCED_AT_ONCE: Final = 8
 
 
 class Folder:
@@ -33,6 +35,23 @@ class Folder:
     def put(self, part: Path, path: Path) -> Path:
         """Make a file durable under its final name, in place of one that is there; the part is gone."""
         sync(part)
+        self._rename(part, path)
+        sync(path.parent)
+        return path
+
+    def put_all(self, parts: Iterable[tuple[Path, Path]]) -> list[Path]:
+        """The same of several, each synced while the next one is made: the disk writes its journal once for many."""
+        with ThreadPoolExecutor(_SYNCED_AT_ONCE, "sync") as pool:
+            begun = [(pool.submit(sync, part), part, path) for part, path in parts]
+        for synced, _, _ in begun:
+            synced.result()
+        for _, part, path in begun:
+            self._rename(part, path)
+        for folder in {path.parent for _, _, path in begun}:
+            sync(folder)
+        return [path for _, _, path in begun]
+
+    def _rename(self, part: Path, path: Path) -> None:
         for attempt in range(_ATTEMPTS):
             self.make(path.parent)
             try:
@@ -42,8 +61,6 @@ class Folder:
                 self._durable.discard(path.parent)
                 if attempt + 1 == _ATTEMPTS or not part.exists():
                     raise
-        sync(path.parent)
-        return path
 
     def take_back(self, path: Path, part: Path) -> None:
         """Make it a part again."""

@@ -116,6 +116,10 @@ class ObjectStore:
             raise OutOfResources("the object store has not kept what was written: see its log, and the network's")
         return kept
 
+    def put_all(self, parts: Iterable[tuple[Path, Path]]) -> list[Path]:
+        """One after the other."""
+        return [self.put(part, path) for part, path in parts]
+
     def take_back(self, path: Path, part: Path) -> None:
         """Remove the object; its part is still there."""
         if not part.exists():

@@ -21,7 +21,7 @@ import shutil
 import threading
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -173,12 +173,15 @@ class Spool:
         with _full_disk():
             return self.store.put(part, self.instance_path(study, sop, sha256, again))
 
-    def write_outbox(self, task_id: str, dataset: Dataset) -> Path:
-        """Write a result in the DICOM File Format (PS3.10), durable on return; repeating replaces it.
+    def write_outbox(self, task_id: str, datasets: Iterable[Dataset]) -> list[Path]:
+        """Write results in the DICOM File Format (PS3.10), durable on return; repeating replaces them.
 
         Args:
-            task_id: the task that made the result.
-            dataset: the result; it needs its SOP Instance UID and file meta information.
+            task_id: the task that made the results.
+            datasets: the results; each needs its SOP Instance UID and file meta information.
+
+        Returns:
+            where each lies.
 
         Raises:
             NodeError: the task id cannot be a folder's name.
@@ -186,16 +189,22 @@ class Spool:
         """
         if not _TASK_ID.fullmatch(task_id):
             raise NodeError("not a valid task id")
-        target = self.outbox / task_id / f"{checked_uid(str(dataset.SOPInstanceUID))}.dcm"
-        with _full_disk():
-            part = self.new_part()
+        parts: list[Path] = []
+
+        def written() -> Iterator[tuple[Path, Path]]:
+            for dataset in datasets:
+                target = self.outbox / task_id / f"{checked_uid(str(dataset.SOPInstanceUID))}.dcm"
+                parts.append(self.new_part())
+                with parts[-1].open("xb") as file:
+                    dataset.save_as(file, enforce_file_format=True)
+                yield parts[-1], target
+
         try:
             with _full_disk():
-                with part.open("xb") as file:
-                    dataset.save_as(file, enforce_file_format=True)
-                return self.store.put(part, target)
+                return self.store.put_all(written())
         finally:
-            part.unlink(missing_ok=True)
+            for part in parts:
+                part.unlink(missing_ok=True)
 
     def write_view(self, task_id: str, name: str, content: bytes) -> None:
         """Write what the dashboard shows of a task, beside its results; repeating replaces it.

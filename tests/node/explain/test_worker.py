@@ -14,7 +14,7 @@ from tasks import RULES, SR_STORAGE, Doing, Node, chest
 from working import SC_STORAGE, STUDY, Peer, at, due, wait_for
 
 from dicom_node.deliver.sender import Sender
-from dicom_node.errors import ConfigError, OutOfResources, StudyUnsuitable
+from dicom_node.errors import BrokerUnreachable, ConfigError, OutOfResources, StudyUnsuitable
 from dicom_node.explain import leases, pipeline
 from dicom_node.nouns import DeliveryState, StudyState, TaskState
 from dicom_node.settings.dashboard import WebSettings
@@ -527,14 +527,31 @@ def test_a_model_that_cannot_be_loaded_is_reported_and_tried_again_with_the_next
     assert here.state == (StudyState.EXPLAINED, None)
 
 
+@pytest.mark.parametrize("away", [False, True])
+def test_senders_are_woken_when_results_are_owed_and_the_dispatcher_sees_to_it_all_the_same(node, away):
+    here, woken = node(), []
+
+    def wake(delivery_id):
+        (found,) = (one for one in here.ledger.deliveries() if one.delivery_id == delivery_id)
+        woken.append((found.destination, found.state))
+        if away:
+            raise BrokerUnreachable("the broker does not answer")
+
+    assert here.worker(wake=wake).run("t1")
+    both = {(name, DeliveryState.PENDING) for name in ("archive", "pacs")}
+    assert (set(woken) <= both, len(woken)) == (True, 1 if away else 2)  # the others would wait as long for nothing
+    assert here.state == (StudyState.EXPLAINED, None)
+    assert len(here.ledger.deliveries_to_submit(here.now, timedelta(seconds=30))) == 2
+
+
 def test_results_that_cannot_be_written_are_reported(node, monkeypatch):
     here = node()
     write = here.spool.write_outbox
 
-    def picky(name, dataset):
-        if dataset.Modality == "PR":
+    def picky(name, datasets):
+        if "PR" in {one.Modality for one in datasets}:
             raise ValueError("Canary^Bird")
-        return write(name, dataset)
+        return write(name, datasets)
 
     monkeypatch.setattr(here.spool, "write_outbox", picky)
     with capture_logs() as logged:

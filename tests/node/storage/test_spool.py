@@ -1,5 +1,6 @@
 """Files under their final names are complete, whatever happens while they are written."""
 
+import errno
 import hashlib
 import os
 import re
@@ -21,7 +22,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, 
 from dicom_node.dicom.reading import read_header
 from dicom_node.dicom.uids import checked_uid
 from dicom_node.errors import DatasetUnreadable, NodeError, OutOfResources
-from dicom_node.storage.spool import Spool
+from dicom_node.storage import folder
+from dicom_node.storage.spool import PART_SUFFIX, Spool
 from dicom_node.watch.logs import without_warnings
 
 DIGEST = hashlib.sha256(b"bytes").hexdigest()
@@ -65,7 +67,7 @@ def test_what_is_no_uid_never_becomes_a_path(text):
 def test_refused_names(spool):
     ds = receiving.radiograph()
     with pytest.raises(NodeError, match="task id"):
-        spool.write_outbox("../up", ds)
+        spool.write_outbox("../up", [ds])
     with pytest.raises(DatasetUnreadable):
         spool.adopt(part(spool), "..", "1.2", DIGEST)
     assert spool.quarantine(part(spool), "../../etc/passwd\n").parent == spool.quarantined
@@ -73,11 +75,42 @@ def test_refused_names(spool):
 
 def test_outbox_files_are_complete_and_repeatable(spool):
     ds = receiving.radiograph()
-    first = spool.write_outbox("task-1", ds)
+    (first,) = spool.write_outbox("task-1", [ds])
     content = first.read_bytes()
     assert dcmread(first).PatientName == receiving.CANARY
-    assert spool.write_outbox("task-1", ds) == first
+    assert spool.write_outbox("task-1", [ds]) == [first]
     assert first.read_bytes() == content
+    assert not [path for path in spool.incoming.rglob("*") if path.is_file()]
+
+
+def test_results_are_synced_before_they_have_names_and_their_folder_once_after(spool, monkeypatch):
+    synced, sync = [], folder.sync
+
+    def noted(path):
+        synced.append((path, sorted(one.name for one in spool.outbox.rglob("*.dcm"))))
+        sync(path)
+
+    monkeypatch.setattr(folder, "sync", noted)
+    paths = spool.write_outbox("task-1", [receiving.radiograph(number) for number in (1, 2, 3)])
+    names = sorted(one.name for one in paths)
+    assert [named for path, named in synced if path.suffix == PART_SUFFIX] == [[], [], []]
+    assert [named for path, named in synced if path == paths[0].parent] == [names]
+    assert len(names) == 3
+
+
+def test_of_results_of_which_one_cannot_be_synced_none_has_a_name(spool, monkeypatch):
+    sync, seen = folder.sync, []
+
+    def full(path):
+        seen.append(path)
+        if path.suffix == PART_SUFFIX and len(seen) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(path)
+
+    monkeypatch.setattr(folder, "sync", full)
+    with pytest.raises(OutOfResources, match="Disk full"):
+        spool.write_outbox("task-1", [receiving.radiograph(number) for number in (1, 2, 3)])
+    assert not list(spool.outbox.rglob("*.dcm"))
     assert not [path for path in spool.incoming.rglob("*") if path.is_file()]
 
 
@@ -85,7 +118,8 @@ def test_a_failed_outbox_write_leaves_nothing(spool):
     broken = receiving.radiograph()
     del broken.file_meta.TransferSyntaxUID
     with pytest.raises((AttributeError, ValueError)):
-        spool.write_outbox("task-1", broken)
+        spool.write_outbox("task-1", [receiving.radiograph(2), broken])
+    assert not list(spool.outbox.rglob("*.dcm"))
     assert not [path for path in spool.incoming.rglob("*") if path.is_file()]
 
 
@@ -97,7 +131,8 @@ def test_quarantine_of_the_same_keeps_one_file(spool):
 OTHER = """
 import sys
 from pathlib import Path
-from dicom_node.storage.spool import Spool
+from dicom_node.storage import folder
+from dicom_node.storage.spool import PART_SUFFIX, Spool
 spool = Spool(Path(sys.argv[1]), 0)
 spool.new_part().write_bytes(b"bytes")
 print(spool.owner, flush=True)
@@ -174,14 +209,14 @@ def test_low_water_mark(tmp_path):
 def test_a_full_disk_is_out_of_resources_and_loses_nothing(tmp_path):
     with receiving.small_disk(tmp_path / "disk", 2) as disk:
         spool = Spool(disk / "spool", 0)
-        kept = spool.write_outbox("kept", receiving.radiograph(1, size=receiving.MB // 2))
+        (kept,) = spool.write_outbox("kept", [receiving.radiograph(1, size=receiving.MB // 2)])
         digest = hashlib.sha256(kept.read_bytes()).digest()
         with pytest.raises(OutOfResources, match="Disk full"):
-            spool.write_outbox("too-big", receiving.radiograph(2, size=4 * receiving.MB))
+            spool.write_outbox("too-big", [receiving.radiograph(2, size=4 * receiving.MB)])
         assert hashlib.sha256(kept.read_bytes()).digest() == digest
         assert not [path for path in spool.incoming.rglob("*") if path.is_file()]
         assert not list(spool.outbox.rglob("*2.dcm"))
-        spool.write_outbox("fits", receiving.radiograph(3))
+        spool.write_outbox("fits", [receiving.radiograph(3)])
 
 
 def crash_at(step, action):
@@ -246,7 +281,8 @@ def test_the_crash_test_does_crash(tmp_path):
 ADOPT = """
 import sys
 from pathlib import Path
-from dicom_node.storage.spool import Spool
+from dicom_node.storage import folder
+from dicom_node.storage.spool import PART_SUFFIX, Spool
 spool = Spool(Path(sys.argv[1]), 0)
 part = spool.new_part()
 part.write_bytes(b"bytes")
