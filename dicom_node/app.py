@@ -269,7 +269,8 @@ def run_worker(settings: Settings, _stop: threading.Event, _audit: Audit) -> Non
     current = heartbeat.describing(model.current)
     current()
     app = broker.make_celery(settings)
-    worker = Worker(settings, ledger, Spool.of(settings), current)
+    wake = partial(broker.submit, app, broker.DELIVER)
+    worker = Worker(settings, ledger, Spool.of(settings), current, wake=wake)
     register_explain(app, worker)
     broker.run_worker(app, broker.EXPLAIN)
 

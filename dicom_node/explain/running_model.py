@@ -159,8 +159,13 @@ class RunningModel:
 
 
 def _release() -> None:
-    """Give the memory of a model that nothing refers to back to the device."""
+    """Give back the memory of a model that nothing refers to, and keep later collections out of what is left.
+
+    torch alone makes some 400,000 objects that stay: to look through them took 0.3 s, in the midst of a study.
+    """
+    gc.unfreeze()
     gc.collect()
+    gc.freeze()
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -145,6 +145,7 @@ class Dispatcher:
         self._search_key = search_key
         self._troubles: set[str] = set()
         self._latest: datetime | None = None
+        self._until: datetime | None = None
 
     def run(self, stop: threading.Event, poll_seconds: float = 0.5) -> None:
         """Step until told to stop; no failure of a step ends the loop."""
@@ -152,7 +153,13 @@ class Dispatcher:
         while not stop.is_set():
             self.step(self._clock())
             pulse.beat()
-            stop.wait(poll_seconds)
+            stop.wait(self._pause(poll_seconds))
+
+    def _pause(self, poll_seconds: float) -> float:
+        """Seconds until the next look: sooner where the quiet time of a study is over before."""
+        if self._until is None:
+            return poll_seconds
+        return min(poll_seconds, max(0.0, (self._until - self._clock()).total_seconds()))
 
     def step(self, now: datetime) -> None:
         """Look once and do what is due. The parts fail apart from each other; a trouble is logged once."""
@@ -183,11 +190,14 @@ class Dispatcher:
         self._latest = now
 
     def _assemble(self, now: datetime) -> None:
+        self._until = None
         for activity in self._ledger.assembly_snapshot():
             limits = self._settings.study
             decided = ready(activity, now, limits.quiet, limits.open_quiet, limits.cap)
             if isinstance(decided, Ready):
                 self._close(activity, decided, now)
+            elif self._until is None or decided.until < self._until:
+                self._until = decided.until
 
     def _close(self, activity: StudyActivity, decided: Ready, now: datetime) -> None:
         pulse.beat()

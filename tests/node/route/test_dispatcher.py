@@ -10,7 +10,7 @@ import pytest
 from pydicom import Dataset
 from radiographs import encode, synthetic
 from structlog.testing import capture_logs
-from working import STUDY, association, at, delivery, instance, settings, study
+from working import STUDY, association, at, delivery, instance, settings, study, wait_for
 
 from dicom_node.errors import BrokerUnreachable, ConfigError, OutOfResources, Reason
 from dicom_node.nouns import DeliveryState, PassedBy, Route, StudyState, TaskState
@@ -687,3 +687,19 @@ def test_a_study_that_ends_the_dispatcher_is_answered_without_being_read(node, m
     here.receive(3, 30)
     here.dispatcher.step(at(50))
     assert here.ledger.tasks(STUDY)[1].route == "chest-frontal", "of the next revision it is counted anew"
+
+
+def test_a_study_is_ready_when_its_quiet_time_is_over_and_not_at_the_next_look(node):
+    here, began, stop = node(), time.monotonic(), threading.Event()
+    here.receive()
+    nearly = here.settings.study.quiet.total_seconds() - 0.5
+    here.dispatcher = Dispatcher(
+        here.settings, here.ledger, here.app, clock=lambda: at(nearly + time.monotonic() - began)
+    )
+    loop = threading.Thread(target=here.dispatcher.run, args=(stop, 3600.0))
+    loop.start()
+    try:
+        wait_for(lambda: here.ledger.tasks(STUDY), 60, "the study is ready")
+    finally:
+        stop.set()
+        loop.join()
