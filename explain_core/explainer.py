@@ -6,6 +6,7 @@ the classifier and the generators is there, and when the bundle declares the sca
 """
 
 import dataclasses
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import metadata
@@ -82,6 +83,7 @@ class BundleExplainer:
             self._networks["diffex"] = bundle.attributes.on(self.device)
         self._second = None if bundle.second is None else bundle.second.on(self.device)
         self._methods: dict[str, Method] = {}
+        self._prepared: tuple[weakref.ref[NDArray[np.float32]], Preprocessing, Tensor] | None = None
 
     @property
     def identity(self) -> ModelIdentity:
@@ -169,10 +171,16 @@ class BundleExplainer:
         )
 
     def _prepare(self, radiograph: Radiograph) -> tuple[Preprocessing, Tensor]:
-        """How a radiograph comes to the model's grid, and the image there, shape (1, 1, S, S)."""
-        preprocessing = Preprocessing.of(radiograph.pixels, self.bundle.input_spec)
-        image = torch.from_numpy(preprocessing.apply(radiograph.pixels))[None, None]
-        return preprocessing, image.to(self.device)
+        """How a radiograph comes to the model's grid, and the image there, shape (1, 1, S, S).
+
+        Of the latest one both are kept: who classifies an image explains it next.
+        """
+        pixels = radiograph.pixels
+        if self._prepared is None or self._prepared[0]() is not pixels:
+            preprocessing = Preprocessing.of(pixels, self.bundle.input_spec)
+            image = torch.from_numpy(preprocessing.apply(pixels))[None, None]
+            self._prepared = weakref.ref(pixels), preprocessing, image.to(self.device)
+        return self._prepared[1:]
 
     def _assess(self, preprocessing: Preprocessing, image: Tensor) -> Assessment:
         judge, seen = self.bundle.outlier, preprocessing.unpad(_plane(image))
