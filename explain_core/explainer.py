@@ -238,8 +238,7 @@ class BundleExplainer:
         )
 
     def _second_opinion(self, image: Tensor) -> SecondOpinion | None:
-        second = self._second
-        if second is None:
+        if (second := self._second) is None:
             return None
         probability = _rounded(float(second.probabilities(image)))
         return SecondOpinion(name=second.name, probability=probability, threshold=second.threshold)
@@ -335,10 +334,8 @@ class BundleExplainer:
         reason = obstacle(plugin, self.bundle.classifier, self._networks)
         if reason is not None:
             raise BundleError(f"the method {name} cannot explain this bundle: {reason}; name another method")
-        given = {
-            "network": self._networks.get(plugin.trained_by),
-            "rule": DecisionRule(threshold=self.bundle.threshold),
-        }
+        rule = DecisionRule(threshold=self.bundle.threshold)
+        given = {"network": self._networks.get(plugin.trained_by), "rule": rule}
         fields = {field.name for field in dataclasses.fields(plugin)}
         method: Method = plugin(**{key: value for key, value in given.items() if key in fields})
         return method
@@ -385,8 +382,7 @@ def _software_version() -> str:
 
 def _plane(images: Tensor) -> NDArray[np.float32]:
     """The first image of a batch."""
-    plane: NDArray[np.float32] = images[0, 0].cpu().numpy()
-    return plane
+    return np.asarray(images[0, 0].cpu().numpy())
 
 
 def _rounded(value: float) -> float:

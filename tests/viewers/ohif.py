@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page
 from screen import Placement
 
 WORKSTATION = {"width": 1920, "height": 1080}
-SECONDS = 60
+SECONDS = 180
 FRAME = 3
 
 _SERIES = "() => (window.services?.displaySetService.getActiveDisplaySets() ?? []).map(one => one.SeriesInstanceUID)"
@@ -105,7 +105,7 @@ class Ohif:
 
     def drawn_labels(self) -> list[tuple[str, bool]]:
         """`labels`, drawn anew: a slow OHIF 3.13 adds annotations without drawing them, until the view changes."""
-        self.page.evaluate("() => window.cornerstone.getEnabledElements()[0]?.viewport.render()")
+        self.page.evaluate("() => window.cornerstone.getEnabledElements().forEach(one => one.viewport.render())")
         return self.labels()
 
     def wait_until(self, condition, what: str) -> None:

@@ -38,7 +38,7 @@ def test_the_explanation_opens_beside_the_radiograph(opened, radiograph, keep):
     keep(here.screenshot(), "ohif-beside")
     here.double_click(radiograph.number("structured_report"))
     here.answer_no()
-    here.wait_until(here.labels, "the report's contours are drawn as without this configuration")
+    here.wait_until(here.drawn_labels, "the report's contours are drawn as without this configuration")
 
 
 def test_a_study_without_an_explanation_opens_as_it_always_did(opened, hospital, tmp_path):
