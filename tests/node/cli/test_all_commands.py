@@ -188,9 +188,9 @@ def test_what_is_offered_is_what_there_is(site):
 
 
 def test_the_shell_gets_a_script():
-    done = subprocess.run(
-        [sys.executable, "-m", "dicom_node", "--show-completion", "bash"], capture_output=True, text=True, check=False
-    )
+    named = os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # not the shell that runs the tests
+    command = [sys.executable, "-m", "dicom_node", "--show-completion", "bash"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=named)
     assert (done.returncode, done.stderr) == (0, "")
     assert "complete -o" in done.stdout
 
