@@ -5,6 +5,7 @@ is verified, the new model is loaded, and then the old one is let go. When that 
 said once in the log and in the ledger, and tried again when the row or the files have changed.
 """
 
+import atexit
 import gc
 import os
 import socket
@@ -30,6 +31,8 @@ from explain_core.explanation import Explainer
 from explain_core.memory import keep_memory
 
 log = structlog.get_logger(__name__)
+
+atexit.register(gc.unfreeze)  # libraries count at the end what is left, and complain
 
 
 def open_explainer(settings: Settings, folder: Path, methods: Sequence[str]) -> Explainer:
