@@ -316,8 +316,11 @@ def _resident(pid: int) -> int:
 
 def _used(pid: int) -> float:
     """CPU seconds of a server, with the children that it has waited for."""
-    times = [one.cpu_times() for one in _family(pid)]
-    return sum(sum(one[:4]) for one in times)
+    total, (root, *children) = 0.0, _family(pid)
+    for one in (*children, root):  # of a child that has ended meanwhile the parent has the time
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += sum(one.cpu_times()[:4])
+    return total
 
 
 def main(arguments: Sequence[str]) -> int:
