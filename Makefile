@@ -2,7 +2,7 @@
 # make test   sets everything up and runs every gate: lint, types, contracts, and the tests that need no minutes
 # make test-all   the tests of minutes: crash matrices, viewers, trainings, whole nodes
 # make docs   the pages of docs/ as a site in build/site; a broken link or a page without a place ends it
-# make bench   seconds, ratios to what else there is, growth: writes docs/performance.md; half an hour on an idle machine
+# make bench   seconds, ratios to what else there is, growth: writes docs/performance.md; needs an idle machine
 # make faults   attacks on a fresh node, a row for each: what it did once, what it does now
 PYTHON ?= python3
 VENV := .venv

@@ -93,8 +93,7 @@ class BundleExplainer:
     @property
     def method(self) -> str:
         """The method that explains where none is named: DEFAULT_METHOD, or the first that the bundle serves."""
-        served = self.bundle.heatmaps
-        return DEFAULT_METHOD if DEFAULT_METHOD in served else next(iter(served))
+        return DEFAULT_METHOD if DEFAULT_METHOD in self.bundle.heatmaps else next(iter(self.bundle.heatmaps))
 
     @torch.no_grad()
     def classify(self, radiograph: Radiograph) -> Assessment:

@@ -18,7 +18,8 @@ from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.ledger.deployments import Deployment
 from dicom_node.watch.audit import Audit, user_name
 from explain_core.bundles.files import verify as verify_bundle
-from explain_core.bundles.registry import Registry, RegistryError, Version
+from explain_core.bundles.registry import Registry, Version
+from explain_core.bundles.tracking import RegistryError
 from explain_core.errors import BundleError
 
 app = typer.Typer(no_args_is_help=True, help="Models that the node runs.")

@@ -17,7 +17,8 @@ from dicom_node.storage.ledger.deployments import Deployment
 from dicom_node.web.access import user_of
 from dicom_node.web.node import Node, done, fragment, node_of, page
 from dicom_node.web.studies import tell_done
-from explain_core.bundles.registry import RegistryError, Version
+from explain_core.bundles.registry import Version
+from explain_core.bundles.tracking import RegistryError
 from explain_core.errors import BundleError
 
 _LAST_LINES: Final = 200

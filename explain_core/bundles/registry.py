@@ -3,58 +3,29 @@
 A version is a run with the bundle's files and reports as its artifacts, and, made last, a version of the registered
 model that names the run: whatever is interrupted leaves a run that nothing points to. Which version runs is not decided
 here: aliases follow the node's ledger.
-
-MLflow is imported with the first call.
 """
 
 import contextlib
 import errno
-import logging
-import os
 import tempfile
 import tomllib
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from filelock import FileLock
-
 from explain_core.bundles.files import SUMS, listed, verify
-from explain_core.errors import BundleError, ExplainError
+from explain_core.bundles.tracking import SQLITE, RegistryError, client, named, probe
+from explain_core.errors import BundleError
 from explain_core.files import sync
 
 GATES: Final = ("passed", "forced", "refused", "none")
 ABANDONED: Final = "abandoned"
 """Tag of runs whose registration was interrupted; no version points to them."""
 
-_BUNDLE, _REPORTS, _DIGEST, _SQLITE = "bundle", "reports", "digest", "sqlite:///"
-_PAGE, _PROBE_SECONDS = 200, 5
-_ENVIRONMENT: Final = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
-_DEFAULTS: Final = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-}
-"""Of MLflow's client; a site may set others. `_probe` asks before, so that a server that is away costs less."""
-
-_AWAY: Final = {"RequestException", "OperationalError", "ConnectionError", "Timeout"}
-_AWAY_CODES: Final = {"TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"}
-
-
-class RegistryError(ExplainError):
-    """The registry refuses, or lacks what is asked for; the message says what to do."""
-
-
-class RegistryUnreachable(RegistryError):
-    """The registry does not answer; nothing was registered, and the call may be repeated."""
+_BUNDLE, _REPORTS, _DIGEST = "bundle", "reports", "digest"
+_PAGE = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +64,8 @@ class Registry:
     """
 
     def __init__(self, uri: str, name: str, artifacts: Path) -> None:
-        if uri.startswith(_SQLITE):
-            uri = _SQLITE + str(Path(uri.removeprefix(_SQLITE)).absolute())
+        if uri.startswith(SQLITE):
+            uri = SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute())
         self._uri, self._name, self._artifacts = uri, name, artifacts.absolute()
         self._opened: Any = None
 
@@ -247,11 +218,11 @@ class Registry:
     @contextlib.contextmanager
     def _calling(self) -> Iterator[Any]:
         """MLflow's client; its errors and those of what lies below it become ours."""
-        with _named(self._uri):
+        with named(self._uri):
             if self._uri.startswith("http"):
-                _probe(self._uri)
+                probe(self._uri)
             if self._opened is None:
-                self._opened = _client(self._uri)
+                self._opened = client(self._uri)
             yield self._opened
 
     def _experiment(self, client: Any) -> str:
@@ -362,57 +333,3 @@ def _version(found: Any, aliases: Mapping[str, int], metrics: Mapping[str, float
         metrics=dict(metrics),
         run_id=found.run_id,
     )
-
-
-def _client(uri: str) -> Any:
-    """MLflow's client, quiet; a database is made and brought up to date by one process at a time."""
-    os.environ.update(_ENVIRONMENT)
-    for name, value in _DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
-        warnings.simplefilter("ignore")  # of MLflow's own dependencies
-        try:
-            from mlflow.tracking import MlflowClient  # noqa: PLC0415 - an optional dependency, and slow
-        except ImportError as error:
-            raise RegistryError('MLflow is missing: pip install "dicom-explanation-node[registry]"') from error
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, in one line
-        if uri.startswith(_SQLITE):
-            file = Path(uri.removeprefix(_SQLITE))
-            file.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(file.with_name(f"{file.name}.lock")))
-        return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
-def _probe(uri: str) -> None:
-    """Ask whether a server is there; any answer will do."""
-    import requests  # noqa: PLC0415 - comes with MLflow
-
-    with contextlib.suppress(requests.exceptions.SSLError):  # it is; MLflow's client has the site's certificates
-        requests.get(f"{uri.rstrip('/')}/health", timeout=_PROBE_SECONDS)
-
-
-@contextlib.contextmanager
-def _named(uri: str) -> Iterator[None]:
-    """Failures of MLflow, of its database and of its connections as this module's errors, in one line."""
-    try:
-        yield
-    except (ExplainError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        where = uri.rsplit("@", 1)[-1]  # without a password
-        causes = list(_causes(error))
-        names = {base.__name__ for one in causes for base in type(one).__mro__}
-        if names & _AWAY or (code := getattr(error, "error_code", None)) in _AWAY_CODES:
-            raise RegistryUnreachable(f"the registry {where} does not answer ({type(causes[-1]).__name__})") from error
-        if isinstance(error, OSError):
-            raise RegistryError(f"the registry's files: {error.filename or where}: {error.strerror}") from error
-        if code is None:
-            raise  # no answer of MLflow but a fault of ours
-        raise RegistryError(f"the registry {where} refuses: {str(error).splitlines()[0]}") from error
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

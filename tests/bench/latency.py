@@ -42,6 +42,7 @@ from pydicom import Dataset, dcmread  # noqa: E402
 from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless  # noqa: E402
 from radiographs import real  # noqa: E402
+from soak.verdict import percentiles  # noqa: E402
 from working import free_port, instance, study, task, wait_for  # noqa: E402
 
 from dicom_node.clock import utc_now  # noqa: E402
@@ -49,8 +50,8 @@ from dicom_node.deliver import scu  # noqa: E402
 from dicom_node.deliver.scu import StoreRequest  # noqa: E402
 from dicom_node.dicom import pixels, reading  # noqa: E402
 from dicom_node.errors import DeliveryUnreachable  # noqa: E402
-from dicom_node.explain import pipeline  # noqa: E402
-from dicom_node.nouns import AETitle, Delivery, DeliveryState, Destination, SOPInstanceUID, StudyState  # noqa: E402
+from dicom_node.explain import pipeline, worker  # noqa: E402
+from dicom_node.nouns import AETitle, Delivery, DeliveryState, Destination, StudyState  # noqa: E402
 from dicom_node.results import result_options  # noqa: E402
 from dicom_node.settings.sections import Settings  # noqa: E402
 from dicom_node.storage.ledger import Ledger  # noqa: E402
@@ -234,7 +235,8 @@ def _study(
     with watch.on("views for the dashboard"):
         for view, content in pipeline.views(analysis, options):
             spool.write_view(name, view, content)
-    owed = [_delivery(name, one, path) for one, path in zip(results, paths, strict=True)]
+    mine = task(study(instance(1)), name)
+    owed = [worker._delivery(mine, one, path, ARCHIVE, utc_now()) for one, path in zip(results, paths, strict=True)]
     _in_ledger(watch, ledger, name, owed)
     due = [one for one in owed if one.state is DeliveryState.PENDING]
     with watch.on("send, all objects, association included"):
@@ -269,24 +271,6 @@ def _timed(watch: Stopwatch, build: Callable[..., Any]) -> Callable[..., Any]:
             return build(self, context)
 
     return timed
-
-
-def _delivery(task_id: str, result: pipeline.Result, path: Path) -> Delivery:
-    uid = SOPInstanceUID(str(result.dataset.SOPInstanceUID))
-    return Delivery(
-        delivery_id=f"{task_id}-{uid}",
-        task_id=task_id,
-        kind=result.kind,
-        fallback=result.fallback,
-        sop_instance_uid=uid,
-        sop_class_uid=str(result.dataset.SOPClassUID),
-        path=path,
-        destination=ARCHIVE,
-        state=DeliveryState.STANDBY if result.standby else DeliveryState.PENDING,
-        attempts=0,
-        next_attempt_at=utc_now(),
-        last_error=None,
-    )
 
 
 def _in_ledger(watch: Stopwatch, ledger: Ledger, name: str, owed: Sequence[Delivery]) -> None:
@@ -440,12 +424,6 @@ STEPS = {
 }
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value that `share` of them do not exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
-
-
 def markdown(figures: Figures) -> str:
     """Sections with tables for docs/performance.md."""
     load = " to ".join(f"{one:.1f}" for one in figures["load"])
@@ -479,7 +457,7 @@ def _node_table(node: Figures) -> str:
     lines = [f"{what}; quiet time {node['quiet']:g} s; {span}.\n", "| step | median ms | p95 ms |", "|---|---:|---:|"]
     for name, said in STEPS.items():
         values = [one[name] for one in studies]
-        lines.append(f"| {said} | {statistics.median(values):.0f} | {percentile(values, 0.95):.0f} |")
+        lines.append(f"| {said} | {statistics.median(values):.0f} | {percentiles(values)['p95']:.0f} |")
     found = statistics.median(one["overhead"] for one in studies)
     verdict = "reached" if found <= TARGET_MS else "missed"
     return "\n".join(lines) + f"\n\nThe node may add {TARGET_MS} ms: {verdict}.\n"

@@ -12,7 +12,6 @@ not keep up with piles up, in both.
 import argparse
 import contextlib
 import json
-import math
 import os
 import secrets
 import subprocess
@@ -31,6 +30,7 @@ sys.path[:0] = [str(ROOT / "tests" / one) for one in ("", "node", "viewers")]
 
 import whole_node  # noqa: E402 - of the folders above
 from soak.pacs import Pacs  # noqa: E402
+from soak.verdict import percentiles  # noqa: E402
 from working import free_port  # noqa: E402
 
 from dicom_node.deliver import scu  # noqa: E402
@@ -95,14 +95,10 @@ def markdown(figures: Figures) -> str:
         "|" + "---|" * (len(heads) + 1),
     ]
     for name, by_rate in figures["systems"].items():
-        cells = [f"{percentile(by_rate[rate], 0.5):,.0f}, {percentile(by_rate[rate], 0.95):,.0f}" for rate in rates]
+        found = [percentiles(by_rate[rate]) for rate in rates]
+        cells = [f"{one['p50']:,.0f}, {one['p95']:,.0f}" for one in found]
         lines.append("| " + " | ".join([name, *cells]) + " |")
     return "\n".join([*lines, *(["", figures["absent"]] if figures["absent"] else [])])
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """By nearest rank."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 def _rates(radiograph: Path, port: int, pacs: Pacs, rates: Mapping[int, int], objects: int) -> dict[str, list[float]]:

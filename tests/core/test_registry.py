@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from explain_core.bundles import files
-from explain_core.bundles.registry import ABANDONED, Registry, RegistryError, RegistryUnreachable
+from explain_core.bundles.registry import ABANDONED, Registry
+from explain_core.bundles.tracking import RegistryError, RegistryUnreachable
 from explain_core.errors import BundleError
 
 LINEAGE = {"data_sha256": "d" * 64, "code_version": "1.2", "seeds": "0,1", "parent_digest": "", "job": "job-1"}

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from explain_core.bundles.registry import RegistryUnreachable
+from explain_core.bundles.tracking import RegistryUnreachable
 from explain_core.files import read_json, write, write_json
 from explain_core.jobs import RESERVE, JobFolder, JobLog, JobState, now
 from training.errors import TrainingError

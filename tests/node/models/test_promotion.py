@@ -30,7 +30,8 @@ from dicom_node.storage import bundles
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.ledger.deployments import NothingBefore, Overtaken
 from explain_core.bundles import files
-from explain_core.bundles.registry import Registry, RegistryUnreachable
+from explain_core.bundles.registry import Registry
+from explain_core.bundles.tracking import RegistryUnreachable
 from explain_core.errors import BundleError
 from explain_core.testing.explainer import ToyExplainer
 
