@@ -15,8 +15,8 @@ define install
 @touch $@
 endef
 ARGS ?=
-# Test files that run at the same time; on two cores a third fills the waiting of the others.
-JOBS ?= 3
+# Test files that run at the same time; on two cores two more fill the waiting of the others.
+JOBS ?= 4
 # PyTorch on a CPU takes and gives back much memory; in huge pages that costs a part of the time (glibc 2.35 or newer).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 

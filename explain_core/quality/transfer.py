@@ -1,4 +1,4 @@
-"""Whether a change that reverses one classifier's decision reverses that of another, and what chance would do."""
+"""Whether a change that reverses one classifier's decision reverses another's, beside chance and a real finding."""
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from explain_core.blur import weighted_blur
 
 Floats = NDArray[np.float64]
 Decisions = NDArray[np.integer]
+_RING = 0.05
 
 
 def smooth_noise(changes: Tensor, sigma: float, seed: int = 0) -> Tensor:
@@ -42,7 +43,28 @@ def of_others(changes: Tensor, decisions: Tensor) -> Tensor:
     return changes[place.to(changes.device)]
 
 
-def carried_over(first: Decisions, before: Decisions, after: Decisions) -> dict[str, Floats]:
+def transplanted(images: Tensor, donors: Tensor, masks: Tensor, sigma: float) -> Tensor:
+    """Images with what lies under a donor's mask put in its place, at the donor's place.
+
+    The donor's greys are shifted by one constant, so that the means of a ring of 3 `sigma` around the mask agree.
+
+    Args:
+        images: in [0, 1], shape (N, 1, S, S).
+        donors: of the same shape and range.
+        masks: of what is taken over, 0 or 1, of the same shape.
+        sigma: width of the seam in pixels, a Gaussian's.
+
+    Returns:
+        of the same shape, clipped to [0, 1].
+    """
+    seam = weighted_blur(masks, sigma)
+    ring = (weighted_blur(masks, 3 * sigma) > _RING).to(images) * (1 - masks)
+    means = [(x * ring).sum((1, 2, 3), keepdim=True) for x in (images, donors)]
+    shift = (means[0] - means[1]) / ring.sum((1, 2, 3), keepdim=True).clamp(min=1)
+    return torch.lerp(images, donors + shift, seam).clamp(0, 1)
+
+
+def carried_over(first: Decisions, before: Decisions, after: Decisions | Floats) -> dict[str, Floats]:
     """Per-image columns, 1, 0 or NaN where an image does not count, shape (N,) each.
 
     Args:

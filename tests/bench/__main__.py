@@ -30,6 +30,7 @@ PARTS = {
     "explaining": "Explanations",
     "latency": "A study through the node",
     "router": "Beside dicom-ai-router",
+    "compression": "Compressed pictures",
     "ingest": "Receiving",
     "startup": "Starting",
     "ledger": "The ledger as it grows",

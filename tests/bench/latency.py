@@ -113,10 +113,10 @@ def encodings(ds: Dataset) -> Iterator[tuple[str, Dataset]]:
         ("JPEG 2000 lossless", JPEG2000Lossless, "pylibjpeg"),
         ("JPEG-LS lossless", JPEGLSLossless, "pyjpegls"),
     ):
-        packed = _copy(ds)
+        packed = copied(ds)
         packed.compress(syntax, encoding_plugin=codec, generate_instance_uid=False)
         yield name, packed
-    lossy, stored = _copy(ds), np.frombuffer(ds.PixelData, "<u2").reshape(ds.Rows, ds.Columns)
+    lossy, stored = copied(ds), np.frombuffer(ds.PixelData, "<u2").reshape(ds.Rows, ds.Columns)
     buffer = io.BytesIO()
     Image.fromarray((stored >> 4).astype(np.uint8)).save(buffer, "JPEG", quality=95)
     lossy.BitsAllocated = lossy.BitsStored = 8
@@ -127,7 +127,7 @@ def encodings(ds: Dataset) -> Iterator[tuple[str, Dataset]]:
     yield "JPEG baseline, 8 bits", lossy
 
 
-def _copy(ds: Dataset) -> Dataset:
+def copied(ds: Dataset) -> Dataset:
     buffer = io.BytesIO()
     ds.save_as(buffer, enforce_file_format=True)
     buffer.seek(0)
@@ -164,15 +164,15 @@ class Stopwatch:
 
 def of_size(megapixels: int, repeats: int) -> Figures:
     """The stages of one study in this process."""
-    with tempfile.TemporaryDirectory() as name, _archive() as there:
+    with tempfile.TemporaryDirectory() as name, archive() as there:
         folder, watch = Path(name), Stopwatch()
-        settings = _settings(folder, there)
+        settings = settings_for(folder, there)
         ds = film(megapixels)
         files = {}
         for number, (what, encoded) in enumerate(encodings(ds)):
             files[what] = folder / f"{number}.dcm"
             encoded.save_as(files[what], enforce_file_format=True)
-        analysis, about = _model(watch, settings, files["uncompressed"], repeats)
+        analysis, about = explained(watch, settings, files["uncompressed"], repeats)
         spool, ledger = Spool.of(settings), Ledger(settings.node.database)
         ledger.create()
         for again in range(repeats + 1):
@@ -187,7 +187,7 @@ def of_size(megapixels: int, repeats: int) -> Figures:
         }
 
 
-def _model(watch: Stopwatch, settings: Settings, path: Path, repeats: int) -> tuple[pipeline.Analysis, Figures]:
+def explained(watch: Stopwatch, settings: Settings, path: Path, repeats: int) -> tuple[pipeline.Analysis, Figures]:
     """What the model says of a file, and how long it thinks."""
     from dicom_node.app import load_explainer  # loads torch
 
@@ -303,7 +303,7 @@ def _sent(owed: Sequence[Delivery], there: Destination) -> Iterator[scu.StoreOut
     yield from scu.store(there, requests, calling_ae_title=whole_node.AE_TITLE, timeout=60)
 
 
-def _settings(folder: Path, there: Destination) -> Settings:
+def settings_for(folder: Path, there: Destination) -> Settings:
     table = {"name": ARCHIVE, "ae_title": there.ae_title, "host": there.host, "port": there.port}
     objects = [name for name in OBJECTS if name != "synthetic_images"]
     return Settings.model_validate(
@@ -315,7 +315,7 @@ def _settings(folder: Path, there: Destination) -> Settings:
 
 
 @contextlib.contextmanager
-def _archive() -> Iterator[Destination]:
+def archive() -> Iterator[Destination]:
     """dcmtk's Storage SCP, which keeps nothing and answers at once."""
     port = free_port()
     command = ["storescp", "--ignore", "-aet", ARCHIVE, str(port)]
@@ -338,7 +338,7 @@ def _answers(there: Destination) -> bool:
 def of_node(studies: int, pause: float, megapixels: int = 5) -> Figures:
     """The node as it runs; seconds of each study."""
     found = []
-    with tempfile.TemporaryDirectory() as name, _archive() as there:
+    with tempfile.TemporaryDirectory() as name, archive() as there:
         folder = Path(name)
         pacs = SimpleNamespace(ae_title=there.ae_title, port=there.port)
         ds = film(megapixels)

@@ -382,6 +382,7 @@ def test_the_method_explains_each_image_by_the_attributes_that_move_it():
     assert torch.equal(method(classifier, images, torch.zeros(6, dtype=torch.long)), maps)
 
 
+@pytest.mark.slow
 def test_an_attribute_that_moves_the_other_way_is_not_used():
     images = images_of(8, size=32)
     classifier, method = method_of(images)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from explain_core.quality.hottest import hottest, overlaps, random_part, reversed_by_parts, stability
-from explain_core.quality.transfer import carried_over, of_others, smooth_noise
+from explain_core.quality.transfer import carried_over, of_others, smooth_noise, transplanted
 
 SIDE = 40
 
@@ -117,6 +117,17 @@ def test_another_images_change_is_of_the_same_decision():
     assert (got[1], got[3]) == (3, 1)
     assert all(a != b for a, b in zip(got, range(5), strict=True))
     assert of_others(changes[:1], torch.tensor([1]))[0, 0, 0, 0] == 0, "alone, there is no other"
+
+
+def test_a_finding_is_put_in_its_place_without_a_step_in_grey():
+    x, donor = torch.full((1, 1, SIDE, SIDE), 0.5), torch.full((1, 1, SIDE, SIDE), 0.2)
+    masks = torch.zeros_like(x)
+    masks[..., 20:36, 20:36] = 1
+    assert torch.allclose(transplanted(x, donor, masks, 1.5), x, atol=1e-6), "a donor of other brightness alone"
+    donor[..., 24:32, 24:32] += 0.3
+    put = transplanted(x, donor, masks, 1.5)
+    assert put[..., 26:30, 26:30].mean() == pytest.approx(0.8, abs=0.01)
+    assert torch.equal(put[..., :8, :], x[..., :8, :]), "far from the finding nothing changes"
 
 
 def test_a_change_carries_over_where_both_decided_alike():

@@ -93,10 +93,12 @@ def everything(registry: Registry, bundle: Path, folder: Path) -> None:
         registry.version(9)
 
 
+@pytest.mark.slow
 def test_versions_aliases_notes_files_and_reports_in_a_database(registry, bundle, tmp_path):
     everything(registry, bundle, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_database_and_its_folders_are_made(tmp_path, bundle, monkeypatch):
     monkeypatch.chdir(tmp_path)
     registry = Registry("sqlite:///var/reg/mlflow.sqlite", "chest", Path("var/artifacts"))

@@ -115,6 +115,7 @@ def test_without_lungs_the_box_is_about_the_usual_one(image):
     assert np.abs(np.subtract((box.top, box.bottom, box.left, box.right), usual)).max() < 0.1
 
 
+@pytest.mark.slow
 def test_how_far_the_box_of_real_lungs_is_off():
     """What docs/results.md says of 310 films, on every fourth of them: zones of the estimate and those of the mask."""
     folder = DATA / "lung_masks" / "nih_lungmasks"

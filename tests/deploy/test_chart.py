@@ -128,6 +128,7 @@ def known(manifest):
     kubernetes_validate.validate(json.loads(manifest), "1.35", strict=True)
 
 
+@pytest.mark.slow
 def test_kubernetes_knows_every_field(manifests):
     theirs = [one for one in manifests if one["apiVersion"] != "keda.sh/v1alpha1"]
     for one in theirs:

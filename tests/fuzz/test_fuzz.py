@@ -24,6 +24,7 @@ IN_CI = {"reading": 500, "rules": 500, "codestream": 1000, "pixels": 500, "decod
 """Executions of each target."""
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", targets.TARGETS)
 def test_any_bytes_end_in_what_is_foreseen(name):

@@ -13,6 +13,8 @@ from dicom_node.deliver.sender import Sender
 from dicom_node.nouns import StudyState
 from dicom_node.settings.sections import Settings
 
+pytestmark = pytest.mark.slow
+
 PROCESSES = Path(__file__).with_name("processes.py")
 
 

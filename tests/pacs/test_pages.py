@@ -21,6 +21,7 @@ def built():
     return {name: one.whole for name, one in example.built().items()}
 
 
+@pytest.mark.slow
 def test_hanging_protocols_find_what_the_page_says(built, root):
     lines = (root / "docs" / "pacs" / "hanging.md").read_text().splitlines()
     table = [re.split(r" ?\| ?", line.strip("| ")) for line in lines if line.startswith("| `")]

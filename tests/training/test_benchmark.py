@@ -149,6 +149,7 @@ def images_without_boxes(folder):
     return folder
 
 
+@pytest.mark.slow
 def test_without_boxes_the_localisation_is_absent_and_bad_input_is_named(tmp_path):
     folder = images_without_boxes(tmp_path)
     found = benchmark(request(tmp_path / "out", data=f"folder:{folder}", rows=("single_2_w_tv", "gradient")))
@@ -163,6 +164,7 @@ def test_without_boxes_the_localisation_is_absent_and_bad_input_is_named(tmp_pat
     assert "Table VI" not in page or "no image with boxes" in page.lower() or "-" in page
 
 
+@pytest.mark.slow
 def test_a_method_from_a_folder_is_a_row(tmp_path):
     methods = tmp_path / "methods"
     methods.mkdir()

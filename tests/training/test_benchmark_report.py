@@ -193,6 +193,7 @@ def holes(tree):
             yield {k: v for k, v in tree.items() if k != key}
 
 
+@pytest.mark.slow
 def test_no_missing_or_null_part_breaks_a_report(tmp_path):
     result = complete(presets=("single_2_w_tv",), methods=("grad_cam",))
     parts = result["localisation"]["parts"]
@@ -344,6 +345,7 @@ def test_the_papers_numbers_are_those_of_the_reconstruction(shared_data):
         assert list(as_printed(name)) == list(map(float, numbers)), name
 
 
+@pytest.mark.slow
 def test_a_case_is_drawn_with_its_boxes_within_the_size_limit(tmp_path):
     slope = np.linspace(0, 1, 224)[None] * np.linspace(0, 1, 224)[:, None]
     names = ["original", "similar", "adversarial", "difference", *(f"map {i}" for i in range(9))]

@@ -22,6 +22,8 @@ from explain_core.radiograph import Radiograph
 from training.bundle import COPIES
 from training.datasets.images import load_pixels
 
+pytestmark = pytest.mark.slow
+
 
 def explained(explainer, image):
     """The explanation of one image by the default method."""
@@ -283,7 +285,6 @@ def test_the_bundle_says_how_many_copies_are_averaged_where_nobody_else_does(bun
     assert open_bundle(folder, device="cpu", augmentations=3).augmentations == 3
 
 
-@pytest.mark.slow
 def test_two_processes_make_the_same_bytes(bundle):
     program = (
         "import hashlib, sys, numpy as np; from pathlib import Path; from explain_core.explainer import open_bundle;"

@@ -125,6 +125,7 @@ def test_a_bundle_is_calibrated_in_place_and_its_weights_stay(bundle, nih_folder
     assert (folder / "outlier.safetensors").stat().st_size < 1_000_000
 
 
+@pytest.mark.slow
 def test_films_that_show_nothing_come_to_the_model_as_a_reader_would_send_them(monkeypatch):
     monkeypatch.setattr(calibration, "FILMS", 3)
     gradient = np.tile(np.linspace(0, 1, 48, dtype=np.float32), (60, 1))
@@ -150,6 +151,7 @@ def test_data_without_validation_patients_is_refused(bundle, nih_folder, tmp_pat
         calibration.calibrate(bundle, f"nih:{folder}")
 
 
+@pytest.mark.slow
 def test_a_method_gets_a_scale_of_its_own_and_nothing_else_changes(bundle, nih_folder, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "copy"
     shutil.copytree(bundle, folder)
@@ -186,6 +188,7 @@ def test_a_method_gets_a_scale_of_its_own_and_nothing_else_changes(bundle, nih_f
     assert load(folder).heatmaps["adversarial"].scale != made.scale
 
 
+@pytest.mark.slow
 def test_a_scale_needs_a_method_that_can_explain_the_bundle(bundle, nih_folder):
     with pytest.raises(BundleError, match=r"the method nothing cannot be loaded: .* has no 'nothing'; there is: "):
         calibration.scale(bundle, f"nih:{nih_folder}", ["nothing"])

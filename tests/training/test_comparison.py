@@ -187,6 +187,7 @@ def test_groups_are_by_view_sex_and_age(cohorts):
     assert set(data.groups(unknown)) == {"all"}
 
 
+@pytest.mark.slow
 def test_everything_the_gate_may_ask_for_is_measured(figures):
     for role in ("champion", "challenger"):
         assert set(figures["models"][role]["figures"]) == set(MEASURES)
@@ -224,6 +225,7 @@ def test_the_figures_are_those_of_evaluate(figures, challenger, nih_folder, monk
     assert gain == pytest.approx(found["delivered"]["iou"][2]["value"] - prior[2]["value"])
 
 
+@pytest.mark.slow
 def test_the_maps_of_gated_generators_are_the_methods_own(bundle, nih_folder):
     explainer = open_bundle(bundle, device="cpu", augmentations=0)
     samples = [sample for sample in datasets.read(f"nih:{nih_folder}") if sample.boxes][:2]
@@ -256,6 +258,7 @@ def test_confusion_curves_and_calibration_agree_with_the_figures(figures):
         assert area == pytest.approx(model["figures"]["auc"]["all"]["value"], abs=0.05)
 
 
+@pytest.mark.slow
 def test_a_model_compared_with_itself_differs_in_nothing(champion, cohorts, figures, cache):
     same = compare(champion, champion, *cohorts, cache=cache, **(FEW | {"cases": 0}))
     for table in same["differences"].values():
@@ -309,6 +312,7 @@ def test_a_stopped_comparison_goes_on_where_it_was(champion, challenger, cohorts
     assert not calls
 
 
+@pytest.mark.slow
 def test_the_cache_does_not_serve_other_images(champion, challenger, cohorts, cache, figures):
     test, training = cohorts
     assert figures["models"]
@@ -316,6 +320,7 @@ def test_the_cache_does_not_serve_other_images(champion, challenger, cohorts, ca
     assert fewer["models"]["champion"]["figures"]["flip_rate"]["all"]["images"] == 10
 
 
+@pytest.mark.slow
 def test_localisation_is_on_as_many_images_as_asked_the_same_for_both(champion, challenger, cohorts):
     few = compare(champion, challenger, *cohorts, localisation_images=3, **(FEW | {"cases": 0}))
     assert few["localisation"]["images"] == 3
@@ -341,6 +346,7 @@ def test_leaks_are_found(cohorts):
     assert found["images"]["between"] == [[training.splits[3], "test", 1]]
 
 
+@pytest.mark.slow
 def test_without_labels_or_boxes_what_remains_is_measured(champion, challenger, cohorts):
     test, training = cohorts
     bare = replace(test, targets=np.full(len(test), -1), truths=(None,) * len(test))
@@ -354,6 +360,7 @@ def test_without_labels_or_boxes_what_remains_is_measured(champion, challenger, 
     assert {"auc", "ece", "positive"} <= failed
 
 
+@pytest.mark.slow
 def test_images_on_another_grid_or_none_are_refused(champion, challenger, cohorts):
     test, training = cohorts
     with pytest.raises(TrainingError, match=r"champion .* sees 96 x 96 pixels, the test images have 64 x 64"):

@@ -143,6 +143,7 @@ def test_a_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path):
         train(replace(TINY, dropped=0.5), subject, training, tmp_path / "cut")
 
 
+@pytest.mark.slow
 def test_codes_of_the_training_images_have_no_mean_and_unit_variance(tmp_path):
     _, images = images_of()
     training = images.part("train").images
@@ -185,6 +186,7 @@ def test_exclusive_classes_of_which_one_is_always_taken_are_refused(tmp_path):
         material(TINY, subject, training, tmp_path)
 
 
+@pytest.mark.slow
 def test_without_gradients_the_pull_is_refused_and_the_rest_works(tmp_path):
     _, images = images_of()
     training = images.part("train").images
@@ -203,6 +205,7 @@ def test_without_gradients_the_pull_is_refused_and_the_rest_works(tmp_path):
         parts(model, blind, latents, codes, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "features"),
     [("mlp", "classifier"), ("mlp", "image"), ("mlp", "encoder"), ("mlp", "projector"), ("global", "classifier")],
@@ -520,6 +523,7 @@ def found_of(bundle):
     return Attributes(build(TINY, subject).eval(), Bank(2, 64).eval(), ranked, Decoding(steps=2), explains)
 
 
+@pytest.mark.slow
 def test_a_bundle_takes_what_was_found_of_its_own_classifier_and_explains_by_it(tmp_path, parts):
     bundle, data = parts / "champion", "phantom?size=32&train=8&validation=6&test=1"
     found = found_of(bundle)

@@ -19,7 +19,7 @@ from training.datasets import loading
 from training.errors import TrainingError
 from training.measure import evaluate, localisation
 from training.measure.classification import classification
-from training.measure.decisions import transfer
+from training.measure.decisions import CHANGES, transfer
 from training.measure.estimates import mean_of
 from training.measure.localisation import Boxed
 from training.report import evaluation
@@ -56,8 +56,15 @@ def test_every_figure_is_there_with_its_interval(figures):
     assert figures["faithfulness"]["all"]["whole"]["value"] == everything["flip_rate"]["value"]
     assert set(figures["stability"]) == {"shift", "noise", "jpeg"}
     assert figures["transfer"]["second"] == "resnet20"
-    for name in ("x_a", "smooth", "other"):
-        assert set(figures["transfer"][name]) == {"positive", "negative", "positive_all", "negative_all"}
+    rates = {"positive", "negative", "positive_all", "negative_all", "own", "psnr"}
+    for name in CHANGES:
+        assert set(figures["transfer"][name]) == rates
+    transfer = figures["transfer"]
+    assert transfer["x_a"]["own"]["value"] == everything["flip_rate"]["value"]
+    assert transfer["smooth"]["psnr"]["value"] == pytest.approx(everything["psnr_x_a"]["value"], abs=1)
+    assert transfer["twice"]["psnr"]["value"] < transfer["x_a"]["psnr"]["value"]
+    put, negative = transfer["opacity"]["own"] or {}, everything["flip_rate_negative"] or {}
+    assert put.get("images") == negative.get("images"), "into images called negative, and into no other"
 
 
 @pytest.mark.slow
@@ -190,13 +197,22 @@ def test_transfer_counts_what_both_decided_alike():
         "second_x_a": np.array([0.0, 1, 1, 1]),
         "second_smooth": np.array([1.0, 1, 0, 1]),
         "second_other": np.array([1.0, 0, 0, 0]),
+        "second_opacity": np.array([np.nan, np.nan, 1, 0]),
     }
+    found |= {f"first_{name}": np.array([0.0, 0, 0, 0]) for name in ("x_a", "smooth", "other")}
+    found["first_opacity"] = np.array([np.nan, np.nan, 1, 0])
+    found |= {f"psnr_of_{name}": np.full(4, 30.0) for name in ("x_a", "smooth", "other", "opacity")}
     figures = transfer(found, 0.5, np.array(["a", "b", "c", "d"]), 20)
     assert figures["agreed"]["value"] == 0.75
     assert figures["x_a"]["positive"]["value"] == 0.5
     assert (figures["x_a"]["negative"]["value"], figures["x_a"]["negative"]["images"]) == (1, 1)
     assert figures["smooth"]["positive"]["value"] == 0
     assert figures["other"]["negative_all"]["value"] == 0.5
+    assert (figures["x_a"]["own"]["value"], figures["x_a"]["psnr"]["value"]) == (0.5, 30)
+    put = figures["opacity"]
+    assert (put["negative"]["value"], put["negative"]["images"]) == (1, 1), "the one that both call negative"
+    assert (put["negative_all"]["value"], put["negative_all"]["images"], put["own"]["value"]) == (1, 2, 0.5)
+    assert put["positive"] is None, "no opacity is put where one is found"
 
 
 @pytest.mark.slow
@@ -222,6 +238,7 @@ def test_a_second_classifier_never_sees_test_patients_and_goes_on(second, nih_fo
         second_classifier.open_second(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command_writes_page_and_figures(bundle, nih_folder, tmp_path, monkeypatch, capsys):
     out, page = tmp_path / "figures.json", tmp_path / "model.md"
     command = ["training", "evaluate", "--bundle", str(bundle), "--data", f"nih:{nih_folder}", "--draws", "20"]

@@ -73,6 +73,7 @@ def rows(out):
 LEARNING = replace(SHORT, steps=200, batch=8, report_every=100, transforms=STILL, learning_rate=1e-2, seed=1)
 
 
+@pytest.mark.slow
 def test_the_mask_finds_the_square_of_a_classifier_that_is_hardly_sure(tmp_path):
     classifier = Square(gain=11.0)
     network = fit(LEARNING, tmp_path, classifier)

@@ -68,6 +68,7 @@ def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"unlabelled": "fixmatch", "confidence": 0.5}, {"noisy": 200, "every": 2}])
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, changes):
     settings = replace(TINY, **changes)

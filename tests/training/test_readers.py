@@ -518,6 +518,7 @@ def test_kermany_has_three_classes_and_no_group_in_two_splits(tmp_path):
     assert counted(dataset.problems) == {Kind.LABEL_UNKNOWN: 1, Kind.PATIENT_IN_TWO_SPLITS: 1}
 
 
+@pytest.mark.slow
 def test_a_tenth_of_kermanys_training_groups_validates(shared_data):
     """The official validation part has no virus at all."""
     dataset = datasets.read(f"kermany:{shared_data / 'kermany224'}")

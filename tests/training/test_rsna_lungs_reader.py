@@ -132,6 +132,7 @@ def test_no_held_out_patient_of_the_whole_images_is_among_the_parts(lungs, nih_f
     assert [s.path.name for s in _parts(f"rsna_lungs:{lungs}", whole)] == ["a.png"], "all with boxes, however many"
 
 
+@pytest.mark.slow
 def test_the_real_folder_has_its_readmes_numbers(shared_data):
     folder = shared_data / "rsna_lungs"
     if not folder.is_dir():

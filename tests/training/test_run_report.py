@@ -17,6 +17,8 @@ from training.measure.comparison.compare import compare
 from training.report.model_card import card, sheet
 from training.report.page import html
 
+pytestmark = pytest.mark.slow
+
 JOB = {
     "id": "2026-0001",
     "name": "Trial",

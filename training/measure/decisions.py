@@ -1,6 +1,7 @@
 """What the generated images do to decisions: kept, changed, by which part of the change, and for whom else."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from explain_core.explainer import BundleExplainer
 from explain_core.quality.hottest import reversed_by_parts
 from explain_core.quality.resampling import roc_auc
 from explain_core.quality.similarity import psnr, ssim
-from explain_core.quality.transfer import carried_over, of_others, smooth_noise
+from explain_core.quality.transfer import carried_over, of_others, smooth_noise, transplanted
 from explain_core.second import Second
 from training.measure.estimates import DRAWS, Use, estimate, mean_of
 
@@ -21,33 +22,62 @@ Floats = NDArray[np.float64]
 BATCH = 32
 SMOOTH = 0.035
 """Blur of the random change that transfer is held against, a fraction of the width."""
+CHANGES = ("x_a", "twice", "smooth", "other", "opacity")
+"""What a second classifier is shown: the change, twice the change, and the controls."""
+SEAM = 0.03
+"""Width of the seam around an opacity that is put into another image, a fraction of the width."""
 PARTS = ("whole", "hottest", "without", "random", "random_pixels")
 _PAIRS = {"x_s": (0, 1), "x_a": (0, 2), "s_a": (1, 2)}
 
 
+@dataclass(frozen=True, slots=True)
+class Opacities:
+    """Real opacities that radiologists marked, to be put into images without one.
+
+    Attributes:
+        images: uint8, shape (M, 1, S, S), of patients who are not looked at.
+        masks: of the boxes, bool, shape (M, 1, S, S).
+    """
+
+    images: Tensor
+    masks: Tensor
+
+
 @torch.no_grad()
-def scores(explainer: BundleExplainer, images: Tensor, second: Second | None = None) -> dict[str, Floats]:
+def scores(
+    explainer: BundleExplainer, images: Tensor, second: Second | None = None, opacities: Opacities | None = None
+) -> dict[str, Floats]:
     """Everything about each uint8 image's decision and generated images, shape (N,) each.
 
     Args:
         explainer: the bundle.
         images: uint8, shape (N, 1, S, S).
         second: another classifier to carry changes over to.
+        opacities: put one each, drawn at random, into the images called negative; None leaves that control out.
 
     Returns:
         f_x, f_x_s, f_x_a; psnr_* in dB and ssim_* of the pairs x_s (x and x_s), x_a and s_a; each of `PARTS` of the
-        change x_a - x that reverses the decision; with `second` its decisions on x (second_x), x_a, a random smooth
-        change of the same energy (second_smooth) and another image's change (second_other).
+        change x_a - x that reverses the decision; with `second`, for each of `CHANGES`, its decisions on the changed
+        image (second_*; second_x on x), the first one's (first_*) and the PSNR in dB to x (psnr_of_*): x_a, x and twice
+        the change, a random smooth change of the same energy, another image's change, and a real opacity, NaN for
+        images called positive.
     """
     columns: dict[str, list[Floats]] = {}
-    for chunk in images.split(BATCH):
-        x = (chunk.float() / 255).to(explainer.device)
-        for name, values in _of_batch(explainer, x, second).items():
+    drawn = np.random.default_rng(0).integers(0, 1 if opacities is None else len(opacities.images), len(images))
+    for rows in torch.arange(len(images)).split(BATCH):
+        x = (images[rows].float() / 255).to(explainer.device)
+        given = None
+        if opacities is not None:
+            chosen = torch.from_numpy(drawn)[rows]
+            given = Opacities(opacities.images[chosen], opacities.masks[chosen])
+        for name, values in _of_batch(explainer, x, second, given).items():
             columns.setdefault(name, []).append(values)
     return {name: np.concatenate(parts) for name, parts in columns.items()}
 
 
-def _of_batch(explainer: BundleExplainer, x: Tensor, second: Second | None) -> dict[str, Floats]:
+def _of_batch(
+    explainer: BundleExplainer, x: Tensor, second: Second | None, opacities: Opacities | None
+) -> dict[str, Floats]:
     f_x = explainer.probabilities(x)
     decided = explainer.decisions(f_x)
     x_s, x_a = explainer.counterfactuals(x, decided)
@@ -62,14 +92,26 @@ def _of_batch(explainer: BundleExplainer, x: Tensor, second: Second | None) -> d
 
     columns |= reversed_by_parts(decide, x, x_a, (x_s - x_a).abs())
     if second is not None:
-        change = x_a - x
+        change, side = x_a - x, x.shape[-1]
         others = {
-            "x": x,
             "x_a": x_a,
-            "smooth": (x + smooth_noise(change, SMOOTH * x.shape[-1])).clamp(0, 1),
+            "twice": (x + 2 * change).clamp(0, 1),
+            "smooth": (x + smooth_noise(change, SMOOTH * side)).clamp(0, 1),
             "other": (x + of_others(change, decided)).clamp(0, 1),
         }
-        columns |= {f"second_{name}": second.decide(images).astype(np.float64) for name, images in others.items()}
+        if opacities is not None:
+            donors, masks = opacities.images.to(x.device).float() / 255, opacities.masks.to(x)
+            others["opacity"] = transplanted(x, donors, masks, SEAM * side)
+        columns["second_x"] = second.decide(x).astype(np.float64)
+        called = decided.cpu().numpy() == 1
+        for name, images in others.items():
+            seen = {
+                f"second_{name}": second.decide(images),
+                f"first_{name}": decide(images).cpu().numpy(),
+                f"psnr_of_{name}": psnr(x, images).cpu().numpy(),
+            }
+            left_out = called if name == "opacity" else np.zeros_like(called)
+            columns |= {key: np.where(left_out, np.nan, values.astype(np.float64)) for key, values in seen.items()}
     return columns
 
 
@@ -117,7 +159,8 @@ def transfer(found: dict[str, Floats], threshold: float, patients: NDArray[Any],
 
     Returns:
         "agreed": how often both decide alike about x, "agreed_positive" and "agreed_negative" of images that the first
-        one decides so; and by change ("x_a", "smooth", "other") the rates of `carried_over`.
+        one decides so; and by change, of `CHANGES`, the rates of `carried_over`, "psnr" in dB, and as "own" how often
+        the first one's decision is reversed.
     """
     first = (found["f_x"] >= threshold).astype(np.int64)
     before = found["second_x"].astype(np.int64)
@@ -127,9 +170,13 @@ def transfer(found: dict[str, Floats], threshold: float, patients: NDArray[Any],
         "agreed_positive": mean_of(np.where(first == 1, agree, np.nan), patients, draws),
         "agreed_negative": mean_of(np.where(first == 0, agree, np.nan), patients, draws),
     }
-    for name in ("x_a", "smooth", "other"):
-        columns = carried_over(first, before, found[f"second_{name}"].astype(np.int64))
-        figures[name] = {key: mean_of(values, patients, draws) for key, values in columns.items()}
+    for name in (name for name in CHANGES if f"second_{name}" in found):
+        after, shown = found[f"second_{name}"], ~np.isnan(found[f"second_{name}"])
+        columns = carried_over(first, before, after)
+        columns |= {"own": (found[f"first_{name}"] != first).astype(np.float64), "psnr": found[f"psnr_of_{name}"]}
+        figures[name] = {
+            key: mean_of(np.where(shown, values, np.nan), patients, draws) for key, values in columns.items()
+        }
     return figures
 
 

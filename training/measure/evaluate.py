@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from explain_core.explainer import BundleExplainer, open_bundle
@@ -62,12 +63,13 @@ def evaluate(
     if not samples:
         raise TrainingError(f"--data {data}: no image of a patient in folds {sorted(folds)}")
     other = None if second is None else open_second(second)
+    training = [s for s in everyone if s.boxes and s.fold not in TEST_FOLDS | VALIDATION_FOLDS | folds]
     images = loading.load_inputs(samples, explainer.bundle.input_spec)
     patients = np.array([sample.patient_id for sample in samples])
     views = decisions.views_of([sample.view for sample in samples])
     threshold = explainer.bundle.threshold
     say(f"decisions and generated images of {len(samples)} images")
-    found = decisions.scores(explainer, images, other)
+    found = decisions.scores(explainer, images, other, _opacities(training, explainer) if training and other else None)
     figures: Figures = {
         "bundle": _described(explainer),
         "data": {"folds": sorted(folds), "images": len(samples), "patients": len(set(patients.tolist()))},
@@ -82,7 +84,6 @@ def evaluate(
     say("stability")
     figures["stability"] = stability.stability(explainer, images, patients, draws)
     boxed = [index for index, sample in enumerate(samples) if sample.boxes]
-    training = [s for s in everyone if s.boxes and s.fold not in TEST_FOLDS | VALIDATION_FOLDS | folds]
     if training and boxed:
         say(f"maps of {len(boxed)} images with boxes")
         marked = boxed_images([samples[i] for i in boxed], images[boxed], training)
@@ -90,6 +91,12 @@ def evaluate(
         called = found["f_x"][boxed] >= threshold
         figures["localisation"] = localisation.localisation(rows, marked, called, len(training), draws)
     return figures
+
+
+def _opacities(samples: Sequence[Sample], explainer: BundleExplainer) -> decisions.Opacities:
+    spec = explainer.bundle.input_spec
+    found = [torch.from_numpy(masks.box_mask(sample, spec.size)) for sample in samples]
+    return decisions.Opacities(loading.load_inputs(samples, spec), torch.stack(found)[:, None])
 
 
 def boxed_images(samples: Sequence[Sample], images: Tensor, training: Sequence[Sample]) -> Boxed:

@@ -130,8 +130,10 @@ _PARTS = {
 }
 _CHANGES = {
     "x_a": "x_a",
+    "twice": "twice the change x_a - x",
     "smooth": "control: a random smooth change of the same energy",
     "other": "control: another image's change of the same decision",
+    "opacity": "control: a real opacity, marked by radiologists, put into an image called negative",
 }
 
 
@@ -267,15 +269,19 @@ def _stability(figures: Figures) -> list[str]:
 def _transfer(figures: Figures) -> list[str]:
     columns = {
         "positive": "positives of both", "negative": "negatives of both",
-        "positive_all": "all positives", "negative_all": "all negatives",
+        "positive_all": "all positives", "negative_all": "all negatives", "own": "the first one's own, all",
     }  # fmt: skip
-    rows = [[text, *(cell(figures[name][key]) for key in columns)] for name, text in _CHANGES.items()]
+    rows = [
+        [text, cell(figures[name]["psnr"], unit="dB"), *(cell(figures[name][key]) for key in columns)]
+        for name, text in _CHANGES.items()
+        if name in figures
+    ]
     alike = [cell(figures[name]) for name in ("agreed", "agreed_positive", "agreed_negative")]
     title = (
         f"Decisions of a second classifier ({figures['second']}) changed; it decides like the first about {alike[0]} "
         f"of the images, {alike[1]} of the positives, {alike[2]} of the negatives"
     )
-    return table(title, ["change", *columns.values()], rows)
+    return table(title, ["change", "PSNR to x, dB", *columns.values()], rows)
 
 
 def localisation_tables(figures: Figures, bundle: Figures | None = None) -> list[str]:

@@ -158,6 +158,7 @@ def complete(line, *, cwd, **env):
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_a_shell_is_offered_commands_destinations_and_studies(site):
     folder, config = site.parent, f"--config {site}"
     assert complete("dicom-node stat", cwd=folder) == ["status"]

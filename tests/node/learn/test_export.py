@@ -376,6 +376,7 @@ def test_words_of_the_export_itself_are_no_find(tmp_path):
     assert (tmp_path / "out").is_dir()
 
 
+@pytest.mark.slow
 def test_an_interrupted_export_leaves_nothing_under_its_name_and_the_next_one_sweeps(tmp_path):
     node = Node(tmp_path).receive(*(film(number) for number in range(1, 4)))
     program = f"""
@@ -437,6 +438,7 @@ def test_a_fault_of_ours_costs_one_image_and_says_nothing_of_it(tmp_path, monkey
     assert [one.reason for one in report.left_out] == ["reading it failed (KeyError)"]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     """Peaks of Python's own memory, with few and with many images of one size."""
     import tracemalloc

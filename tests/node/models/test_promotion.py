@@ -133,6 +133,7 @@ def site(tmp_path, empty_registry):
     made.ledger.close()
 
 
+@pytest.mark.slow
 def test_a_version_that_passed_is_promoted_with_its_files_in_the_store(site):
     one = site.version("1")
     row = site.promote(1)

@@ -55,6 +55,7 @@ def coloured(picture):
     return np.ptp(picture, axis=2) > 20
 
 
+@pytest.mark.slow
 def test_every_object_has_a_preview_but_the_key_object(tmp_path):
     source = film(**PLANE)
     made = every(source)

@@ -129,6 +129,7 @@ def report_on(ds, folder, settings):
     return study.analysis, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [OWN_RULES, EVERYTHING], ids=["own rules", "everything chosen"])
 @pytest.mark.parametrize("case", CASES)
 def test_what_cannot_be_explained_is_reported_with_its_reason(case, settings, tmp_path):

@@ -47,6 +47,7 @@ def test_real_images(name, tmp_path):
     assert errors_of(ds, tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD)
 def test_odd_sources(name, tmp_path):
     (ds,), _ = selection(context_of(film(**ODD[name])))

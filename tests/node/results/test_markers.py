@@ -99,6 +99,7 @@ GEOMETRIES = {
 PLACES = ((0.25, 0.3), (0.7, 0.8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_a_marker_is_found_where_it_is_in_every_object(geometry):
     (rows, columns), changes = GEOMETRIES[geometry]

@@ -25,6 +25,7 @@ def test_real_images(name, tmp_path):
     assert errors_of(built(PLUGIN, with_morphs(context_of(reading.read(real(name))))), tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD | PAIRED)
 def test_odd_sources(name, tmp_path):
     ds = built(PLUGIN, with_morphs(context_of(film(**(ODD | PAIRED)[name])), count=1))

@@ -43,6 +43,7 @@ def anew(analysis):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", [["L", "F"], ["R", "H"], ["F", "L"], None])
 def test_an_object_is_the_same_whatever_was_made_before_it(orientation):
     study, read = study_of(film(PatientOrientation=orientation))
@@ -60,6 +61,7 @@ def test_an_object_is_the_same_whatever_was_made_before_it(orientation):
     assert dict(pipeline.views(analysis, options)).keys() == dict(pipeline.views(anew(analysis), options)).keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", [("L", "F"), ("R", "H"), ("F", "L"), ("H", "R"), None])
 def test_places_are_those_of_the_whole_map(orientation):
     context = context_of(film())

@@ -31,6 +31,7 @@ def stored(ds):
     return np.frombuffer(ds.FloatPixelData, "<f4").reshape(ds.Rows, ds.Columns)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLACED)
 def test_odd_sources(name, tmp_path):
     context = context_of(film(**PLACED[name] | PLANE))

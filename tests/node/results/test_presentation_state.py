@@ -359,6 +359,7 @@ def shown_by(ds, source):
     return pixels.radiograph(reread(bare)).pixels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
 def test_the_image_is_shown_as_the_model_saw_it(name, tmp_path):
     source = SOURCES[name]()
@@ -426,6 +427,7 @@ def test_dcmtk_shows_real_files_as_the_model_saw_them(name, tmp_path):
     assert np.abs(shown - seen).max() < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.external
 @pytest.mark.parametrize(
     "name", sorted(set(SOURCES) - {"exact", "exact and narrow", "sigmoid"})
@@ -443,6 +445,7 @@ def test_dcmpschk_passes_real_files(name, tmp_path):
     assert_passes(built(PLUGIN, reread(source)), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.external
 @pytest.mark.parametrize("name", SOURCES)
 def test_dcmpschk_passes(name, tmp_path):

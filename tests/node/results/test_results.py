@@ -203,6 +203,7 @@ NAMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
 @pytest.mark.parametrize("kind", NAMES)
 def test_names_survive_byte_for_byte(kind, syntax):

@@ -50,6 +50,7 @@ def test_real_images(name, tmp_path):
     assert np.array_equal(reread(ds).pixel_array, region(context))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plane", [{}, PLANE], ids=["flat", "plane"])
 @pytest.mark.parametrize("name", ODD | PAIRED)
 def test_odd_sources(name, plane, tmp_path):

@@ -56,12 +56,14 @@ def flat(value, shape=(64, 53)):
     return np.full(shape, value, np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", in_two_halves(*ACCEPTED, "RG1_UNCR.dcm"))
 def test_real_images(name, tmp_path):
     made = four(context_of(reading.read(real(name))))
     assert [errors_of(one, tmp_path) for one in made] == [[], [], [], []]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD | PAIRED)
 def test_odd_sources(name, tmp_path):
     assert errors_of(four(context_of(film(**(ODD | PAIRED)[name])))[2], tmp_path) == []

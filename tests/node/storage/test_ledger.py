@@ -719,6 +719,7 @@ def _create(url: str, barrier, results) -> None:
     ledger.close()
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_create_the_tables_once(url):
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(3), context.Queue()
@@ -744,6 +745,7 @@ def _hammer(url: str, who: int, results) -> None:
     ledger.close()
 
 
+@pytest.mark.slow
 def test_processes_share_the_ledger_and_every_task_is_done_once(ledger, url):
     uid = f"{STUDY}.9999"
     ledger.add_instance(instance(1, study=uid))

@@ -166,6 +166,7 @@ def test_the_cache_is_bounded_and_keeps_what_was_just_used(hosts, tmp_path):
     assert store.fetch(old).stat().st_size == 700_000
 
 
+@pytest.mark.slow
 def test_a_listener_acknowledges_what_is_in_the_store(hosts, tmp_path):
     with receiving.running(tmp_path, spool=hosts.spool()) as node:
         first = radiograph(1)
