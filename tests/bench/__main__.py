@@ -102,7 +102,10 @@ def main() -> None:
     for name in PARTS:
         if (kept := KEPT / f"{name}.json").is_file():
             module = importlib.import_module(f"tests.bench.{name}")
-            sections[name] = section(name, json.loads(kept.read_text()), module.markdown)
+            figures = json.loads(kept.read_text())
+            sections[name] = section(name, figures, module.markdown)
+            if hasattr(module, "draw"):
+                module.draw(figures["figures"], PAGE.parent)
     PAGE.write_text(page(PAGE.read_text(), sections))
 
 
