@@ -219,12 +219,12 @@ def _drawn(model: JointDiffusion, count: int, steps: int, seed: int, batch: int 
 
 def _generation(
     plan: Plan, own: Cohort, test: Cohort, oracle: Second, models: Mapping[tuple[str, float | None], JointDiffusion]
-) -> dict[str, float]:
-    """KID against the test images: samples of each model, and real training images."""
+) -> dict[str, list[float]]:
+    """KID against the test images, with its spread: samples of each model, and real training images."""
     real = test.images[: plan.samples].float() / 255
     sets = {kind: _drawn(model, plan.samples, plan.how.steps, seed=1) for (kind, _), model in models.items()}
     sets["real"] = own.images[: plan.samples].float() / 255
-    return {name: kernel_distance(oracle.network, real, images) for name, images in sets.items()}
+    return {name: [*kernel_distance(oracle.network, real, images)] for name, images in sets.items()}
 
 
 def _with_synthetic(
@@ -335,8 +335,12 @@ def markdown(found: Mapping[str, Any]) -> str:
     heads = ["", *(f"{name} ({row['images']} images)" for name, row in kinds.items())]
     rows = [[text, *(cell(row.get(name)) for row in kinds.values())] for name, text in mediffusion.NAMES.items()]
     lines += ["", *table("Counterfactuals", heads, rows)]
-    rows = [[name, " ".join(f"{value:.4f}" for value in values)] for name, values in found["kid"].items()]
-    lines += ["", *table("KID against test images, a seed each", ["samples of", "KID"], rows)]
+    rows = [
+        [name, ", ".join(f"{value:.4f} ± {spread:.4f}" for value, spread in seeds)]
+        for name, seeds in found["kid"].items()
+    ]
+    title = "KID against test images, a seed each, with the standard deviation over subsets of half the images"
+    lines += ["", *table(title, ["samples of", "KID"], rows)]
     rows = [[_percent(n), cell(r["both"]), cell(r["real"]), cell(r["gain"])] for n, r in found["synthetic"].items()]
     lines += ["", *table("AUC of a classifier, same steps", ["labels", "with synthetic", "real alone", "gain"], rows)]
     if "tag" in found:

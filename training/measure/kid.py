@@ -5,6 +5,7 @@ The features are what a classifier's last layer reads, not Inception's, which kn
 """
 
 import warnings
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,20 @@ from explain_core.classifier import LastFeatures
 BATCH, SUBSETS = 64, 50
 
 
+class Distance(NamedTuple):
+    """A KID with how far it moves from one choice of images to another.
+
+    Attributes:
+        value: the mean over `SUBSETS` subsets of half the images.
+        spread: their standard deviation.
+    """
+
+    value: float
+    spread: float
+
+
 @torch.no_grad()
-def kernel_distance(network: nn.Module, real: Tensor, made: Tensor, *, seed: int = 0) -> float:
+def kernel_distance(network: nn.Module, real: Tensor, made: Tensor, *, seed: int = 0) -> Distance:
     """KID of two sets of images in [0, 1], shape (N, 1, S, S) each; about 0 for sets of one distribution.
 
     Args:
@@ -34,4 +47,5 @@ def kernel_distance(network: nn.Module, real: Tensor, made: Tensor, *, seed: int
         for images, is_real in ((real, True), (made, False)):
             for part in images.split(BATCH):
                 distance.update(part, real=is_real)
-        return float(distance.compute()[0])
+        value, spread = distance.compute()
+        return Distance(float(value), float(spread))
