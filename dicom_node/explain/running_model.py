@@ -12,7 +12,6 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,6 @@ class RunningModel:
         settings: where bundles lie.
         ledger: says which version is deployed.
         load: reads a bundle, whose every checksum it verifies; None is the configured one.
-        clock: the time.
     """
 
     def __init__(
@@ -72,13 +70,10 @@ class RunningModel:
         settings: Settings,
         ledger: Ledger,
         load: Callable[[Path | None], Explainer],
-        *,
-        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._load = load
-        self._clock = clock
         self._explainer: Explainer | None = None
         self._running = ""
         self._refused: object = None
@@ -141,7 +136,7 @@ class RunningModel:
         with suppress(OutOfResources):  # a note for people; the model is what matters
             self._ledger.swapped(
                 Swap(
-                    at=self._clock(),
+                    at=utc_now(),
                     process=f"{socket.gethostname()[:40]} {os.getpid()}",
                     wanted=wanted,
                     digest="" if identity is None else identity.digest,

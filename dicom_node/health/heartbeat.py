@@ -5,7 +5,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -56,16 +56,13 @@ def describing(current: "Callable[[], Explainer]") -> "Callable[[], Explainer]":
 
 
 @contextmanager
-def beating(
-    ledger: Ledger, role: str, *, every: float = EVERY_SECONDS, clock: Callable[[], datetime] = utc_now
-) -> Iterator[None]:
+def beating(ledger: Ledger, role: str, *, every: float = EVERY_SECONDS) -> Iterator[None]:
     """While the block runs, this process is seen to live; one that ends in order is not waited for.
 
     Args:
         ledger: where that is written; one that does not answer is told once, and tried again.
         role: of this process.
         every: seconds.
-        clock: the time.
     """
     over = threading.Event()
     me = (role, host(), os.getpid())
@@ -77,7 +74,7 @@ def beating(
                 if not made:
                     ledger.create()  # this process may be the first that asks for it
                     made = True
-                ledger.beat(*me, clock(), _detail)
+                ledger.beat(*me, utc_now(), _detail)
                 troubled = False
             except ConfigError:
                 return  # the role itself says so, and ends

@@ -8,7 +8,6 @@ are open). The listener never computes.
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.association import Association as Acceptor
 
+from dicom_node.clock import utc_now
 from dicom_node.dicom.commitment import Message
 from dicom_node.dicom.negotiation import presentation_contexts
 from dicom_node.errors import ConfigError, NodeError
@@ -64,7 +64,6 @@ class Listener:
         settings: the node's settings.
         ledger: where acknowledged instances are recorded.
         spool: where they lie.
-        clock: the time, aware.
         audit: is told who sent what, and who was turned away.
 
     Attributes:
@@ -76,7 +75,6 @@ class Listener:
         settings: Settings,
         ledger: "Ledger",
         spool: Spool,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         audit: Audit | None = None,
     ) -> None:
         self.tls_port: int | None = None
@@ -87,9 +85,8 @@ class Listener:
         self._audit = audit or Audit.nowhere()
         self._ledger = ledger
         self._spool = spool
-        self._clock = clock
         self._intake = Intake(ledger, spool)
-        self._commitment = CommitmentProvider(settings, ledger, clock, spool.fetch)
+        self._commitment = CommitmentProvider(settings, ledger, utc_now, spool.fetch)
         self._receptions: dict[Acceptor, Reception] = {}
         self._forgotten: list[Reception] = []
         self._to_close: set[str] = set()
@@ -112,14 +109,14 @@ class Listener:
         """
         tls = self._tls_settings
         if tls.serves:
-            self._tls = ServerTLS(tls, self._clock)
+            self._tls = ServerTLS(tls, utc_now)
         self._entity = self._make_entity()
         try:
             if self._node.plain:
                 self._listen(self._entity, "node.port", self._node.port, None)
             if self._tls is not None:
                 self.tls_port = self._listen(self._entity, "tls.port", tls.port, self._tls)
-            stale = self._ledger.close_stale_associations(self._clock(), self._spool.alive)
+            stale = self._ledger.close_stale_associations(utc_now(), self._spool.alive)
         except NodeError:
             for server in self._servers:
                 server.server_close()
@@ -269,7 +266,7 @@ class Listener:
     def _on_accepted(self, event: evt.Event) -> None:
         reception = self._receptions.get(event.assoc)
         if reception is not None:
-            reception.opened_at = self._clock()
+            reception.opened_at = utc_now()
             counted.tell_open(1)
             log.info(
                 "association accepted",
@@ -314,7 +311,7 @@ class Listener:
             transfer_syntax=str(event.context.transfer_syntax),
             association=association,
         )
-        outcome = self._intake.take(request, received, self._clock())
+        outcome = self._intake.take(request, received, utc_now())
         audited.tell_object(self._audit, reception, request, outcome)  # before the peer is answered
         return outcome
 
@@ -337,7 +334,7 @@ class Listener:
             calling_ae_title=AETitle(titles["calling"]),
             called_ae_title=AETitle(titles["called"]),
             peer_address=titles["peer"],
-            opened_at=reception.opened_at or self._clock(),
+            opened_at=reception.opened_at or utc_now(),
             listener=self._spool.owner,
         )
         if not reception.recorded:
@@ -373,7 +370,7 @@ class Listener:
             waiting = list(self._to_close)
         for association_id in waiting:
             try:
-                self._ledger.close_association(association_id, self._clock())
+                self._ledger.close_association(association_id, utc_now())
             except NodeError as error:
                 log.warning("association's end not recorded yet", association=association_id, reason=str(error))
                 return

@@ -54,13 +54,12 @@ def limits_of(header: Dataset, greys: Greys | None = None) -> Iterator[str]:
         yield "The source does not state Patient Orientation: left and right are those of the picture"
 
 
-def warnings_of(prediction: Prediction, distance: OutOfDistribution | None, *, measure: bool = True) -> Iterator[str]:
+def warnings_of(prediction: Prediction, distance: OutOfDistribution | None) -> Iterator[str]:
     """When a decision is to be taken with care; what stands before the colon is enough where room is short.
 
     Args:
         prediction: the decision.
         distance: of the image from the training data, None where the model cannot say.
-        measure: whether to say how the distance is measured.
     """
     if prediction.near_threshold:
         yield (
@@ -68,8 +67,8 @@ def warnings_of(prediction: Prediction, distance: OutOfDistribution | None, *, m
             "a small shift or turn of the image may change the decision"
         )
     if distance is not None and distance.far:
-        how = f" ({plain(distance.measure, 200)})" if measure else ""
-        yield f"Far from the training data: score {distance.score:.3g}, limit {distance.limit:.3g}{how}"
+        how = plain(distance.measure, 200)
+        yield f"Far from the training data: score {distance.score:.3g}, limit {distance.limit:.3g} ({how})"
 
 
 def distance_of(distance: OutOfDistribution) -> str:

@@ -149,9 +149,9 @@ def process(pid: int, ae_title: str, name: str, *, roles: Iterable[Role] = (), r
     return _participant(str(pid), requestor=requestor, roles=roles, alternative=_titles(ae_title), name=name)
 
 
-def person(user: str, *, roles: Iterable[Role] = (), requestor: bool = True, address: str = "") -> Message:
+def person(user: str, *, roles: Iterable[Role] = (), address: str = "") -> Message:
     """A person, as user@host; of one who sits elsewhere, the address (type 2: IP address)."""
-    return _participant(user, requestor=requestor, roles=roles, access=(address, "2"))
+    return _participant(user, requestor=True, roles=roles, access=(address, "2"))
 
 
 def peer(ae_title: str, address: str, *, roles: Iterable[Role], requestor: bool) -> Message:

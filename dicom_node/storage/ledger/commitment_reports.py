@@ -18,6 +18,8 @@ from dicom_node.storage.ledger.store import Store, insert_missing
 
 MOST_OWED = 1000
 """Reports that one peer may wait for at a time."""
+_MOST = 10
+"""Reports that are taken to be sent at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,6 @@ class CommitmentReports(Store):
         seconds: float,
         *,
         transaction_uid: str | None = None,
-        limit: int = 10,
     ) -> list[OwedReport]:
         """Take reports to one peer, oldest first; counts one attempt each.
 
@@ -102,7 +103,6 @@ class CommitmentReports(Store):
             now: the time.
             seconds: how long until another may take what is not settled.
             transaction_uid: this one alone, whether a sender may have it yet or not; None: all that are due.
-            limit: most reports.
         """
         chosen = (
             and_(_due(now), commitment_reports.c.ae_title == ae_title)
@@ -110,7 +110,7 @@ class CommitmentReports(Store):
             else and_(_free(now), _is(ae_title, transaction_uid))
         )
         key = commitment_reports.c.transaction_uid
-        query = select(key).where(chosen).order_by(commitment_reports.c.requested_at, key).limit(limit)
+        query = select(key).where(chosen).order_by(commitment_reports.c.requested_at, key).limit(_MOST)
         with self._write() as connection:
             found = connection.execute(query.with_for_update()).scalars().all()
             held = {"owner": owner, "lease_until": now + timedelta(seconds=seconds)}
