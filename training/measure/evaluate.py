@@ -3,7 +3,7 @@
 `python -m training evaluate --bundle DIR --data nih:DIR --json FILE`. The maps are those that are delivered: made and
 smoothed as the bundle says. Figures are given for all images and per view, because the view is a confounder;
 localisation stands beside controls that see no image, faithfulness beside a random tenth, transfer beside random
-changes.
+changes and real opacities.
 """
 
 from collections.abc import Callable, Sequence
