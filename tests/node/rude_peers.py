@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 from pynetdicom.dsutils import encode
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
-from receiving import CR, STUDY, radiograph
+from receiving import CR, STUDY, radiograph, wait_until
 
 
 @contextmanager
@@ -79,5 +79,16 @@ def store_command():
 
 
 def still_serves(node):
-    """A good sender is answered as it should be."""
-    assert [status.Status for status in node.store(radiograph(77))] == [0x0000]
+    """A good sender is answered as it should be.
+
+    A node that waits a second for its peers ends one which a busy machine keeps waiting longer: that one has no answer,
+    and sends again.
+    """
+
+    def answer():
+        try:
+            return node.store(radiograph(77))[0]
+        except RuntimeError:  # pynetdicom's, of an association that is over
+            return None
+
+    assert wait_until(answer, 30).Status == 0x0000
