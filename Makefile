@@ -15,10 +15,8 @@ define install
 @touch $@
 endef
 ARGS ?=
-# Test files that run at the same time; on two cores two more fill the waiting of the others. Whole nodes and trainings,
-# which start processes of their own, are one fewer.
-JOBS ?= 4
-SLOW_JOBS ?= 3
+# Test files that run at the same time; on two cores a third fills the waiting of the others.
+JOBS ?= 3
 # PyTorch on a CPU takes and gives back much memory; in huge pages that costs a part of the time (glibc 2.35 or newer).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
@@ -31,7 +29,7 @@ test: installed
 	$(MAKE) --jobs=2 --output-sync=target check pytest
 
 test-all: installed
-	$(BIN)/pytest -m slow --timeout 1200 --numprocesses $(SLOW_JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m slow --timeout 1200 --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 docs: $(VENV)/.docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file deploy/docs/mkdocs.yml

@@ -28,6 +28,7 @@ from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 from pynetdicom.transport import AssociationSocket
 
 from dicom_node.deliver.burst import in_bursts
+from dicom_node.deliver.checkpoint import Checkpoint
 from dicom_node.deliver.silence import Silence
 from dicom_node.dicom.tls import client_context
 from dicom_node.dicom.tls_failures import meaning
@@ -203,6 +204,7 @@ def associated(
         """No read or write may take for ever: pynetdicom waits so for the rest of a PDU."""
         connection: Any = event.assoc.dul.socket
         connection.socket.settimeout(timeout)
+        event.assoc._reactor_checkpoint = Checkpoint(event.assoc)  # noqa: SLF001 - see there
 
     try:
         association = entity.associate(
