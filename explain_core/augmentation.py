@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from explain_core.engine import at_once
-from explain_core.geometry import AffineRange, draw_affine, warp
+from explain_core.geometry import AffineRange, draw_opposites, warp
 
 
 def registered_average(
@@ -19,7 +19,9 @@ def registered_average(
 ) -> tuple[Tensor, Tensor]:
     """Average the maps of `count` random transforms of each image, registered to it.
 
-    All images are moved by the same transforms, so that a batch is explained as its images would be one by one.
+    The transforms come in pairs of opposites (`draw_opposites`): one pair is worth ten drawn freely
+    (docs/training.md). All images are moved by the same transforms, so that a batch is explained as its images would
+    be one by one.
 
     Args:
         explain: copies, shape (M, 1, S, S), and the place in `images` of what each is a copy of, int64, shape (M,) ->
@@ -33,7 +35,7 @@ def registered_average(
         The averaged maps, shape (N, 1, S, S), 0 where no copy saw the pixel, and the coverage in [0, 1], shape
         (1, 1, S, S): the mean weight with which copies saw it.
     """
-    matrices = draw_affine(ranges, count, torch.Generator().manual_seed(seed)).to(images.device)
+    matrices = draw_opposites(ranges, count, torch.Generator().manual_seed(seed)).to(images.device)
     inverse = torch.linalg.inv(matrices)
     found = []
     for part in torch.arange(len(images) * count, device=images.device).split(at_once(images)):

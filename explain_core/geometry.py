@@ -145,24 +145,44 @@ def draw_affine(ranges: AffineRange, count: int, generator: torch.Generator) -> 
     A matrix composes flips, zoom, rotation and shift, in this order, and maps source coordinates to transformed
     ones; its inverse undoes them in the reverse order.
     """
+    drawn = _uniform(count, generator)
+    return _moves(ranges, drawn) @ _flips(ranges, drawn)
 
-    def uniform(bound: float) -> Tensor:
-        return (torch.rand(count, generator=generator) * 2 - 1) * bound
 
-    def flipped(probability: float) -> Tensor:
-        return torch.where(torch.rand(count, generator=generator) < probability, -1.0, 1.0)
+def draw_opposites(ranges: AffineRange, count: int, generator: torch.Generator) -> Tensor:
+    """As `draw_affine`, in pairs: each transform is followed by its opposite (antithetic variates).
 
-    angle = torch.deg2rad(uniform(ranges.degrees))
-    zoom = 1 + uniform(ranges.zoom)
-    mirror, overturn = flipped(ranges.horizontal_flip), flipped(ranges.vertical_flip)
-    matrices = torch.zeros(count, 3, 3)
-    matrices[:, 0, 0] = zoom * torch.cos(angle) * mirror
-    matrices[:, 0, 1] = -zoom * torch.sin(angle) * overturn
-    matrices[:, 1, 0] = zoom * torch.sin(angle) * mirror
-    matrices[:, 1, 1] = zoom * torch.cos(angle) * overturn
-    matrices[:, 0, 2] = uniform(2 * ranges.width_shift)
-    matrices[:, 1, 2] = uniform(2 * ranges.height_shift)
-    matrices[:, 2, 2] = 1
+    What is seen turns, zooms and shifts the other way in the opposite, and is mirrored where it is not in the first
+    (for a probability of one half). One transform has the distribution that it has without pairs; a mean over them
+    varies less, since what is odd in the movement cancels out. Flips come last here: where they come first, a mirrored
+    image turns the same way as one that is not, by the opposite angle. The last of an odd number stands alone.
+    """
+    drawn = _uniform((count + 1) // 2, generator)
+    drawn = torch.stack([drawn, 1 - drawn], dim=-1).flatten(1)[:, :count]
+    return _flips(ranges, drawn) @ _moves(ranges, drawn)
+
+
+def _uniform(count: int, generator: torch.Generator) -> Tensor:
+    """In [0, 1), shape (6, count): the places of angle, zoom, two flips and two shifts in their ranges."""
+    return torch.stack([torch.rand(count, generator=generator) for _ in range(6)])
+
+
+def _moves(ranges: AffineRange, drawn: Tensor) -> Tensor:
+    angle, zoom, _, _, width, height = 2 * drawn - 1
+    angle, zoom = torch.deg2rad(angle * ranges.degrees), 1 + zoom * ranges.zoom
+    matrices = torch.eye(3).repeat(len(angle), 1, 1)
+    matrices[:, 0, 0] = matrices[:, 1, 1] = zoom * torch.cos(angle)
+    matrices[:, 1, 0] = zoom * torch.sin(angle)
+    matrices[:, 0, 1] = -matrices[:, 1, 0]
+    matrices[:, 0, 2] = width * 2 * ranges.width_shift
+    matrices[:, 1, 2] = height * 2 * ranges.height_shift
+    return matrices
+
+
+def _flips(ranges: AffineRange, drawn: Tensor) -> Tensor:
+    matrices = torch.eye(3).repeat(drawn.shape[1], 1, 1)
+    matrices[:, 0, 0] -= 2.0 * (drawn[2] < ranges.horizontal_flip)
+    matrices[:, 1, 1] -= 2.0 * (drawn[3] < ranges.vertical_flip)
     return matrices
 
 

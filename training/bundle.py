@@ -39,8 +39,8 @@ from training.runs.image_classifier import predict
 
 PARTS = 12_000
 """Images of which only a part is visible: all with boxes, and of the others as many as make up this number."""
-COPIES = 5
-"""Registered copies that a map is averaged over: as many as take no longer than Grad-CAM alone, with the decision."""
+COPIES = 2
+"""Registered copies that a map is averaged over, a pair of opposites: worth ten drawn freely (docs/training.md)."""
 CARD = """# Model card: {name} {version}
 
 RESEARCH USE ONLY - NOT FOR DIAGNOSIS. Not a medical device. Not evaluated prospectively.

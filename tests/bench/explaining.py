@@ -38,7 +38,7 @@ from training.measure.localisation import AT_90
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "dicom_node" / "bundles" / "default"
 NIH = ROOT.parent / "shared" / "data" / "nih_cxr14_subset"
-BATCHES, COPIES = (1, 4, 16, 64), (0, 1, 2, 5, 10, 20)
+BATCHES, COPIES = (1, 4, 16, 64), (0, 1, 2, 4, 10, 20)
 REPEATS, SIDE, WORDS = 9, 1024, 1 << 24
 FRONT = "performance-front.png"
 

@@ -3,13 +3,13 @@ import torch
 
 from explain_core import engine
 from explain_core.augmentation import registered_average
-from explain_core.geometry import AffineRange, draw_affine
+from explain_core.geometry import AffineRange, draw_opposites
 
 
 def naive_average(explain, image, ranges, count, seed):
     """Equation (11) pixel by pixel: every copy sampled and returned by hand, one at a time."""
     size = image.shape[-1]
-    matrices = draw_affine(ranges, count, torch.Generator().manual_seed(seed)).numpy().astype(np.float64)
+    matrices = draw_opposites(ranges, count, torch.Generator().manual_seed(seed)).numpy().astype(np.float64)
     total, seen = np.zeros((size, size)), np.zeros((size, size))
     for matrix in matrices:
         copy = sample(image[0].numpy().astype(np.float64), np.linalg.inv(matrix), border=True)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from explain_core.errors import GeometryError
-from explain_core.geometry import AffineRange, InputSpec, Preprocessing, draw_affine, warp
+from explain_core.geometry import AffineRange, InputSpec, Preprocessing, draw_affine, draw_opposites, warp
 
 
 def blob(rows, columns, row, column, sigma):
@@ -65,6 +65,31 @@ def test_the_same_seed_draws_the_same_transforms():
     one, two = (draw_affine(AffineRange(), 5, torch.Generator().manual_seed(7)) for _ in range(2))
     assert torch.equal(one, two)
     assert not torch.equal(one, draw_affine(AffineRange(), 5, torch.Generator().manual_seed(8)))
+
+
+@given(count=st.integers(1, 9), seed=st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None)
+def test_what_is_seen_moves_the_other_way_in_an_opposite_and_is_mirrored_where_it_is_not_in_the_first(count, seed):
+    drawn = draw_opposites(AffineRange(), count, torch.Generator().manual_seed(seed))
+    assert len(drawn) == count
+    mirror = torch.diag(torch.tensor([-1.0, 1.0, 1.0]))
+    mirrored = torch.linalg.det(drawn) < 0
+    seen = torch.where(mirrored[:, None, None], mirror @ drawn, drawn)
+    ones, others = seen[0 : count - count % 2 : 2], seen[1::2]
+    assert torch.equal(mirrored[0 : count - count % 2 : 2], ~mirrored[1::2])
+    assert torch.allclose(ones[:, :2, 2], -others[:, :2, 2], atol=1e-6)
+    turned = [torch.atan2(moves[:, 1, 0], moves[:, 0, 0]) for moves in (ones, others)]
+    assert torch.allclose(turned[0], -turned[1], atol=1e-6)
+    zoomed = [moves[:, :2, 0].norm(dim=1) for moves in (ones, others)]
+    assert torch.allclose(zoomed[0] + zoomed[1], torch.full((len(ones),), 2.0), atol=1e-5)
+
+
+def test_an_opposite_is_drawn_as_the_first_is():
+    drawn = draw_opposites(AffineRange(vertical_flip=0.2), 40_000, torch.Generator().manual_seed(5))
+    for half in (drawn[::2], drawn[1::2]):
+        assert (torch.linalg.det(half) < 0).float().mean().item() == pytest.approx(0.5 * 0.8 + 0.5 * 0.2, abs=0.02)
+        assert (half[:, 1, 1] < 0).float().mean().item() == pytest.approx(0.2, abs=0.02)
+        assert half[:, 0, 2].std().item() == pytest.approx(2 * 10 / 224 / 3**0.5, rel=0.03)
 
 
 @given(rows=st.integers(1, 700), columns=st.integers(1, 700), size=st.sampled_from([32, 96, 224]))
