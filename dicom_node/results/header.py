@@ -263,12 +263,12 @@ def _acquisition(source: Dataset) -> list[Dataset]:
 
 
 def _series_description(about: Context, kind: str) -> str:
-    """The warning first: lists cut long lines. After a method's name the model's only where both have room."""
-    name = f"{about.model.name} {about.model.version}" if about.model is not None else "no model"
+    """The warning first: lists cut long lines. Then as much of the model as has room whole: 4.1 is not 4.1.2."""
+    name, version = (about.model.name, about.model.version) if about.model is not None else ("no model", "")
     what = kind if about.method is None else f"{kind}, {about.method}"
     said = f"NOT FOR DIAGNOSIS - AI {what.replace('_', ' ')}"
-    whole = plain(f"{said} - {plain(name)}", 2 * _LONGEST_TEXT)
-    return plain(whole if about.method is None or len(whole) <= _LONGEST_TEXT else said)
+    choices = (plain(one, 2 * _LONGEST_TEXT) for one in (f"{said} - {name} {version}", f"{said} - {name}", said))
+    return plain(next((one for one in choices if len(one) <= _LONGEST_TEXT), said))
 
 
 def plain(text: str, length: int = _LONGEST_TEXT) -> str:

@@ -452,6 +452,21 @@ def test_report_without_a_model():
     assert named.SeriesDescription == "NOT FOR DIAGNOSIS - AI structured report - toy 0.0.1"
 
 
+@pytest.mark.parametrize(
+    ("name", "version", "said"),
+    [
+        ("opacity-evidence", "4.1", "structured report - opacity-evidence 4.1"),
+        ("opacity-evidence", "4.1.0", "structured report - opacity-evidence"),
+        ("opacity-evidence of the institution", "4.1.0", "structured report"),
+    ],
+)
+def test_a_name_or_a_version_is_never_cut(name, version, said):
+    study, read = study_of(reread(cr_header(SOPClassUID=CTImageStorage, Modality="CT")))
+    model = replace(TOY_MODEL, name=name, version=version)
+    (report,) = answer(pipeline.not_analysed(task_for(study), study, read, "x", Reason.FAILED, model=model)).datasets
+    assert report.SeriesDescription == f"NOT FOR DIAGNOSIS - AI {said}"
+
+
 def test_twice_is_once():
     datasets = [film(1), film(2, ViewPosition="LL")]
     first, second = (explain(*datasets) for _ in range(2))
