@@ -41,17 +41,12 @@ class PixelRemoval:
         steps: in how many equal parts the pixels are removed.
         replacement: what removed pixels show.
         batch: images per call of the classifier.
-        control: whether a random ranking is followed beside the maps; it is the same for all methods on one image, so
-            that one of them is enough to ask for it.
-        seed: of the random ranking.
         rule: how logits become the probability that is followed.
     """
 
     steps: int = 50
     replacement: Callable[[Tensor], Tensor] = field(default_factory=Blurred)
     batch: int = 64
-    control: bool = True
-    seed: int = 0
     rule: DecisionRule = field(default_factory=DecisionRule)
 
 
@@ -69,20 +64,13 @@ def deletion_insertion(
 
     Returns:
         deletion (lower is better), insertion (higher is better): areas under the probability of the class over the
-        share of pixels removed or returned, in [0, 1]. deletion_random, insertion_random: the same for a random
-        ranking, the same for every image, which a map must beat.
+        share of pixels removed or returned, in [0, 1]. What a map must beat are those of `random_maps`.
 
     Raises:
         ValueError: maps that are not finite or of another shape; the message names the image.
     """
-    how = settings or PixelRemoval()
-    rows = {"": maps} | ({"_random": random_maps(images, how.seed)} if how.control else {})
-    figures: dict[str, Floats] = {}
-    for suffix, ranked in rows.items():
-        deletion, insertion = removal_curves(classifier, images, classes, ranked, how)
-        figures[f"deletion{suffix}"] = area(deletion)
-        figures[f"insertion{suffix}"] = area(insertion)
-    return figures
+    deletion, insertion = removal_curves(classifier, images, classes, maps, settings)
+    return {"deletion": area(deletion), "insertion": area(insertion)}
 
 
 def random_maps(images: Tensor, seed: int = 0) -> Tensor:

@@ -102,7 +102,8 @@ def test_every_table_has_its_figures_and_a_second_start_makes_nothing_anew(tmp_p
     assert {"kept_rate", "flip_rate", "psnr_x_s", "ssim_s_a", "transfer", "part_hottest", "part_random",
             "part_without", "transfer_control"} <= set(first["generators"]["single_2_w_tv"])  # fmt: skip
     assert {"stable_shift", "stable_noise", "stable_jpeg"} <= set(first["faithfulness"]["gradient"])
-    assert set(first["faithfulness"]) == set(ROWS)
+    assert set(first["faithfulness"]) == {"random", *ROWS}
+    assert set(first["faithfulness"]["random"]) == {"deletion", "insertion", "road"}
     assert {"deletion", "insertion", "road", "max_sensitivity", "randomisation"} <= set(
         first["faithfulness"]["gradient"]
     )

@@ -198,15 +198,12 @@ def _gain(row: Row, other: Row, use: NDArray[np.bool_], boxed: Cohort) -> Figure
 def faithfulness_figures(bench: Bench, name: str, chance: Classifier | None) -> Figures:
     """Deletion, insertion, ROAD, max-sensitivity and what is left of the maps when the classifier is random.
 
-    Trained methods are trained anew on the random classifier; on a few test images, those with lesions first.
+    Trained methods are trained anew on the random classifier; on the images of `_few_images`.
     """
-    chosen = (bench.boxed if len(bench.boxed) else bench.test).images[: bench.profile.faithfulness]
-    classes = torch.from_numpy(bench.classes(chosen)).to(bench.device)
-    x, method = floats(chosen, bench.device), bench.method(name)
+    chosen, x, classes = _few_images(bench)
+    method = bench.method(name)
     maps = torch.from_numpy(explain(bench, method, chosen, augmented=False))[:, None].to(bench.device)
-    how = removal.PixelRemoval(rule=bench.rule)
-    figures = removal.deletion_insertion(bench.classifier, x, classes, maps, how)
-    figures["road"] = faithfulness.road(bench.classifier, x, classes, maps, rule=bench.rule)
+    figures = _removed(bench, x, classes, maps)
     if name not in SEARCHING:
         figures |= {f"stable_{key}": values for key, values in _stability(bench, method, x, classes).items()}
     few = slice(0, max(1, bench.profile.faithfulness // 4))
@@ -218,6 +215,27 @@ def faithfulness_figures(bench: Bench, name: str, chance: Classifier | None) -> 
         similar = faithfulness.randomisation_similarity(maps, random_maps)
         figures |= {"randomisation": similar["spearman"], "randomisation_ssim": similar["ssim"]}
     return {key: float(np.mean(values)) for key, values in figures.items()}
+
+
+def random_ranking_figures(bench: Bench) -> Figures:
+    """Deletion, insertion and ROAD of a random ranking, which every method has to beat, on the same images."""
+    _, x, classes = _few_images(bench)
+    figures = _removed(bench, x, classes, removal.random_maps(x))
+    return {key: float(np.mean(values)) for key, values in figures.items()}
+
+
+def _few_images(bench: Bench) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A few test images, those with lesions first, as stored and as floats, and the classes that are explained."""
+    chosen = (bench.boxed if len(bench.boxed) else bench.test).images[: bench.profile.faithfulness]
+    return chosen, floats(chosen, bench.device), torch.from_numpy(bench.classes(chosen)).to(bench.device)
+
+
+def _removed(
+    bench: Bench, x: torch.Tensor, classes: torch.Tensor, maps: torch.Tensor
+) -> dict[str, NDArray[np.float64]]:
+    how = removal.PixelRemoval(rule=bench.rule)
+    figures = removal.deletion_insertion(bench.classifier, x, classes, maps, how)
+    return figures | {"road": faithfulness.road(bench.classifier, x, classes, maps, rule=bench.rule)}
 
 
 def _stability(bench: Bench, method: Method, x: torch.Tensor, classes: torch.Tensor) -> dict[str, NDArray[np.float64]]:

@@ -291,17 +291,8 @@ def _measure(
         rows |= _of_chance(bench, [name for name in usable if name not in SEARCHING], absent)
         bench.say("scoring")
         result["localisation"] = figures.localisation_figures(bench, rows, compared)
-    chance = bench.random_classifier
-    for name in usable if bench.profile.faithfulness else ():
-        bench.say(f"faithfulness of {name}")
-        with _or_absent(bench, f"faithfulness of {name}", absent):
-            result["faithfulness"][name] = remembered(
-                bench,
-                f"faithfulness-{name}",
-                fingerprint(method_fingerprint(bench, bench.method(name)), bench.network_of(chance)),
-                partial(figures.faithfulness_figures, bench, name, chance),
-            )
-        advance()
+    if usable and bench.profile.faithfulness:
+        result["faithfulness"] = _faithfulness(bench, usable, absent, advance)
     bench.say("timing")
     if BUNDLE_ROW in usable:
         result["timing"][DELIVERED] = figures.delivered_timing(bench)
@@ -309,6 +300,23 @@ def _measure(
         result["timing"] |= figures.timing_figures(bench, name)
         advance()
     return result, usable
+
+
+def _faithfulness(bench: Bench, names: Sequence[str], absent: dict[str, str], advance: Callable[[], object]) -> Figures:
+    """Of every method, and of a random ranking."""
+    chance = bench.random_classifier
+    found: Figures = {}
+    for name in names:
+        bench.say(f"faithfulness of {name}")
+        with _or_absent(bench, f"faithfulness of {name}", absent):
+            found[name] = remembered(
+                bench,
+                f"faithfulness-{name}",
+                fingerprint(method_fingerprint(bench, bench.method(name)), bench.network_of(chance)),
+                partial(figures.faithfulness_figures, bench, name, chance),
+            )
+        advance()
+    return found | {"random": figures.random_ranking_figures(bench)}
 
 
 def _rows(bench: Bench, name: str) -> dict[str, Row]:
