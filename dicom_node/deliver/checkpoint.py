@@ -11,6 +11,9 @@ import threading
 
 from pynetdicom.association import Association
 
+_LOOK = 0.05
+"""Seconds after which a reactor that waits says so again."""
+
 
 class Checkpoint(threading.Event):
     """The event, in place of pynetdicom's: whoever clears it knows that the reactor goes on, or that it will not.
@@ -31,10 +34,15 @@ class Checkpoint(threading.Event):
             super().clear()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is set, and say that the reactor goes on in one step with that; True."""
+        """Wait until it is set, and say in one step with that whether the reactor goes on; True.
+
+        It says so again and again: a report of the peer's (N-EVENT-REPORT) is served by a thread of its own, which at
+        its end, whenever that is, says that nothing waits.
+        """
         while True:
-            super().wait(timeout)
+            super().wait(_LOOK if timeout is None else timeout)
             with self._turn:
-                if self.is_set():
-                    self._association._is_paused = False  # noqa: SLF001 - what `send_*` wait for
-                    return True
+                going_on = self.is_set()
+                self._association._is_paused = not going_on  # noqa: SLF001 - what `send_*` wait for
+            if going_on:
+                return True

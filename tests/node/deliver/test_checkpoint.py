@@ -4,12 +4,14 @@ import threading
 import time
 
 import pytest
+from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from sending import write
-from working import SC_STORAGE, Peer
+from working import SC_STORAGE, Peer, wait_for
 
 from dicom_node.deliver import scu
+from dicom_node.deliver.checkpoint import Checkpoint
 from dicom_node.nouns import AETitle, Destination, SOPInstanceUID
 
 LATE = 0.2
@@ -34,6 +36,21 @@ def busy(monkeypatch):
 
     monkeypatch.setattr(threading.Event, "wait", late)
     monkeypatch.setattr(DIMSEServiceProvider, "get_msg", later)
+
+
+def test_a_reactor_that_waits_says_so_whatever_another_thread_says():
+    association = Association(AE("EXPLAIN"), "requestor")
+    checkpoint = Checkpoint(association)
+    checkpoint.clear()
+    reactor = threading.Thread(target=checkpoint.wait, daemon=True)
+    reactor.start()
+    association._is_paused = False  # as after a report of the peer's, served by a thread of its own
+    wait_for(lambda: association._is_paused, 10, "the reactor to say that it waits")
+    assert reactor.is_alive()
+    checkpoint.set()
+    reactor.join(10)
+    assert not reactor.is_alive()
+    assert not association._is_paused
 
 
 @pytest.mark.usefixtures("busy")
