@@ -1,12 +1,12 @@
-"""Localisation on every image with boxes, each by a model that never saw its patient: `python -m training crossfit`.
+"""Decisions and localisation, each image by a model that never saw its patient: `python -m training crossfit`.
 
     python -m training crossfit --data nih:DIR --parts rsna_lungs:DIR --out DIR
 
 The patients' folds are taken in groups. For each group a bundle is made as `python -m training bundle` makes it, with
-fixed settings, from the patients of the other groups (those of the next group choose epochs and threshold); its maps
-are scored on the group's images with boxes, beside the mean of its own training boxes. All groups together give four
-times the images that the test folds have. Nothing is chosen here. Every group's scores stay in `out`; started again, it
-goes on where it was stopped.
+fixed settings, from the patients of the other groups (those of the next group choose epochs and threshold); it decides
+about all of the group's images, and its maps are scored on those with boxes, beside the mean of its own training boxes.
+All groups together give four times the images that the test folds have. Nothing is chosen here. Every group's scores
+stay in `out`; started again, it goes on where it was stopped.
 """
 
 import json
@@ -30,10 +30,11 @@ from training.datasets import loading, masks
 from training.datasets.samples import Dataset, Sample
 from training.errors import TrainingError
 from training.measure import localisation
+from training.measure.classification import classification
 from training.measure.estimates import DRAWS
 from training.measure.evaluate import boxed_images
 from training.measure.localisation import Boxed, Columns
-from training.report.evaluation import localisation_tables
+from training.report.evaluation import decision_rows, localisation_tables, table
 
 Figures = dict[str, Any]
 Say = Callable[[str], None]
@@ -104,8 +105,8 @@ def crossfit(asked: CrossFit, only: Sequence[Group] = ()) -> Figures:
     """Train and score every group, or `only` some of them, and pool the groups that are done.
 
     Returns:
-        "groups" with what each was measured with, "missing" those that are not done, and "localisation" as `evaluate`
-        gives it, of all images of the groups that are.
+        "groups" with what each was measured with, "missing" those that are not done, and "classification" and
+        "localisation" as `evaluate` gives them, of all images of the groups that are.
 
     Raises:
         DatasetError, TrainingError, BundleError: the data, a group or a ready bundle cannot be used.
@@ -128,6 +129,7 @@ def crossfit(asked: CrossFit, only: Sequence[Group] = ()) -> Figures:
         "missing": [_name(group) for group in asked.groups if group not in done],
     }
     if done:
+        figures["classification"] = _decisions(asked, dataset, done)
         figures["localisation"] = _pooled(asked, dataset, done)
     return figures
 
@@ -167,31 +169,42 @@ def _kept(asked: CrossFit, group: Group) -> Figures | None:
     if not path.is_file():
         return None
     found: Figures = json.loads(path.read_text())
-    return found
+    return found if "decisions" in found else None
 
 
 def _scored(explainer: BundleExplainer, split: Dataset) -> Figures:
-    """The scores of a group's images with boxes, by row and image."""
-    samples = [sample for sample in split.part(TEST) if sample.boxes]
-    training = [sample for sample in split.part(TRAIN) if sample.boxes]
-    images = loading.load_inputs(samples, explainer.bundle.input_spec)
-    boxed = boxed_images(samples, images, training)
+    """What the model says of a group's images, and the scores of those with boxes, by row and image."""
+    every = split.part(TEST)
+    images = loading.load_inputs(every, explainer.bundle.input_spec)
     with torch.no_grad():
         chances = torch.cat([explainer.probabilities(one[None].to(explainer.device).float() / 255) for one in images])
-    rows = localisation.scored(localisation.maps_of(explainer, images), boxed)
+    marked = [index for index, sample in enumerate(every) if sample.boxes]
+    samples = [every[index] for index in marked]
+    training = [sample for sample in split.part(TRAIN) if sample.boxes]
+    boxed = boxed_images(samples, images[marked], training)
+    rows = localisation.scored(localisation.maps_of(explainer, boxed.images), boxed)
     return {
+        "decisions": {sample.path.name: round(float(x), _DECIMALS) for sample, x in zip(every, chances, strict=True)},
         "bundle": explainer.identity.digest,
         "size": explainer.bundle.input_spec.size,
         "images": len(samples),
         "training_boxed": len(training),
         "names": [sample.path.name for sample in samples],
-        "called": explainer.decisions(chances).tolist(),
+        "called": explainer.decisions(chances[marked]).tolist(),
         "rows": {name: {key: _rounded(values[key]) for key in KEPT} for name, values in rows.items()},
     }
 
 
 def _rounded(values: NDArray[np.floating]) -> Any:
     return np.round(values, _DECIMALS).tolist()
+
+
+def _decisions(asked: CrossFit, dataset: Dataset, done: Mapping[Group, Figures]) -> Figures:
+    """How well the models tell images with the finding from others; each image is held against its own model's."""
+    known = {sample.path.name: sample for sample in dataset}
+    said = [(known[name], x, judge) for judge, one in enumerate(done.values()) for name, x in one["decisions"].items()]
+    samples, chances, judges = zip(*said, strict=True)
+    return classification(samples, np.array(chances), draws=asked.draws, judges=np.array(judges))
 
 
 def _pooled(asked: CrossFit, dataset: Dataset, done: Mapping[Group, Figures]) -> Figures:
@@ -225,6 +238,13 @@ def markdown(figures: Mapping[str, Any]) -> str:
     """The pooled tables, and which groups they are of."""
     missing = f" (not yet: {'; '.join(figures['missing'])})" if figures["missing"] else ""
     folds = f"folds {'; '.join(figures['groups'])}{missing}"
-    lines = [f"Each image with boxes by a model that never saw its patient, settings fixed: {folds}.", ""]
-    lines += localisation_tables(figures["localisation"]) if "localisation" in figures else ["No group is done."]
+    lines = [f"Each image by a model that never saw its patient, settings fixed: {folds}.", ""]
+    if not figures["groups"]:
+        return "\n".join([*lines, "No group is done.", ""])
+    lines += table(
+        "Decisions, each held against those of its own model",
+        ["", "all"],
+        decision_rows({"all": figures["classification"]}),
+    )
+    lines += ["", *localisation_tables(figures["localisation"])]
     return "\n".join(lines) + "\n"

@@ -111,6 +111,27 @@ def roc_auc(weights: Floats, labels: NDArray[np.bool_], scores: NDArray[np.float
     return _ratio((positive * below).sum(axis=1), pairs)
 
 
+def roc_auc_within(
+    weights: Floats, labels: NDArray[np.bool_], scores: NDArray[np.floating], judges: NDArray[Any]
+) -> Floats:
+    """`roc_auc` of pairs that one classifier scored: what different ones say of two images cannot be compared.
+
+    Args:
+        weights: of the images in each draw, shape (D, N).
+        labels: shape (N,).
+        scores: shape (N,).
+        judges: which classifier scored the image, shape (N,).
+    """
+    ranked, pairs = np.zeros(len(weights)), np.zeros(len(weights))
+    for judge in np.unique(judges):
+        use = judges == judge
+        part = weights[:, use]
+        among = (part @ labels[use].astype(np.float64)) * (part @ (~labels[use]).astype(np.float64))
+        ranked += np.where(among > 0, np.nan_to_num(roc_auc(part, labels[use], scores[use])) * among, 0)
+        pairs += among
+    return _ratio(ranked, pairs)
+
+
 def one_vs_rest_auc(weights: Floats, labels: NDArray[np.bool_], scores: NDArray[np.floating]) -> Floats:
     """`roc_auc` of each column of labels and scores, shape (N, K), averaged over the columns that have one."""
     areas = np.stack([roc_auc(weights, labels[:, k], scores[:, k]) for k in range(labels.shape[1])])

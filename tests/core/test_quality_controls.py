@@ -19,6 +19,7 @@ from explain_core.quality.resampling import (
     one_vs_rest_auc,
     paired_gain,
     roc_auc,
+    roc_auc_within,
     share,
 )
 
@@ -234,6 +235,23 @@ def test_the_roc_area_of_one_kind_is_undefined_and_such_draws_are_left_out():
     assert (estimate.value, estimate.low, estimate.high) == (1, 1, 1)
     undefined = bootstrap(roc_auc, (np.ones(3, bool), scores), draws=20)
     assert np.isnan([undefined.value, undefined.low, undefined.high]).all()
+
+
+def test_scores_of_two_classifiers_are_never_held_against_each_other():
+    generator = np.random.default_rng(3)
+    labels, judges = generator.random(60) < 0.4, generator.integers(0, 3, 60)
+    labels[judges == 2] = True  # of this one no pair can be made
+    scores = generator.normal(size=60) + labels + 100 * judges
+    won, pairs = 0.0, 0
+    for one in np.flatnonzero(labels):
+        for other in np.flatnonzero(~labels & (judges == judges[one])):
+            won += 1.0 if scores[one] > scores[other] else 0.0
+            pairs += 1
+    found = roc_auc_within(np.full((1, 60), 1 / 60), labels, scores, judges)
+    assert found[0] == pytest.approx(won / pairs)
+    assert found[0] != pytest.approx(roc_auc_score(labels, scores), abs=0.01)
+    same = np.zeros(60, int)
+    assert roc_auc_within(np.ones((1, 60)), labels, scores, same)[0] == pytest.approx(roc_auc_score(labels, scores))
 
 
 def test_one_against_the_rest_averages_the_columns_that_are_defined():

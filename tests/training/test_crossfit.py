@@ -74,6 +74,12 @@ def test_every_image_with_boxes_is_scored_once(asked, figures, nih_folder):
     assert "gain" in part["rows"]["evidence"]
     text = markdown(figures)
     assert "by a model that never saw its patient, settings fixed: folds 0,1; 2; 3,4." in text
+    everyone = datasets.read(f"nih:{nih_folder}")
+    said = {name: x for one in kept for name, x in one["decisions"].items()}
+    assert set(said) == {s.path.name for s in everyone if s.fold in {0, 1, 2, 3, 4}}
+    labelled = figures["classification"]["all_labelled"]
+    assert labelled["images"] == sum(s.target is not None for s in everyone if s.path.name in said)
+    assert "AUC, all labelled" in text
     assert "evidence map" in text
 
 

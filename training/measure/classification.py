@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from explain_core.quality.resampling import roc_auc
+from explain_core.quality.resampling import roc_auc_within
 from training.datasets.samples import Sample
 from training.measure.estimates import DRAWS, Use, estimate
 
@@ -20,8 +20,22 @@ GROUPS: Mapping[str, str] = {
 }
 
 
-def classification(samples: Sequence[Sample], scores: NDArray[np.floating], use: Use, draws: int = DRAWS) -> Figures:
+def classification(
+    samples: Sequence[Sample],
+    scores: NDArray[np.floating],
+    use: Use | None = None,
+    draws: int = DRAWS,
+    judges: NDArray[Any] | None = None,
+) -> Figures:
     """ROC AUC of `scores`, shape (N,), among the images in `use`, for each of `GROUPS`.
+
+    Args:
+        samples: the images.
+        scores: the classifier's, shape (N,).
+        use: of these images, shape (N,); None is all.
+        draws: of the intervals.
+        judges: which of several classifiers scored each image, shape (N,): only its own scores are held against
+            each other.
 
     Returns:
         by group "images", "positive" and, where both classes are there, "auc" with its interval.
@@ -36,12 +50,14 @@ def classification(samples: Sequence[Sample], scores: NDArray[np.floating], use:
         "expert": known & expert,
         "opacity_against_other": (known & expert & opacity) | other,
     }
-    chosen = {name: one & use for name, one in wanted.items()}
-    return {name: _auc(opacity[one], scores[one], patients[one], draws) for name, one in chosen.items()}
+    chosen = {name: one if use is None else one & use for name, one in wanted.items()}
+    by = np.zeros(len(samples), dtype=np.intp) if judges is None else judges
+    return {name: _auc([opacity[one], scores[one], by[one]], patients[one], draws) for name, one in chosen.items()}
 
 
-def _auc(labels: Use, scores: NDArray[np.floating], patients: NDArray[Any], draws: int) -> Figures:
+def _auc(arrays: Sequence[NDArray[Any]], patients: NDArray[Any], draws: int) -> Figures:
+    labels = arrays[0]
     figures: Figures = {"images": len(labels), "positive": int(labels.sum())}
     if labels.any() and not labels.all():
-        figures["auc"] = estimate(roc_auc, [labels, scores], patients, draws)
+        figures["auc"] = estimate(roc_auc_within, arrays, patients, draws)
     return figures

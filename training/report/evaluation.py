@@ -231,19 +231,22 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 def _by_view(figures: Figures) -> list[str]:
     views = list(figures["classification"])
-    rows = [
-        [f"AUC, {text}", *(cell(at(figures, ("classification", view, group, "auc"))) for view in views)]
-        for group, text in GROUPS.items()
-    ]
-    counts = [
-        [f"images (positive), {text}", *(_count(figures["classification"][view][group]) for view in views)]
-        for group, text in GROUPS.items()
-    ]
     made = [
         [text, *(cell(at(figures, ("counterfactuals", view, name))) for view in views)]
         for name, text in _COUNTERFACTUALS.items()
     ]
-    return table("Decisions and generated images", ["", *views], [*rows, *counts, *made])
+    return table("Decisions and generated images", ["", *views], [*decision_rows(figures["classification"]), *made])
+
+
+def decision_rows(by_view: Figures) -> list[list[str]]:
+    """Rows of `classification`'s figures, a column for each of several parts of the images."""
+    rows = [
+        [f"AUC, {text}", *(cell(one[group].get("auc")) for one in by_view.values())] for group, text in GROUPS.items()
+    ]
+    return rows + [
+        [f"images (positive), {text}", *(_count(one[group]) for one in by_view.values())]
+        for group, text in GROUPS.items()
+    ]
 
 
 def _count(entry: Figures) -> str:
