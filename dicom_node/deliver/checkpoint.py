@@ -18,6 +18,9 @@ _LOOK = 0.05
 class Checkpoint(threading.Event):
     """The event, in place of pynetdicom's: whoever clears it knows that the reactor goes on, or that it will not.
 
+    Not for an association that answers a network time-out with A-RELEASE: there the reactor asks
+    itself whether it waits.
+
     Args:
         association: whose reactor waits for it; not started yet.
     """
