@@ -169,7 +169,7 @@ def _kept(asked: CrossFit, group: Group) -> Figures | None:
     if not path.is_file():
         return None
     found: Figures = json.loads(path.read_text())
-    return found if "decisions" in found else None
+    return found
 
 
 def _scored(explainer: BundleExplainer, split: Dataset) -> Figures:

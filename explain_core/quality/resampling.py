@@ -127,7 +127,7 @@ def roc_auc_within(
         use = judges == judge
         part = weights[:, use]
         among = (part @ labels[use].astype(np.float64)) * (part @ (~labels[use]).astype(np.float64))
-        ranked += np.where(among > 0, np.nan_to_num(roc_auc(part, labels[use], scores[use])) * among, 0)
+        ranked += np.where(among > 0, roc_auc(part, labels[use], scores[use]) * among, 0)
         pairs += among
     return _ratio(ranked, pairs)
 
