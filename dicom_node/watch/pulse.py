@@ -72,11 +72,12 @@ def begin(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 def ready() -> None:
-    """The process does its work from now on; only the first time is told."""
+    """The process does its work from now on; only the first time is told, before any sign of life of another thread."""
     if _keeper.ready:
         return
-    _keeper.ready = True
     _keeper.tell("READY=1", patience=_PATIENCE_SECONDS)
+    _keeper.told = time.monotonic()
+    _keeper.ready = True
     if _keeper.file is not None:
         try:
             _keeper.file.touch()

@@ -47,6 +47,19 @@ def test_systemd_hears_of_start_life_and_end(systemd, monkeypatch):
     assert systemd.heard() == "STOPPING=1"
 
 
+def test_ready_is_told_before_any_sign_of_life_of_another_thread(systemd, monkeypatch):
+    pulse.begin({"NOTIFY_SOCKET": systemd.address})
+    tell = pulse._Keeper.tell
+
+    def late(self, state, patience=0.0):
+        pulse.beat()  # of a loop that gets its turn just now
+        tell(self, state, patience)
+
+    monkeypatch.setattr(pulse._Keeper, "tell", late)
+    pulse.ready()
+    assert (systemd.heard(), systemd.heard()) == ("READY=1", None)
+
+
 def test_a_keeper_that_is_away_ends_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(pulse, "_EVERY_SECONDS", 0.0)
     pulse.begin({"NOTIFY_SOCKET": str(tmp_path / "nobody"), pulse.VARIABLE: str(tmp_path / "no" / "folder")})
