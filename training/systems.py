@@ -82,6 +82,7 @@ def _diffex_parser(systems: Any) -> argparse.ArgumentParser:
     for name in ("pull", "effect", "dropped", "strength"):
         instead.add_argument(f"--{name}", type=float)
     instead.add_argument("--features", choices=("classifier", "image", "encoder", "projector"))
+    instead.add_argument("--apart-by", choices=("place", "independence"), help="what tells parts apart")
     instead.add_argument("--candidates", choices=("parts", "learnt", "both"))
     instead.add_argument("--noise", choices=("inverted", "fixed"))
     instead.add_argument("--form", choices=("global", "mlp"))

@@ -1,10 +1,16 @@
-"""What a classifier's evidence is made of: directions of codes, few and each in a place of its own.
+"""What a classifier's evidence is made of: directions of codes, few and each apart from the others.
 
-The gradients of the evidence by the code, over many images, span few directions: only these matter to the classifier
-(an active subspace, Constantine et al., doi:10.1137/130916138). Within them any rotation explains as much; taken is the
-one whose changes of the image are sparsest (varimax, Kaiser, doi:10.1007/BF02289233), so that one direction widens the
-heart and another raises the fluid, and none does a little of both.
+By place: the gradients of the evidence by the code, over many images, span few directions, which matter to the
+classifier (an active subspace, Constantine et al., doi:10.1137/130916138). A gradient knows nothing of a sign that is
+there or not, so what the difference of the two decisions' means and a linear classifier have besides is taken into the
+span. Within it any rotation explains as much; taken is the one whose changes of the image are sparsest (varimax,
+Kaiser, doi:10.1007/BF02289233): one direction widens the heart, another raises the fluid, none does a little of both.
+
+By independence: where everything happens in one place, as in pictures of one cell, what varies independently over the
+images (independent component analysis, Hyvarinen and Oja, doi:10.1016/S0893-6080(00)00026-5). It asks no classifier.
 """
+
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -17,28 +23,34 @@ from explain_core.diffex.subject import Subject
 from explain_core.diffusion.schedule import noised
 
 Floats = NDArray[np.float64]
+Apart: TypeAlias = Literal["place", "independence"]
 IMAGES, BATCH = 192, 32
+_ROUNDS, _TOLERANCE = 2000, 1e-3
+_NEW = 0.05
+"""Part of a direction's length that is not in the span yet, below which it adds nothing."""
 
 
-def parts(
+def by_place(
     model: SemanticAutoencoder,
     subject: Subject,
     latents: Tensor,
     codes: Tensor,
     count: int,
     *,
+    further: Tensor,
     at: int = 700,
     length: float = 1.0,
     seed: int = 0,
 ) -> Tensor:
-    """Directions of unit length, the ones that matter most first, shape (count, code).
+    """Directions of unit length, each in a place of its own, shape (`count` and those of `further` that are new, code).
 
     Args:
         model: frozen.
         subject: the classifier, with gradients.
         latents: of images, shape (N, C, s, s).
         codes: theirs, standardised, shape (N, code).
-        count: how many.
+        count: how many the gradients span.
+        further: directions that the span shall hold besides, shape (F, code).
         at: the step of noise from which images are foreseen in one step.
         length: of the changes by which places are compared, in standardised codes.
         seed: of the noise and the choice of images.
@@ -60,7 +72,7 @@ def parts(
         ]
     )
     _, _, spanned = torch.linalg.svd(functional.normalize(gradients, dim=1), full_matrices=False)
-    basis = spanned[:count]
+    basis = _with(spanned[:count], further.to(spanned))
     changes = torch.zeros(len(basis), model.side**2, device=codes.device)
     with torch.no_grad():
         for z, code in zip(noisy.split(BATCH), chosen.split(BATCH), strict=True):
@@ -69,6 +81,33 @@ def parts(
                 changes[number] += (ahead - back).sum(dim=(0, 1)).flatten()
     rotation = varimax(changes.T.double().cpu().numpy())
     return functional.normalize(torch.from_numpy(rotation.T).to(basis) @ basis, dim=1)
+
+
+def by_independence(codes: Tensor, count: int, *, seed: int = 0) -> Tensor:
+    """Directions of unit length, along each of which one of `count` independent factors varies, shape (count, code).
+
+    Args:
+        codes: of many images, standardised, shape (N, code).
+        count: how many; about as many as vary in the images.
+        seed: of the search's start.
+    """
+    from sklearn import decomposition  # noqa: PLC0415 - slow to import
+
+    module: Any = decomposition
+    search = module.FastICA(
+        count, whiten="unit-variance", fun="cube", max_iter=_ROUNDS, tol=_TOLERANCE, random_state=seed
+    )
+    found = search.fit(codes.double().cpu().numpy()).mixing_.T
+    return functional.normalize(torch.from_numpy(found).to(codes), dim=1)
+
+
+def _with(basis: Tensor, further: Tensor) -> Tensor:
+    """An orthonormal basis, shape (K, code), with what of further directions is not in its span."""
+    for direction in functional.normalize(further, dim=1):
+        new = direction - basis.T @ (basis @ direction)
+        if float(new.norm()) > _NEW:
+            basis = torch.cat([basis, functional.normalize(new, dim=0)[None]])
+    return basis
 
 
 def _gradients(model: SemanticAutoencoder, subject: Subject, z: Tensor, t: Tensor, code: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from explain_core.classifier import DecisionRule
 from explain_core.diffex import ranking
 from explain_core.diffex.attributes import KEY, Attribute, Attributes, load_attributes, save_attributes
 from explain_core.diffex.directions import Bank, contrast, decorrelation, references
+from explain_core.diffex.parts import by_independence, by_place
 from explain_core.diffex.ranking import Decoding, attfind, changed, effects, prepare
 from explain_core.diffex.semantic import SemanticAutoencoder, SemanticConfig
 from explain_core.diffex.subject import Question, Subject
@@ -258,6 +259,36 @@ def test_the_directions_that_learnt_ones_are_compared_with():
     for same in (np.ones(200, bool), np.zeros(200, bool)):
         with pytest.raises(ValueError, match="all images are decided alike"):
             references(codes, same)
+
+
+def test_what_varies_independently_is_found_whatever_its_size():
+    """Five factors of unlike sizes, mixed into codes: independence finds each, principal axes none of the like ones."""
+    drawn = np.random.default_rng(0)
+    factors = drawn.uniform(-1, 1, (2000, 5)) * [1, 1, 1, 0.5, 0.5]
+    mixing = drawn.normal(size=(5, 12))
+    codes = factors @ mixing
+    found = by_independence(torch.from_numpy(codes), 5).numpy()
+    true = mixing / np.linalg.norm(mixing, axis=1, keepdims=True)
+    assert np.allclose(np.linalg.norm(found, axis=1), 1)
+    cosines = np.abs(true @ found.T)
+    assert cosines.max(axis=1).min() > 0.99
+    assert sorted(cosines.argmax(axis=1)) == [0, 1, 2, 3, 4], "each by another"
+    axes = np.linalg.svd(codes - codes.mean(axis=0), full_matrices=False)[2][:5]
+    assert np.abs(true @ axes.T).max(axis=1).min() < 0.9
+
+
+def test_parts_hold_what_the_classes_differ_by_though_no_gradient_shows_it():
+    model, subject, latents = model_of(), subject_of(), torch.randn(8, 4, 8, 8)
+    codes = torch.randn(8, 12, generator=torch.Generator().manual_seed(1))
+    few = by_place(model, subject, latents, codes, 2, further=torch.zeros(0, 12))
+    assert few.shape == (2, 12)
+    other = torch.randn(1, 12, generator=torch.Generator().manual_seed(2))
+    held = by_place(model, subject, latents, codes, 2, further=torch.cat([other, few[:1]]))
+    assert held.shape == (3, 12), "what is in the span already adds nothing"
+    assert torch.allclose(held @ held.T, torch.eye(3), atol=1e-4)
+    for direction in (*other, *few):
+        part = held.T @ (held @ direction)
+        assert torch.allclose(part, direction, atol=1e-4)
 
 
 def test_attfind_takes_the_column_that_moves_most_of_what_is_left():

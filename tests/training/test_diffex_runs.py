@@ -17,7 +17,7 @@ from torch import nn
 from explain_core.bundles.files import digest_of
 from explain_core.diffex.attributes import Attribute, Attributes, load_attributes, save_attributes
 from explain_core.diffex.directions import Bank
-from explain_core.diffex.parts import parts
+from explain_core.diffex.parts import by_place
 from explain_core.diffex.ranking import Decoding, prepare
 from explain_core.diffex.subject import Question, Subject
 from explain_core.errors import BundleError
@@ -202,7 +202,7 @@ def test_without_gradients_the_pull_is_refused_and_the_rest_works(tmp_path):
         learn(replace(settings, features="classifier"), model, blind, latents, codes, bank, 2.0, tmp_path)
     learn(settings, model, blind, latents, codes, bank, 2.0, tmp_path)
     with pytest.raises(ValueError, match="need gradients"):
-        parts(model, blind, latents, codes, 2)
+        by_place(model, blind, latents, codes, 2, further=torch.zeros(0, 64))
 
 
 @pytest.mark.slow
@@ -561,10 +561,11 @@ def test_what_a_classifier_cannot_serve_is_refused_before_anything_is_trained():
     _, images = images_of()
     subject = toy(images.part("train").images)
     blind = replace(subject, classifier=WithoutGradients(subject.classifier))
-    with pytest.raises(TrainingError, match="say --pull 0 --parts 0 --candidates learnt"):
+    with pytest.raises(TrainingError, match="say --pull 0 --apart-by independence"):
         check(TINY, blind)
     check(TINY, subject)
     check(replace(TINY, pull=0.0, parts=0, candidates="learnt"), blind)
+    check(replace(TINY, pull=0.0, apart_by="independence"), blind)
     with pytest.raises(TrainingError, match="--candidates learnt"):
         check(replace(TINY, parts=0), subject)
 

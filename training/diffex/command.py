@@ -90,7 +90,8 @@ def command(arguments: Namespace) -> dict[str, Any]:
     """What `python -m training run diffex` does."""
     names = (
         "steps", "size", "features", "form", "pull", "dropped", "directions", "attributes", "strength", "predicts",
-        "effect", "parts", "candidates", "noise", "ranked", "pull_below", "decoding_steps", "direction_steps",
+        "effect", "parts", "apart_by", "candidates", "noise", "ranked", "pull_below", "decoding_steps",
+        "direction_steps",
     )  # fmt: skip
     asked = request(
         arguments.preset, arguments.data, arguments.out, weights=arguments.weights, seed=arguments.seed,

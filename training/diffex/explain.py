@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from explain_core.diffex.attributes import Attribute, Attributes, save_attributes
-from explain_core.diffex.directions import LEARNT, PART, Bank, references
-from explain_core.diffex.parts import parts
+from explain_core.diffex.directions import LEARNT, LOGISTIC, MEAN, PART, Bank, references
+from explain_core.diffex.parts import by_independence, by_place
 from explain_core.diffex.ranking import Decoding, Effects, Noise, Prepared, attfind, effects, prepare
 from explain_core.diffex.semantic import SemanticAutoencoder
 from explain_core.diffex.subject import Question, Subject
@@ -70,7 +70,12 @@ def explain(asked: Request, given: Materials, progress: Progress = silent) -> Fo
     decided = _numpy(subject.answers(logits, questions[0]))
     fixed, names, gap = references(_numpy(codes).astype(np.float64), decided, seed=settings.seed)
     if settings.parts:
-        own = parts(model, subject, latents, codes, settings.parts, at=settings.glimpse, seed=settings.seed)
+        if settings.apart_by == "independence":
+            own = by_independence(codes, settings.parts, seed=settings.seed)
+        else:
+            classes = torch.stack([fixed[names.index(name)] for name in (MEAN, LOGISTIC)])
+            how_far = {"at": settings.glimpse, "seed": settings.seed}
+            own = by_place(model, subject, latents, codes, settings.parts, further=classes, **how_far)
         fixed = torch.cat([own.cpu(), fixed])
         names = (*(f"{PART} {number + 1}" for number in range(len(own))), *names)
     bank = Bank(settings.directions, settings.code, form=settings.form, fixed=fixed, names=names, seed=settings.seed)

@@ -175,11 +175,12 @@ def check(settings: DiffexSettings, subject: Subject) -> None:
     Raises:
         TrainingError: it gives no gradients and they are asked for, or there is nothing to choose attributes of.
     """
-    needs = settings.pull or settings.parts or settings.effect or settings.features == "classifier"
+    places = settings.parts and settings.apart_by == "place"
+    needs = settings.pull or places or settings.effect or settings.features == "classifier"
     if needs and not subject.differentiable:
         raise TrainingError(
             "the classifier gives no gradients (ONNX, TorchScript): attributes can be ranked, but it cannot pull the "
-            "autoencoder, nor have parts; say --pull 0 --parts 0 --candidates learnt"
+            "autoencoder, nor tell parts apart by place; say --pull 0 --apart-by independence"
         )
     if settings.candidates == "parts" and not settings.parts:
         raise TrainingError(

@@ -1,10 +1,11 @@
 """How a diffusion autoencoder and its directions are shaped, trained and ranked."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from explain_core.diffex.directions import Form
+from explain_core.diffex.parts import Apart
 from explain_core.diffex.ranking import Decoding, Noise
 from explain_core.diffex.semantic import Predicts, SemanticAutoencoder, SemanticConfig
 from explain_core.diffex.subject import Subject
@@ -55,6 +56,7 @@ class DiffexSettings:
         noise: from which directions are ranked and attributes shown: each image's own, or one for all; see `Decoding`.
         attributes: how many are chosen at most.
         parts: how many parts of the evidence there are (`explain_core/diffex/parts.py`); 0 for none.
+        apart_by: what tells parts apart: the place of what they change, or how independently they vary over the images.
         candidates: of what attributes are chosen: the parts, the learnt directions, or both.
         least: mean change of the probability below which a direction is no attribute.
         precision, device: as of `training.runs.processes.start`.
@@ -103,6 +105,7 @@ class DiffexSettings:
     noise: Noise = "inverted"
     attributes: int = 5
     parts: int = 5
+    apart_by: Apart = "place"
     candidates: Candidates = "parts"
     least: float = 0.05
     precision: str = "auto"
@@ -130,7 +133,7 @@ _DRAWN = DiffexSettings(
 )  # fmt: skip
 PRESETS: Mapping[str, DiffexSettings] = {
     "phantom": _DRAWN,
-    "cells": _DRAWN,
+    "cells": replace(_DRAWN, parts=12, apart_by="independence"),
     "chest": DiffexSettings(
         size=128, space="tiny", code=128, channels=(64, 96, 128), attention=(False, False, True),
         encoder_channels=(64, 96, 128), layers=1, groups=16, steps=4000, batch=16, learning_rate=1e-3, views=4,
@@ -195,6 +198,7 @@ def of_training(settings: DiffexSettings) -> dict[str, Any]:
         "attributes",
         "noise",
         "parts",
+        "apart_by",
         "candidates",
         "least",
     }
