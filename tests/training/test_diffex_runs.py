@@ -28,6 +28,7 @@ from explain_core.radiograph import Radiograph
 from explain_core.testing.classifier import ToyClassifier, WithoutGradients
 from training import cohort, datasets, subjects
 from training.datasets import drawing
+from training.datasets.loading import load_inputs
 from training.datasets.readers import cells, phantom, thorax
 from training.datasets.tables import DatasetError
 from training.diffex import show
@@ -38,7 +39,7 @@ from training.diffex.figures import figures, markdown, stability
 from training.diffex.request import Request, check, request
 from training.errors import TrainingError
 from training.measure import attributes as measure
-from training.measure.factors import meter
+from training.measure.factors import meter, true_effects
 from training.progress import Cancelled
 from training.runs.diffex.autoencoder import frozen, material, train
 from training.runs.diffex.directions import learn
@@ -254,6 +255,31 @@ def test_the_published_objective_sees_no_image(tmp_path):
         learn(settings, model, subject, latents, codes, bank, 2.0, tmp_path / str(seed))
         found.append(bank.of_learnt(codes[:1]))
     assert torch.equal(*found)
+
+
+def test_the_true_effect_of_a_factor_is_that_of_images_drawn_anew():
+    data, images = images_of("thorax?train=8&validation=8&test=24")
+    test = images.part("test")
+
+    class Corner(nn.Module):
+        """Sees the corner tag, and a little of how dark the picture is."""
+
+        def forward(self, x):
+            return (10 * (x[:, 0, :4, :4].mean(dim=(1, 2)) - 0.5) + x.mean(dim=(1, 2, 3)))[:, None]
+
+    subject = Subject(classifier=Corner(), outputs=("abnormal",), size=32)
+    patient = test.patients[0]
+    assert torch.equal(load_inputs([data.redraw(patient, {})], InputSpec(size=32)), test.images[:1])
+    assert data.redraw(patient, {"shift": 0.5}).factors[4] == 0.5
+    question, cpu = Question(0, holds=True), torch.device("cpu")
+    found = true_effects(subject, question, test.patients, data.factors, data.redraw, 32, cpu)
+    assert next(iter(found)) == "corner tag"
+    assert found["corner tag"]["to"] == 1
+    assert found["corner tag"]["crossed"] == 1
+    assert found["exposure"]["to"] == -1, "a curve below 1 is bright"
+    assert 0 < found["exposure"]["probability"] < 0.1 < found["corner tag"]["probability"]
+    others = [sample for sample in data if sample.split == "test" and sample.factors[-1] < 0]
+    assert len(others) < len(test.patients), "images with the tag are decided so already, and left out"
 
 
 def test_the_gate_names_what_is_missing():

@@ -7,6 +7,7 @@ image's true counterfactual.
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -84,7 +85,15 @@ def dataset(
         )
         for seed, split in enumerate(splits)
     ]
-    return Dataset(samples=tuple(samples), classes=classes, factors=tuple(factors))
+    seeds = {sample.patient_id: seed for seed, sample in enumerate(samples)}
+
+    def redraw(patient: str, changes: Mapping[str, float]) -> Sample:
+        seed = seeds[patient]
+        values = {**known[seed][0], **changes}
+        pixels = image(draw, values, seed, int(options["size"]))
+        return replace(samples[seed], pixels=partial(_same, pixels), factors=tuple(values.values()))
+
+    return Dataset(samples=tuple(samples), classes=classes, factors=tuple(factors), redraw=redraw)
 
 
 def _same(pixels: Field) -> Field:

@@ -85,6 +85,9 @@ class Factor:
     defining: bool
 
 
+Redraw = Callable[[str, Mapping[str, float]], Sample]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset(Sequence[Sample]):
     """The samples of one source, as a sequence, with its classes and what was wrong with it.
@@ -96,6 +99,7 @@ class Dataset(Sequence[Sample]):
             the absence and the presence of one finding (one sigmoid).
         problems: every piece of bad input, in the order found.
         factors: what the images were drawn by, where a source knows.
+        redraw: a drawn image by its patient, with some of its factors changed; None where images are not drawn.
         ready_made: whether the source states its split; False where it was drawn by the patients' names.
     """
 
@@ -105,6 +109,7 @@ class Dataset(Sequence[Sample]):
     problems: tuple[Problem, ...] = ()
     ready_made: bool = True
     factors: tuple[Factor, ...] = ()
+    redraw: Redraw | None = None
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...

@@ -56,6 +56,7 @@ def _question(rows: Sequence[Mapping[str, Any]]) -> Figures:
         "first": [one["attributes"][0].get("factor", "") if one["attributes"] else "" for one in rows],
         "whole_bank": [one["whole_bank"] for one in rows],
         "stability": stability([one["attributes"] for one in rows]),
+        "truth": [one["truth"] for one in rows if "truth" in one],
     }
     for name in ("together", "random"):
         deepest = min(len(one["together"]) for one in rows)
@@ -157,6 +158,12 @@ def markdown(found: Figures) -> str:
                 f"Seed {number}: the attributes lead {', '.join(covered['led'])}; {covered['defining']} of "
                 f"{covered['of']} factors that define the class, {len(covered['nuisances'])} nuisances."
             )
+        for number, truth in enumerate(part["truth"]):
+            told = "; ".join(
+                f"{factor} to {row['to']:+.0f}: {row['probability']:+.3f}, {row['crossed']:.2f} turned"
+                for factor, row in truth.items()
+            )
+            lines.append(f"Seed {number}, the truth: images drawn anew with one factor at its end: {told}.")
         lines.append("")
     if "meter" in found:
         told = "; ".join(f"{name} {_numbers(values)}" for name, values in found["meter"].items())

@@ -16,6 +16,7 @@ from explain_core.files import read_json, write_json
 from training.diffex.explain import EFFECTS, Found, Record, decoded, key, opposite, within
 from training.diffex.request import Materials, Request
 from training.measure import attributes as measure
+from training.measure.factors import true_effects
 from training.progress import Progress, silent
 
 Floats = NDArray[np.float64]
@@ -67,6 +68,9 @@ def judge(asked: Request, given: Materials, found: Found, progress: Progress = s
             "together": [one.tolist() for one in referee.together(ready, question, columns, _length(own))],
             "random": [one.tolist() for one in referee.at_random(ready, question, columns, _length(own))],
         }
+        if given.reader is not None and given.redraw is not None:
+            factors, patients = given.reader.factors, given.test.patients
+            rows["truth"] = true_effects(subject, question, patients, factors, given.redraw, settings.size, device)
         record["questions"][subject.named(question)] = rows
     if given.reader is not None:
         record["factors"] = [asdict(factor) for factor in given.reader.factors]

@@ -15,7 +15,7 @@ from explain_core.geometry import InputSpec
 from explain_core.second import Second
 from training import checkpoints, cohort, datasets, subjects
 from training.cohort import TEST, TRAIN, VALIDATION, Cohort
-from training.datasets.samples import Factor
+from training.datasets.samples import Factor, Redraw
 from training.errors import TrainingError
 from training.measure.factors import Meter, meter
 from training.mediffusion import halves
@@ -90,6 +90,7 @@ class Materials:
         oracle: another one; None where there is none.
         reader: of the factors of drawn images; None where they are not drawn.
         explains: SHA-256 of the classifier.
+        redraw: see `Dataset`.
     """
 
     own: Cohort
@@ -99,6 +100,7 @@ class Materials:
     oracle: Second | None
     reader: Meter | None
     explains: str
+    redraw: Redraw | None = None
 
 
 def materials(asked: Request) -> Materials:
@@ -113,11 +115,12 @@ def materials(asked: Request) -> Materials:
     images, _ = cohort.load(dataset, InputSpec(size=asked.settings.size))
     asked.out.mkdir(parents=True, exist_ok=True)
     given = asked.classifier
-    if given is None:
-        return prepared(asked, images, None, dataset.factors)
+    explained = None
     if isinstance(given, subjects.File):
-        return prepared(asked, images, Explained(subjects.of_file(given), "", digest_of(given.path)), dataset.factors)
-    return prepared(asked, images, of_bundle(given, asked.settings), dataset.factors)
+        explained = Explained(subjects.of_file(given), "", digest_of(given.path))
+    elif given is not None:
+        explained = of_bundle(given, asked.settings)
+    return replace(prepared(asked, images, explained, dataset.factors), redraw=dataset.redraw)
 
 
 def of_bundle(folder: Path, settings: DiffexSettings) -> Explained:

@@ -3,6 +3,7 @@
 It never sees what is explained, nor the model that explains; how well it reads is stated beside what it says.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from explain_core.classifiers.resnet20 import ResNet20
+from explain_core.diffex.subject import Question, Subject
+from explain_core.geometry import InputSpec
 from training import checkpoints
 from training.cohort import Cohort
-from training.datasets.samples import Factor
+from training.datasets.loading import load_inputs
+from training.datasets.samples import Factor, Redraw
 from training.errors import TrainingError
 
 BATCH, EPOCHS, RATE = 64, 15, 3e-3
@@ -72,6 +76,52 @@ def meter(
     found = Meter(factors, network.eval(), np.zeros(len(factors)))
     error = (found.read(held_out.images.float() / 255) - held_out.factors) ** 2
     return Meter(factors, found.network, 1 - error.mean(axis=0) / held_out.factors.var(axis=0))
+
+
+@torch.no_grad()
+def true_effects(
+    subject: Subject,
+    question: Question,
+    patients: Sequence[str],
+    factors: Sequence[Factor],
+    redraw: Redraw,
+    size: int,
+    device: torch.device,
+) -> dict[str, dict[str, float]]:
+    """What each factor does to drawn images that are decided otherwise, drawn anew with it at either end.
+
+    It asks no model but the classifier: what a ranking of attributes has to agree with.
+
+    Args:
+        subject: the classifier.
+        question: the answer in question.
+        patients: the images' own; those that are decided so already are left out.
+        factors: by which they were drawn, from -1 to 1.
+        redraw: see `Dataset`.
+        size: rows and columns of the images in pixels.
+        device: where the classifier runs.
+
+    Returns:
+        for each factor, the strongest first: "to" (the end that does more), "probability" (mean change of the
+        answer's probability) and "crossed" (part of the images that are turned).
+    """
+
+    def logits(changes: Mapping[str, float]) -> Tensor:
+        images = load_inputs([redraw(patient, changes) for patient in patients], InputSpec(size=size))
+        return torch.cat([subject.logits(part.to(device).float() / 255) for part in images.split(BATCH)])
+
+    plain = logits({})
+    other = ~subject.answers(plain, question)
+    found = {}
+    for factor in factors:
+        ends = []
+        for end in (-1.0, 1.0):
+            moved = logits({factor.name: end})
+            change = subject.probability(moved, question) - subject.probability(plain, question)
+            crossed = subject.answers(moved, question)[other].double().mean()
+            ends.append({"to": end, "probability": float(change[other].double().mean()), "crossed": float(crossed)})
+        found[factor.name] = max(ends, key=lambda one: one["probability"])
+    return dict(sorted(found.items(), key=lambda one: -one[1]["probability"]))
 
 
 def _train(network: nn.Module, training: Cohort, epochs: int) -> None:
