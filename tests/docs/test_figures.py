@@ -21,7 +21,7 @@ SAID = [
     (
         "reading-a-heatmap.md",
         r"second classifier's decision, positives \| ([\d.]+)",
-        r"Only (\d+) of 100 of its changes",
+        r"Of its changes (\d+) of 100 reverse",
     ),
     (
         "reading-a-heatmap.md",

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from explain_core.blur import BLUR
 from explain_core.bundles.files import write_sums
+from explain_core.classifier import offers
 from explain_core.explainer import open_bundle
 from explain_core.quality.localisation import location_prior
 from training import datasets
@@ -24,6 +26,8 @@ from training.measure.estimates import mean_of
 from training.measure.localisation import Boxed
 from training.report import evaluation
 from training.runs import second_classifier
+from training.runs.evidence_classifier import EvidenceSettings
+from training.runs.evidence_targets import OUTPUTS
 from training.runs.image_classifier import ImageClassifierSettings
 
 SIDE = 48
@@ -224,6 +228,22 @@ def test_a_bundle_stands_in_for_a_second_classifier(bundle, second, nih_folder):
     assert (other.size, other.threshold) == (32, made["threshold"])
     images = loading.load_inputs(datasets.read(f"nih:{nih_folder}").samples[:4], open_bundle(bundle).bundle.input_spec)
     assert set(other.decide(images.float() / 255).tolist()) <= {0, 1}
+
+
+@pytest.mark.slow
+def test_a_second_classifier_may_decide_by_maps(nih_folder, second, tmp_path):
+    """Its labels' threshold and figures are those of any; what its maps learn from may be images of parts."""
+    settings = EvidenceSettings(copies=1, epochs=1, noise_epochs=1, batch=4, part_batch=2, device="cpu")
+    made = second_classifier.train(f"nih:{nih_folder}", tmp_path, settings=settings, size=64)
+    assert (made["architecture"], made["outputs"], made["size"]) == ("evidence_lite0", len(OUTPUTS), 64)
+    assert made["training_images"] == second[1]["training_images"]
+    opened = second_classifier.open_second(tmp_path, "cpu")
+    assert offers(opened.network, "evidence")
+    images = torch.rand(3, 1, 48, 48)
+    assert opened.decide(images).tolist() == (opened.probabilities(images) >= made["threshold"]).long().tolist()
+    of_labels = second_classifier.SETTINGS
+    with pytest.raises(TrainingError, match=r"resnet20 learns from whole images alone"):
+        second_classifier.train(f"nih:{nih_folder}", tmp_path, settings=of_labels, parts="rsna_lungs:x")
 
 
 @pytest.mark.slow

@@ -10,10 +10,10 @@ from PIL import Image
 
 from explain_core.geometry import InputSpec
 from training import datasets
-from training.bundle import _parts
 from training.datasets import images, loading
 from training.datasets.readers import rsna_lungs
 from training.datasets.tables import Kind, counted
+from training.runs.evidence_targets import usable_parts
 
 GREY = 90
 
@@ -123,13 +123,13 @@ def test_no_held_out_patient_of_the_whole_images_is_among_the_parts(lungs, nih_f
     whole = datasets.read(f"nih:{nih_folder}")
     folds = {sample.patient_id: sample.split for sample in whole}
     assert (folds["0"], folds["4"], "99" in folds) == ("test", "train", False)
-    chosen = _parts(f"rsna_lungs:{lungs}", whole)
+    chosen = usable_parts(f"rsna_lungs:{lungs}", whole)
     assert [s.patient_id for s in chosen] == ["4", "99"]
-    monkeypatch.setattr("training.bundle.PARTS", 1)
-    assert len(_parts(f"rsna_lungs:{lungs}", whole)) == 1
-    monkeypatch.setattr("training.bundle.PARTS", 0)
+    monkeypatch.setattr("training.runs.evidence_targets.PARTS", 1)
+    assert len(usable_parts(f"rsna_lungs:{lungs}", whole)) == 1
+    monkeypatch.setattr("training.runs.evidence_targets.PARTS", 0)
     (lungs / "labels.csv").write_text(text.replace(",11,", ",98,"))
-    assert [s.path.name for s in _parts(f"rsna_lungs:{lungs}", whole)] == ["a.png"], "all with boxes, however many"
+    assert [s.path.name for s in usable_parts(f"rsna_lungs:{lungs}", whole)] == ["a.png"], "boxes come first"
 
 
 @pytest.mark.slow

