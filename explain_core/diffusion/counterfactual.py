@@ -3,9 +3,9 @@
 From the authors' public code (see docs/mediffusion.md for what is known and what is inferred): at each step the clean
 latent is predicted, the head judges it, and the predicted noise is shifted along the gradient of that judgement:
 noise' = noise + s sqrt(1 - a_t) grad_z_t BCE(head(h(z_0)), target). The scale s is sought for each image: doubled from
-a small one until the threshold is crossed, then halved in between; a pull that is too strong drives the image out of
-all that the model knows, and need not cross the threshold. A chain with the same noise and s = 0 stands beside it:
-noising alone removes findings.
+a small one until the head is as sure as it is of such images, then halved in between; a pull that is too strong drives
+the image out of all that the model knows, and need not reach it. A chain with the same noise and s = 0 stands beside
+it: noising alone removes findings.
 """
 
 from collections.abc import Callable
@@ -37,6 +37,9 @@ class Settings:
         noise: "random" from `seed`, or "inverted": the noise that the model itself would make the image from.
         seed: of the noise.
         normalised: see `Guidance`.
+        aim: what is sought: "typical", that the head is as sure as it is of images of that kind, where the model knows
+            that (`JointDiffusion.typical`); or "threshold", the least change of all. What only just crosses one
+            network's threshold is seldom enough for another's.
 
     Raises:
         ValueError: a start outside the schedule, or no step below it.
@@ -50,6 +53,7 @@ class Settings:
     noise: Literal["random", "inverted"] = "random"
     seed: int = 0
     normalised: bool = False
+    aim: Literal["typical", "threshold"] = "typical"
 
     def __post_init__(self) -> None:
         if not 0 < self.start <= 1000 or not self.grid:  # noqa: PLR2004 - steps of the schedule
@@ -102,7 +106,7 @@ def counterfactual(
     threshold: float = 0.5,
     tell: Tell = progress.tell,
 ) -> Counterfactual:
-    """Enforce (target 1) or remove (target 0) a finding, by as little guidance as crosses the threshold.
+    """Enforce (target 1) or remove (target 0) a finding, by as little guidance as reaches the goal.
 
     Args:
         model: whose head judges, in eval mode.
@@ -132,14 +136,15 @@ def counterfactual(
             f"{int(met.sum())} of {len(images)} images are decided as asked already: there is nothing to {does}"
         )
     noisy = _noisy(model, z, asked)
+    goal = _goal(model, output, target, threshold) if asked.aim == "typical" else threshold
     rounds = asked.doublings + asked.halvings + 2
 
     def run(rows: Tensor, scales: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents, probability, and whether the threshold is crossed, of the images in `rows` under `scales`."""
+        """Latents, probability, and whether the goal is reached, of the images in `rows` under `scales`."""
         latents = denoise(model, noisy[rows], Guidance(output, target, scales, asked.normalised), asked)
         probability = _probability(model, latents, output)
         tell((number + 1) / rounds)
-        return latents, probability, (probability >= threshold) == bool(target)
+        return latents, probability, (probability >= goal) == bool(target)
 
     everyone = torch.arange(len(images), device=z.device)
     low = torch.zeros(len(images), device=z.device)
@@ -165,7 +170,15 @@ def counterfactual(
     tell(1.0)
     with torch.no_grad():
         original, changed, without = (model.decode(one).clamp(0, 1) for one in (z, found, unguided))
-    return Counterfactual(original, changed, without, high, before, after, control, reached)
+    return Counterfactual(
+        original, changed, without, high, before, after, control, (after >= threshold) == bool(target)
+    )
+
+
+def _goal(model: JointDiffusion, output: int, target: int, threshold: float) -> float:
+    """The head's typical probability of what is sought, or the threshold where that asks for more."""
+    typical = float(model.typical[output, target])
+    return max(typical, threshold) if target else min(typical, threshold)
 
 
 def denoise(model: JointDiffusion, noisy: Tensor, guidance: Guidance, settings: Settings) -> Tensor:

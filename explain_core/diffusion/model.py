@@ -18,6 +18,11 @@ class JointDiffusion(nn.Module):
         network: denoiser and classifier.
         scale: latents of the space are multiplied by it, so that their variance is about 1.
 
+    Attributes:
+        typical: the head's median probability of images that lack (column 0) and have (column 1) each finding, of
+            those that it decides right, shape (outputs, 2): how sure it is where it is. 1 and 0, of which every answer
+            is as sure, where nothing was measured.
+
     Raises:
         ValueError: a network for other latents than the space has.
     """
@@ -32,7 +37,9 @@ class JointDiffusion(nn.Module):
         self.network = network
         self.scale: Tensor
         self.left: Tensor
+        self.typical: Tensor
         self.register_buffer("scale", torch.tensor(float(scale)))
+        self.register_buffer("typical", torch.tensor([[1.0, 0.0]]).repeat(network.config.outputs, 1))
         self.register_buffer("left", kept())
 
     @property

@@ -7,7 +7,7 @@ original, so that what the autoencoder cannot show is no evidence.
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ class Mediffusion:
         doublings: from the smallest pull that is tried to the limit.
         halvings: of the interval in which the least pull lies.
         seed: of the noise.
+        aim: how sure the head shall be of the counterfactual; see `Settings`.
         rule: how the classifier's logits become a decision.
     """
 
@@ -45,6 +46,7 @@ class Mediffusion:
     doublings: int = 7
     halvings: int = 5
     seed: int = 0
+    aim: Literal["typical", "threshold"] = "typical"
     rule: DecisionRule = field(default_factory=DecisionRule)
 
     def __post_init__(self) -> None:
@@ -86,6 +88,7 @@ class Mediffusion:
             doublings=self.doublings,
             halvings=self.halvings,
             seed=self.seed,
+            aim=self.aim,
         )
         need_gradients(classifier, "mediffusion")
         if not offers(classifier, "counterfactual"):

@@ -209,6 +209,25 @@ def test_the_least_guidance_that_crosses_the_threshold_is_found(target):
         assert bool(((called == bool(target)) == crosses)[needed].all())
 
 
+@pytest.mark.parametrize("target", [0, 1])
+def test_as_sure_as_of_such_images_takes_more_guidance_than_the_threshold(target):
+    made, shift = bright(), -0.2 if target else 0.2
+    x = (images(4, 8) * 0.2 + 0.4 + shift).clamp(0, 1)
+    how = replace(QUICK, limit=100.0, halvings=8)
+    least = counterfactual(made, x, 0, target, replace(how, aim="threshold"))
+    assert torch.equal(counterfactual(made, x, 0, target, how).scales, least.scales), "nothing is known of such images"
+    made.typical.copy_(torch.tensor([[0.4, 0.6], [0.0, 1.0]]))
+    surer = counterfactual(made, x, 0, target, how)
+    assert bool(((surer.after >= 0.6) if target else (surer.after <= 0.4)).all())
+    assert bool((surer.scales > least.scales).all())
+    assert bool(surer.reached.all())
+    assert torch.equal(counterfactual(made, x, 0, target, replace(how, aim="threshold")).scales, least.scales)
+    made.typical.copy_(torch.tensor([[0.6, 0.4], [0.0, 1.0]]))
+    assert torch.equal(counterfactual(made, x, 0, target, how).scales, least.scales), "the threshold at least"
+    away = counterfactual(made, x, 1, target, how)
+    assert torch.equal(away.reached, (away.after >= 0.5) == bool(target)), "reached is the decision, not the aim"
+
+
 def test_the_change_is_taken_to_the_decoded_original():
     """An autoencoder that gives back something else is no evidence."""
 

@@ -30,7 +30,7 @@ from training.measure.joint_diffusion import ENFORCE, Changed, counterfactual_fi
 from training.mediffusion import Request, halves, held_back, request, run
 from training.progress import Cancelled
 from training.runs.mediffusion.material import material
-from training.runs.mediffusion.run import _Losses, train
+from training.runs.mediffusion.run import _Losses, train, typical
 from training.runs.mediffusion.settings import PRESETS, MediffusionSettings, build
 from training.synthesis import SynthesisSettings, sample, synthesize
 
@@ -215,6 +215,20 @@ def test_counterfactuals_are_judged_by_the_oracle_beside_the_unguided_ones_and_b
     assert (found["oracle_flips"]["value"], found["oracle_flips_unguided"]["value"]) == (1, 0)
     assert found["density"]["value"] == pytest.approx(2, abs=1e-4)
     assert found["density_unguided"]["value"] == pytest.approx(1, abs=1e-4)
+
+
+def test_a_model_knows_how_sure_it_is_of_images_that_it_decides_right():
+    model = build(TINY, 1).eval()
+    latents = torch.randn(9, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        said = model.network.classify(latents)[:, 0].sigmoid()
+    targets = (said >= 0.5).float()[:, None]
+    targets[0], targets[1] = 1 - targets[0], float("nan")
+    rest = said[2:]
+    found = typical(model, latents, targets)
+    for answer in (0, 1):
+        right = rest[(rest >= 0.5) == bool(answer)]
+        assert float(found[0, answer]) == (float(right.median()) if len(right) else 1 - answer)
 
 
 @pytest.fixture(scope="module")

@@ -106,5 +106,5 @@ def test_a_job_of_labelled_and_unlabelled_films_becomes_a_version_and_its_champi
     before, now = (one.classifier.model for one in (made, after))
     assert now.network.config == before.network.config, "the champion's shape, whatever the preset"
     assert float(now.scale) == pytest.approx(float(before.scale), rel=1e-3)
-    pairs = zip(before.state_dict().values(), now.state_dict().values(), strict=True)
+    pairs = zip(before.network.state_dict().values(), now.network.state_dict().values(), strict=True)
     assert max(float((one - other).abs().max()) for one, other in pairs) < 0.1, "a few small steps from the champion"

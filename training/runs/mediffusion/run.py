@@ -34,6 +34,8 @@ from training.runs.mediffusion.settings import MediffusionSettings, build
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+_AT_ONCE = 64
+
 
 class _Losses(nn.Module):
     """The terms of the loss of one batch, as one call, so that several processes share its gradients."""
@@ -110,6 +112,25 @@ def train(
     run = _Run(settings, data, processes.start(settings.device, settings.precision), out, initial)
     run.go_on(progress)
     return run.finish()
+
+
+@torch.no_grad()
+def typical(model: JointDiffusion, latents: Tensor, targets: Tensor) -> Tensor:
+    """See `JointDiffusion`.
+
+    Args:
+        model: in eval mode.
+        latents: of images, shape (N, C, s, s).
+        targets: 1, 0 or NaN where nobody said, shape (N, outputs).
+    """
+    said = torch.cat([model.network.classify(part.float()) for part in latents.split(_AT_ONCE)]).sigmoid()
+    found = torch.tensor([[1.0, 0.0]]).repeat(targets.shape[1], 1)
+    for output in range(targets.shape[1]):
+        for answer in (0, 1):
+            right = (targets[:, output] == answer) & ((said[:, output] >= 0.5) == bool(answer))  # noqa: PLR2004
+            if right.any():
+                found[output, answer] = said[right, output].median()
+    return found
 
 
 class _Run:
@@ -199,6 +220,7 @@ class _Run:
         """The averaged model, kept in model.safetensors; what was measured on the way in model.json."""
         self.training.finish()
         model = self.model.cpu().eval()
+        model.typical.copy_(typical(model, self.data.weak[0], self.data.targets))
         if self.fabric.is_global_zero:
             save_model(self.out / "model.safetensors", model)
             write_json(self.out / "model.json", {"settings": asdict(self.settings), "history": self.training.history})
