@@ -53,6 +53,23 @@ class Listener:
         self._systemd.close()
 
 
+class Requestor(AE):
+    """Closes its connections: pynetdicom 3.0 leaves one that the peer has reset or refused to the garbage collector."""
+
+    def __init__(self, title):
+        super().__init__(title)
+        self._connections = []
+
+    def _create_socket(self, *arguments):
+        created = super()._create_socket(*arguments)
+        self._connections.append(created.socket)
+        return created
+
+    def close(self):
+        for connection in self._connections:
+            connection.close()
+
+
 class Modality:
     """Sends one object after the other to whoever the service leads to, and sends again what was not acknowledged."""
 
@@ -64,7 +81,10 @@ class Modality:
         self.tries = 0
 
     def _send(self):
-        entity = AE("MODALITY")
+        with contextlib.closing(Requestor("MODALITY")) as entity:
+            self._send_with(entity)
+
+    def _send_with(self, entity):
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 20
         entity.add_requested_context(CR)
         association = None
