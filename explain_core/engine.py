@@ -27,13 +27,15 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-def at_once(images: Tensor) -> int:
+def at_once(images: Tensor, device: torch.device | None = None) -> int:
     """How many images of this size a network takes in one batch: beyond it a CPU's caches, or a GPU's memory, run over.
 
     Args:
-        images: shape (N, 1, S, S), on the device.
+        images: shape (N, 1, S, S).
+        device: where the network runs; None where the images are.
     """
-    return max(1, (PIXELS_CUDA if images.is_cuda else PIXELS_CPU) // images[0, 0].numel())
+    pixels = PIXELS_CUDA if (device or images.device).type == "cuda" else PIXELS_CPU
+    return max(1, pixels // images.shape[-1] ** 2)
 
 
 def fuse_batch_norm(model: nn.Module) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from explain_core.blur import gaussian_blur
 from explain_core.classifier import Classifier, DecisionRule
+from explain_core.engine import at_once
 from explain_core.quality.localisation import ranking
 
 Floats = NDArray[np.float64]
@@ -40,13 +41,11 @@ class PixelRemoval:
     Attributes:
         steps: in how many equal parts the pixels are removed.
         replacement: what removed pixels show.
-        batch: images per call of the classifier.
         rule: how logits become the probability that is followed.
     """
 
     steps: int = 50
     replacement: Callable[[Tensor], Tensor] = field(default_factory=Blurred)
-    batch: int = 64
     rule: DecisionRule = field(default_factory=DecisionRule)
 
 
@@ -100,7 +99,7 @@ def removal_curves(
     for image, other, place, wanted in zip(images, replaced, places, classes, strict=True):
         first = place < removed_by
         changed = torch.cat([torch.where(first, other, image), torch.where(first, image, other)])
-        logits = torch.cat([classifier(part) for part in changed.split(how.batch)])
+        logits = torch.cat([classifier(part) for part in changed.split(at_once(changed))])
         curves.append(how.rule.probabilities(logits)[:, int(wanted)].double().cpu().numpy())
     both = np.stack(curves).reshape(len(images), 2, -1)
     return both[:, 0], both[:, 1]

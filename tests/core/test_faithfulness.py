@@ -76,7 +76,7 @@ def naive_curves(classifier, x, wanted, heatmap, steps, replaced):
 )
 @pytest.mark.parametrize("steps", [8, 50])
 def test_deletion_and_insertion_equal_a_loop_over_pixels(replacement, steps):
-    classifier, settings = Weighted(), PixelRemoval(steps=steps, replacement=replacement, batch=7)
+    classifier, settings = Weighted(), PixelRemoval(steps=steps, replacement=replacement)
     deletion, insertion = removal_curves(classifier, images(), CLASSES, maps(), settings)
     figures = deletion_insertion(classifier, images(), CLASSES, maps(), settings)
     replaced = replacement(images())
@@ -111,7 +111,7 @@ def test_the_curves_begin_and_end_at_the_two_images():
 @pytest.mark.parametrize("rule", [DecisionRule(), DecisionRule(exclusive=True)])
 def test_figures_of_a_batch_are_those_of_each_image(rule):
     classifier = ResNet20(2, width=4).eval().requires_grad_(requires_grad=False)
-    settings = PixelRemoval(steps=6, rule=rule, batch=5)
+    settings = PixelRemoval(steps=6, rule=rule)
     together = deletion_insertion(classifier, images(), CLASSES, maps(), settings)
     together["road"] = road(classifier, images(), CLASSES, maps(), rule=rule)
     for index in range(3):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from explain_core import plugins
 from explain_core.bundles.bundle import load as load_bundle
 from explain_core.classifier import Classifier, DecisionRule, need_gradients
-from explain_core.engine import for_inference
+from explain_core.engine import at_once, for_inference
 from explain_core.errors import BundleError
 from explain_core.explainer import BundleExplainer
 from explain_core.generators.kinds import Generators, seen_by
@@ -129,7 +129,7 @@ class Bench:
     def second_decisions(self, images: Tensor) -> NDArray[np.int64]:
         """The second classifier's decisions about uint8 or float images, shape (N,)."""
         if self._given_second is not None:
-            chunks = images.split(32)
+            chunks = images.split(at_once(images, self.device))
             return np.concatenate([self._given_second.decide(floats(chunk, self.device)) for chunk in chunks])
         logits = torch.from_numpy(self.logits(images, self.second))
         return np.asarray(self.second_rule.decide(logits, torch.zeros(len(images), dtype=torch.long)).numpy())
@@ -244,7 +244,7 @@ class Bench:
     def logits(self, images: Tensor, classifier: Classifier | None = None) -> NDArray[np.float64]:
         """Logits of uint8 or float images in [0, 1], shape (N, outputs)."""
         network = classifier or self.classifier
-        chunks = images.split(32)
+        chunks = images.split(at_once(images, self.device))
         with torch.no_grad():
             return torch.cat([network(floats(chunk, self.device)).double().cpu() for chunk in chunks]).numpy()
 
