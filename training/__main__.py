@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from explain_core.errors import ExplainError
-from explain_core.memory import keep_memory
+from explain_core.processor import keep_memory, share_cores
 from training import systems
 from training.splits import TEST_FOLDS
 
@@ -342,6 +342,7 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Run one command; errors of input are one line and exit status 1."""
     os.umask(0o077)  # labels and films of patients
+    share_cores()
     keep_memory()
     arguments = _parser().parse_args()
     try:

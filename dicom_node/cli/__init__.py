@@ -6,6 +6,7 @@ import typer
 
 from dicom_node.cli import data, doctor, drift, init, look, node, send
 from dicom_node.cli._shared import OneLine, later
+from explain_core.processor import share_cores
 
 app = typer.Typer(cls=OneLine, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 app.add_typer(init.app)
@@ -25,4 +26,5 @@ app.add_typer(later("dicom_node.cli.user", "Who may log in to the dashboard."), 
 def main() -> None:
     """Entry point of `dicom-node`; what any command or role writes is its own user's to read, and nobody else's."""
     os.umask(0o077)
+    share_cores()
     app()

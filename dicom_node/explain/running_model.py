@@ -27,7 +27,7 @@ from dicom_node.storage.ledger.deployments import Deployment, Swap
 from explain_core import plugins
 from explain_core.errors import BundleError
 from explain_core.explanation import Explainer
-from explain_core.memory import keep_memory
+from explain_core.processor import keep_memory
 
 log = structlog.get_logger(__name__)
 

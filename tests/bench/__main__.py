@@ -28,6 +28,7 @@ PAGE, KEPT = ROOT / "docs" / "performance.md", ROOT / "build" / "bench"
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 PARTS = {
     "explaining": "Explanations",
+    "busy": "Beside other work",
     "latency": "A study through the node",
     "router": "Beside dicom-ai-router",
     "compression": "Compressed pictures",

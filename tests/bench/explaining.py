@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from explain_core.bundles.bundle import load
 from explain_core.explainer import BundleExplainer
-from explain_core.memory import keep_memory
+from explain_core.processor import keep_memory
 from explain_core.quality.localisation import columns, score_maps
 from explain_core.quality.resampling import mean
 from training import cohort, datasets
