@@ -1,5 +1,9 @@
 """Fixtures of the node's tests."""
 
+import logging
+
+import pytest
+import structlog
 from certificates import authority, mine, theirs
 from databases import ledger, postgres_url, url
 from object_stores import hosts, s3, s3_server
@@ -17,3 +21,13 @@ __all__ = [
     "theirs",
     "url",
 ]
+
+
+@pytest.fixture(autouse=True)
+def _no_log_goes_where_an_earlier_test_had_it():
+    """What a test has configured writes to its own stream, which is closed when the test is over."""
+    yield
+    root = logging.getLogger()
+    ours = [one for one in root.handlers if isinstance(one.formatter, structlog.stdlib.ProcessorFormatter)]
+    for handler in ours:
+        root.removeHandler(handler)
