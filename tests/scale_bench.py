@@ -173,7 +173,7 @@ def explain(images: int, device: str) -> None:
 
     from dicom_node.app import load_explainer
     from dicom_node.dicom import reading
-    from dicom_node.explain import pipeline
+    from dicom_node.explain import building, pipeline
     from dicom_node.results import result_options
 
     torch.set_num_threads(1)
@@ -194,7 +194,7 @@ def explain(images: int, device: str) -> None:
             analysis = pipeline.analyse(task(one), one, lambda _: reading.read(path), model, methods=methods)
             assert analysis.explained, analysis.reason
             size = sent = 0
-            for made in pipeline.build(analysis, options):
+            for made in building.build(analysis, options):
                 made.dataset.save_as(result, enforce_file_format=True)
                 size += result.stat().st_size
                 sent += 0 if made.standby else result.stat().st_size

@@ -1,45 +1,33 @@
-"""One study revision -> analysis -> result data sets; plain functions, so that anything can call and repeat them.
+"""One study revision -> analysis; plain functions, so that anything can call and repeat them.
 
-`analyse` runs the model once; `build` makes what one destination gets of it. Every image leaves an answer: results,
-or a line in the report that says why there are none. What the image is to blame for (unsuitable, unreadable, nothing
-the model can use) ends with that line, and the other images are still explained. Anything else (out of memory, a
-fault of ours) is raised: the caller records it and asks for `not_analysed`.
+`analyse` runs the model once; `building.build` makes what one destination gets of it. Every image leaves an answer:
+results, or a line in the report that says why there are none. What the image is to blame for (unsuitable,
+unreadable, nothing the model can use) ends with that line, and the other images are still explained. Anything else
+(out of memory, a fault of ours) is raised: the caller records it and asks for `not_analysed`.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
 
 import structlog
 from pydicom import Dataset
 
 from dicom_node.dicom import pixels
 from dicom_node.errors import DatasetUnreadable, NodeError, Reason, StudyUnsuitable
-from dicom_node.nouns import REPORT, Instance, PassedBy, SOPInstanceUID, Study, StudyState, Task
+from dicom_node.nouns import Instance, PassedBy, SOPInstanceUID, Study, StudyState, Task
 from dicom_node.results import (
     AssessedImage,
-    Builder,
     ExplainedImage,
     Refusal,
-    ResultContext,
-    ResultOptions,
     SourceReference,
-    StudyContext,
-    view,
 )
 from dicom_node.results.header import header_of, patient_and_study
 from dicom_node.watch.logs import place
 from dicom_node.watch.stages import stage
-from explain_core import plugins, progress
+from explain_core import progress
 from explain_core.errors import ExplainError
-from explain_core.explanation import Explainer, Explanation, ModelIdentity
-
-RESULTS = "dicom_node.results.objects"
-DOCUMENTS = (REPORT, "report_page", "key_object")
-_NUMBERS_PER_REVISION = 1000
-_FAULTS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
-"""Of a builder; what interrupts a task, or lacks memory or disk, is none of them."""
+from explain_core.explanation import Explainer, ModelIdentity
 
 log = structlog.get_logger(__name__)
 
@@ -67,23 +55,6 @@ class Analysis:
     refused: tuple[Refusal, ...] = ()
     state: StudyState
     reason: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """One object for one destination.
-
-    Attributes:
-        kind: name of its builder.
-        dataset: complete with file meta information.
-        fallback: the kind that a destination gets when it does not take this SOP Class, or None.
-        standby: only for a destination that refuses another object.
-    """
-
-    kind: str
-    dataset: Dataset
-    fallback: str | None
-    standby: bool
 
 
 def analyse(
@@ -165,142 +136,6 @@ def not_analysed(
         state=StudyState.FAILED if selected else StudyState.IGNORED,
         reason=reason,
     )
-
-
-def build(analysis: Analysis, options: ResultOptions, *, earlier: Sequence[Dataset] = ()) -> tuple[Result, ...]:
-    """What one destination gets of an analysis, and what it gets instead of objects that it refuses.
-
-    An image has its objects once for each of the destination's methods. There is always something: what no picture
-    shows is said in the structured report.
-
-    Args:
-        analysis: what the model said.
-        options: what the destination wants; `options.objects` names the builders, `options.methods` the methods,
-            by which the images were explained.
-        earlier: results already sent there for this study, which new reports name as predecessors.
-
-    Raises:
-        LookupError: `options.objects` names no builder.
-    """
-    images, assessed = _by_policy(analysis, options)
-    names = dict.fromkeys(options.objects)
-    if analysis.refused or assessed:
-        names[REPORT] = None
-    common = _Common(task=analysis.task, model=analysis.model, options=options, earlier=earlier)
-    first = _NUMBERS_PER_REVISION * (analysis.task.revision - 1)
-    contexts = tuple(
-        ResultContext(
-            **common,
-            header=one.header,
-            sources=(one.source,),
-            number=first + position,
-            image=one,
-            explanation=explanation,
-        )
-        for position, one in enumerate(images, start=1)
-        for explanation in _of_methods(one, options.methods)
-    )
-    decided = (*images, *assessed)
-    of_refused = [source for one in analysis.refused for source in one.sources]
-    study = StudyContext(
-        **common,
-        header=next((one.header for one in decided), analysis.header),
-        sources=(*(one.source for one in decided), *of_refused),
-        number=first + 1,
-        images=contexts,
-        assessed=assessed,
-        refused=analysis.refused,
-    )
-    results = _built(study, tuple(names))
-    if all(one.standby for one in results):
-        results = _built(study, (*names, REPORT))
-    return results
-
-
-def views(analysis: Analysis, options: ResultOptions) -> Iterator[tuple[str, bytes]]:
-    """What the dashboard shows of each explained image by each method: the name of a file, and what it holds.
-
-    One that cannot be drawn is left out, and the log says so: nobody waits for it.
-    """
-    common = _Common(task=analysis.task, model=analysis.model, options=options, earlier=())
-    for image in analysis.explained:
-        for explanation in image.explanations:
-            name = f"{image.source.sop_instance_uid}-{explanation.provenance.method}"
-            header, sources = image.header, (image.source,)
-            context = ResultContext(
-                **common, header=header, sources=sources, number=1, image=image, explanation=explanation
-            )
-            try:
-                yield name, view.render(context)
-            except _FAULTS as error:
-                log.error("view failed", sop=name, error=type(error).__name__, place=place(error))  # noqa: TRY400
-
-
-class _Common(TypedDict):
-    """What every context is made from."""
-
-    task: Task
-    model: ModelIdentity | None
-    options: ResultOptions
-    earlier: Sequence[Dataset]
-
-
-def _built(study: StudyContext, names: Sequence[str]) -> tuple[Result, ...]:
-    """The objects `names` and their stand-ins: pictures first, so that documents can say what could not be made."""
-    results: list[Result] = []
-    omitted: dict[tuple[str, str], None] = {}
-    wanted = _in_order(names)
-    for builder in _with_fallbacks(wanted):
-        standby = builder.name not in names
-        refusals = [(image, builder.refuses(image)) for image in study.images]
-        made = tuple(one.dataset for one in results if not one.standby)
-        possible = tuple(image for image, why in refusals if why is None)
-        whys = [why for _, why in refusals if why is not None]
-        context = dataclasses.replace(study, images=possible, made=made, omitted=tuple(omitted))
-        try:
-            datasets = builder.build(context)
-        except _FAULTS as error:
-            if builder.name == REPORT:
-                raise
-            log.error("object failed", kind=builder.name, error=type(error).__name__, place=place(error))  # noqa: TRY400
-            whys, datasets = [f"building it failed ({type(error).__name__})"], ()
-        if not standby:
-            omitted |= {(builder.name, why): None for why in whys if why}
-        results += [
-            Result(kind=builder.name, dataset=dataset, fallback=builder.fallback, standby=standby)
-            for dataset in datasets
-        ]
-    return tuple(results)
-
-
-def _in_order(names: Sequence[str] | dict[str, None]) -> tuple[Builder, ...]:
-    builders: list[Builder] = [plugins.load(RESULTS, name) for name in names]
-    return tuple(sorted(builders, key=lambda builder: (builder.name in DOCUMENTS, builder.series)))
-
-
-def _with_fallbacks(wanted: Sequence[Builder]) -> tuple[Builder, ...]:
-    """`wanted` and everything that may have to stand in for one of them."""
-    names = {builder.name: builder.fallback for builder in wanted}
-    while missing := {name for name in names.values() if name is not None} - names.keys():
-        names |= {name: plugins.load(RESULTS, name).fallback for name in missing}
-    return _in_order(list(names))
-
-
-def _by_policy(
-    analysis: Analysis, options: ResultOptions
-) -> tuple[tuple[ExplainedImage, ...], tuple[AssessedImage, ...]]:
-    if options.explain == "always":
-        return analysis.explained, analysis.assessed
-    positive = tuple(one for one in analysis.explained if one.assessment.prediction.positive)
-    negative = tuple(one for one in analysis.explained if not one.assessment.prediction.positive)
-    return positive, (*analysis.assessed, *negative)
-
-
-def _of_methods(image: ExplainedImage, methods: Sequence[str]) -> Iterator[Explanation]:
-    """The explanations by `methods`, in that order."""
-    found = {one.provenance.method: one for one in image.explanations}
-    for name in methods:
-        yield found[name]
 
 
 def _answer(

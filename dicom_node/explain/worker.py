@@ -22,9 +22,10 @@ from pydicom import Dataset, dcmread
 from dicom_node.clock import utc_now
 from dicom_node.dicom import reading
 from dicom_node.errors import BrokerUnreachable, ConfigError, OutOfResources, Reason, StudyUnsuitable
-from dicom_node.explain import observed, pipeline, record
+from dicom_node.explain import building, observed, pipeline, record
+from dicom_node.explain.building import Result
 from dicom_node.explain.leases import Limits, SoftLimitExceeded, soft_limit
-from dicom_node.explain.pipeline import Analysis, Result
+from dicom_node.explain.pipeline import Analysis
 from dicom_node.nouns import REPORT, Delivery, DeliveryState, Instance, SOPInstanceUID, Study, StudyState, Task
 from dicom_node.queue import broker
 from dicom_node.results import ResultOptions, result_options
@@ -256,7 +257,7 @@ class Worker:
         if not self._settings.web.pictures:
             return
         try:
-            for name, content in pipeline.views(analysis, result_options(self._settings)):
+            for name, content in building.views(analysis, result_options(self._settings)):
                 self._spool.write_view(task.task_id, name, content)
         except (OutOfResources, OSError) as error:
             log.warning("no views", error=type(error).__name__)
@@ -303,7 +304,7 @@ class Worker:
 
 def _built(analysis: Analysis, audiences: Sequence[Audience]) -> Answer:
     with stage("build"):
-        results = tuple((one, pipeline.build(analysis, one.options, earlier=one.earlier)) for one in audiences)
+        results = tuple((one, building.build(analysis, one.options, earlier=one.earlier)) for one in audiences)
     return Answer(state=analysis.state, reason=analysis.reason, results=results, analysis=analysis)
 
 

@@ -22,7 +22,7 @@ from pydicom import Dataset
 from dicom_node.clock import utc_now
 from dicom_node.dicom import reading
 from dicom_node.errors import NodeError, OutOfResources
-from dicom_node.explain import pipeline
+from dicom_node.explain import building, pipeline
 from dicom_node.explain.leases import EXIT_HARD_LIMIT, SoftLimitExceeded, soft_limit
 from dicom_node.explain.pipeline import Analysis
 from dicom_node.explain.record import rows_of
@@ -208,7 +208,7 @@ class Shadow:
                 methods=methods,
                 negatives=self._negatives,
             )
-            results = pipeline.build(analysis, replace(result_options(self._settings), methods=methods))
+            results = building.build(analysis, replace(result_options(self._settings), methods=methods))
         objects = [one.dataset for one in results if not one.standby]
         store(self._spool.root / FOLDER, explainer.identity.digest, task.task_id, objects)
         now = self._clock()

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from dicom_node.dicom import elements, reading
 from dicom_node.errors import DatasetUnreadable
-from dicom_node.explain.pipeline import Analysis, Result, analyse, build
+from dicom_node.explain.building import Result, build
+from dicom_node.explain.pipeline import Analysis, analyse
 from dicom_node.nouns import (
     AETitle,
     Instance,

@@ -23,7 +23,7 @@ from pydicom import Dataset, dcmread  # noqa: E402
 
 from bench import latency  # noqa: E402
 from bench.latency import Stopwatch, archive, copied, explained, settings_for  # noqa: E402
-from dicom_node.explain import pipeline  # noqa: E402
+from dicom_node.explain import building  # noqa: E402
 from dicom_node.results import encoding, result_options  # noqa: E402
 from dicom_node.settings.answers import Compression  # noqa: E402
 
@@ -78,7 +78,7 @@ def _picture(megapixels: int) -> Dataset:
         settings, path = settings_for(Path(name), there), Path(name) / "film.dcm"
         latency.film(megapixels).save_as(path, enforce_file_format=True)
         analysis, _ = explained(Stopwatch(), settings, path, 0)
-        results = pipeline.build(analysis, result_options(settings, latency.ARCHIVE, ()))
+        results = building.build(analysis, result_options(settings, latency.ARCHIVE, ()))
     return next(one.dataset for one in results if one.kind == "secondary_capture")
 
 

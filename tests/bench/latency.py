@@ -50,7 +50,7 @@ from dicom_node.deliver import scu  # noqa: E402
 from dicom_node.deliver.scu import StoreRequest  # noqa: E402
 from dicom_node.dicom import pixels, reading  # noqa: E402
 from dicom_node.errors import DeliveryUnreachable  # noqa: E402
-from dicom_node.explain import pipeline, worker  # noqa: E402
+from dicom_node.explain import building, pipeline, worker  # noqa: E402
 from dicom_node.nouns import AETitle, Delivery, DeliveryState, Destination, StudyState  # noqa: E402
 from dicom_node.results import result_options  # noqa: E402
 from dicom_node.settings.sections import Settings  # noqa: E402
@@ -226,14 +226,14 @@ def _study(
     """What follows the model, as the worker and the sender do it."""
     options, name = result_options(settings, ARCHIVE, ()), f"t{again}"
     with watch.on("build, all objects"), _each_builder(watch, options):
-        results = pipeline.build(analysis, options)
+        results = building.build(analysis, options)
     for kind in dict.fromkeys(one.kind for one in results):
         with watch.on(f"encode and write alone: {kind}"):
             spool.write_outbox(f"alone{again}", [one.dataset for one in results if one.kind == kind])
     with watch.on("encode and write, all objects"):
         paths = spool.write_outbox(name, [one.dataset for one in results])
     with watch.on("views for the dashboard"):
-        for view, content in pipeline.views(analysis, options):
+        for view, content in building.views(analysis, options):
             spool.write_view(name, view, content)
     mine = task(study(instance(1)), name)
     owed = [worker._delivery(mine, one, path, ARCHIVE, utc_now()) for one, path in zip(results, paths, strict=True)]
@@ -254,7 +254,7 @@ def _study(
 @contextlib.contextmanager
 def _each_builder(watch: Stopwatch, options) -> Iterator[None]:
     """Builders are timed where the pipeline calls them, in its order: what one has computed the next one finds."""
-    made, before = pipeline._with_fallbacks(pipeline._in_order(options.objects)), {}
+    made, before = building._with_fallbacks(building._in_order(options.objects)), {}
     for kind in {type(one) for one in made}:
         before[kind] = kind.build
         kind.build = _timed(watch, kind.build)

@@ -10,7 +10,7 @@ from radiographs import encode, study_of, synthetic, task_for
 
 from dicom_node.dicom import pixels
 from dicom_node.errors import Reason
-from dicom_node.explain import pipeline
+from dicom_node.explain import building, pipeline
 from dicom_node.results import (
     AssessedImage,
     ExplainedImage,
@@ -117,14 +117,14 @@ def built(builder, ds_or_context, **more):
 def every(*datasets, explainer=None, options=None, earlier=(), kinds=None, **task):
     """Everything that the node makes of a study: (kind, data set), all objects unless `kinds` says which."""
     study, read = study_of(*datasets)
-    options = replace(options or ResultOptions(), objects=tuple(kinds or plugins.available(pipeline.RESULTS)))
+    options = replace(options or ResultOptions(), objects=tuple(kinds or plugins.available(building.RESULTS)))
     toy, methods = explainer or ToyExplainer(), options.methods
     analysis = pipeline.analyse(task_for(study, **task), study, read, toy, methods=methods)
-    made = [(one.kind, one.dataset) for one in pipeline.build(analysis, options, earlier=earlier) if not one.standby]
+    made = [(one.kind, one.dataset) for one in building.build(analysis, options, earlier=earlier) if not one.standby]
     if "morphs" in options.objects and analysis.explained:  # the toy applies no attributes: these are made up
         first = min(datasets, key=lambda ds: str(ds.SOPInstanceUID))
         frames = with_morphs(context_of(first, explainer=toy, options=options, task=task_for(study, **task)))
-        made.append(("morphs", built(plugins.load(pipeline.RESULTS, "morphs"), frames)))
+        made.append(("morphs", built(plugins.load(building.RESULTS, "morphs"), frames)))
     return made
 
 

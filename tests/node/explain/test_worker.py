@@ -15,7 +15,7 @@ from working import SC_STORAGE, STUDY, Peer, at, due, wait_for
 
 from dicom_node.deliver.sender import Sender
 from dicom_node.errors import BrokerUnreachable, ConfigError, OutOfResources, StudyUnsuitable
-from dicom_node.explain import leases, pipeline
+from dicom_node.explain import building, leases
 from dicom_node.nouns import DeliveryState, StudyState, TaskState
 from dicom_node.settings.dashboard import WebSettings
 from dicom_node.settings.rule_tables import result_names
@@ -567,7 +567,7 @@ def test_when_not_even_a_report_can_be_made_the_study_has_visibly_failed(node, m
     def broken(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(pipeline, "build", broken)
+    monkeypatch.setattr(building, "build", broken)
     assert here.worker().run("t1")
     assert here.state == (
         StudyState.FAILED,

@@ -16,7 +16,7 @@ from contexts import every, film
 from radiographs import REPOSITORY, encode, real, study_of, task_for
 
 from dicom_node.dicom import reading
-from dicom_node.explain import pipeline
+from dicom_node.explain import building, pipeline
 from dicom_node.results import ResultOptions
 from explain_core.explanation import ModelIdentity
 from explain_core.testing.explainer import ToyExplainer
@@ -89,8 +89,8 @@ def test_objects_of_the_same_profile_are_the_same_for_every_destination():
     study, read = study_of(ds)
     analysis = pipeline.analyse(task_for(study), study, read, ToyExplainer(), methods=["similar_adversarial"])
     plain, small = ResultOptions(), ResultOptions(long_edge=800)
-    kinds = {one.kind: one.dataset.SOPInstanceUID for one in pipeline.build(analysis, plain)}
-    others = {one.kind: one.dataset.SOPInstanceUID for one in pipeline.build(analysis, small)}
+    kinds = {one.kind: one.dataset.SOPInstanceUID for one in building.build(analysis, plain)}
+    others = {one.kind: one.dataset.SOPInstanceUID for one in building.build(analysis, small)}
     assert kinds["structured_report"] == others["structured_report"]
     assert kinds["overlay"] == others["overlay"]
     assert kinds["secondary_capture"] != others["secondary_capture"]

@@ -7,7 +7,7 @@ import pytest
 from contexts import context_of, film
 from radiographs import encode, study_of, task_for
 
-from dicom_node.explain import pipeline
+from dicom_node.explain import building, pipeline
 from dicom_node.results import ResultOptions
 from dicom_node.results.once import once
 from dicom_node.results.regions import places_of
@@ -50,7 +50,7 @@ def test_an_object_is_the_same_whatever_was_made_before_it(orientation):
     analysis = pipeline.analyse(task_for(study), study, read, ToyExplainer(), methods=["similar_adversarial"])
 
     def made(of, *names):
-        results = pipeline.build(of, ResultOptions(objects=names))
+        results = building.build(of, ResultOptions(objects=names))
         return [encode(one.dataset) for one in results if one.kind in names]
 
     together = made(analysis, *KINDS)
@@ -58,7 +58,7 @@ def test_an_object_is_the_same_whatever_was_made_before_it(orientation):
     assert sorted(together) == sorted(one for name in KINDS for one in made(anew(analysis), name))
     assert together == made(analysis, *KINDS)
     options = ResultOptions(objects=KINDS)
-    assert dict(pipeline.views(analysis, options)).keys() == dict(pipeline.views(anew(analysis), options)).keys()
+    assert dict(building.views(analysis, options)).keys() == dict(building.views(anew(analysis), options)).keys()
 
 
 @pytest.mark.slow

@@ -525,7 +525,7 @@ def test_the_folder_is_the_registry():
 
 def test_results_do_not_load_torch():
     script = (
-        "import sys, dicom_node.explain.pipeline; from explain_core import plugins;"
+        "import sys, dicom_node.explain.building; from explain_core import plugins;"
         "[plugins.load('dicom_node.results.objects', n) for n in plugins.available('dicom_node.results.objects')];"
         "sys.exit('torch' in sys.modules)"
     )
