@@ -20,7 +20,7 @@ from dicom_node.nouns import DeliveryState, StudyState, TaskState
 from dicom_node.settings.dashboard import WebSettings
 from dicom_node.settings.rule_tables import result_names
 from dicom_node.settings.sections import Settings
-from explain_core import progress
+from explain_core import plugins, progress
 from explain_core.errors import AttributionError
 from explain_core.testing.explainer import TOY_METHODS, ToyExplainer
 
@@ -673,6 +673,30 @@ def test_the_soft_limit_ends_the_analysis_with_a_report(node):
     assert time.monotonic() - started < 10
     assert here.state == (StudyState.FAILED, "the analysis took longer than 1 s")
     assert here.report
+
+
+def test_the_soft_limit_ends_a_picture_that_is_not_finished_with_a_report(node, monkeypatch):
+    overlay, let_go = plugins.load(building.RESULTS, "overlay"), threading.Event()
+
+    class Endless:
+        def __getattr__(self, name):
+            return getattr(overlay, name)
+
+        def build(self, context):
+            if context.images:
+                let_go.wait(30)
+            return overlay.build(context)
+
+    monkeypatch.setattr("dicom_node.results.objects.overlay.PLUGIN", Endless())
+    here = node(soft_time_limit=3)
+    started = time.monotonic()
+    try:
+        assert here.worker().run("t1")
+        assert time.monotonic() - started < 20
+        assert here.state == (StudyState.FAILED, "the analysis took longer than 3 s")
+        assert here.report
+    finally:
+        let_go.set()
 
 
 def test_the_soft_limit_leaves_no_alarm_behind():
