@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     bundle.add_argument("--data", required=True, help="whole images, with training and validation patients")
     bundle.add_argument("--parts", default="", help="images of lungs alone with boxes, e.g. rsna_lungs:FOLDER")
     bundle.add_argument("--preset", choices=("cpu", "gpu"), default="cpu", help="how large everything is")
+    bundle.add_argument("--draws", type=int, default=1, help="of the classifier; the best on validation is kept")
     bundle.add_argument("--name", default="opacity-evidence")
     bundle.add_argument("--version", default="1.0.0")
     bundle.add_argument("--work", type=Path, default=Path("runs/bundle"), help="checkpoints; started again, it goes on")
@@ -273,8 +274,9 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.command == "bundle":
         from training.bundle import RECIPES, bundle  # noqa: PLC0415
 
+        recipe = replace(RECIPES[arguments.preset], draws=arguments.draws)
         return bundle(
-            arguments.out, arguments.work, arguments.data, parts=arguments.parts, recipe=RECIPES[arguments.preset],
+            arguments.out, arguments.work, arguments.data, parts=arguments.parts, recipe=recipe,
             name=arguments.name, version=arguments.version,
         )  # fmt: skip
     return _evaluate(arguments)

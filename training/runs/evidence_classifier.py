@@ -183,6 +183,8 @@ def train(
 ) -> EvidenceLite0:
     """Train both stages, resuming from `out`; the result lies in `out`/classifier.pt.
 
+    What the validation images say of it is "kept" in `out`/classifier.json, below the history of all epochs.
+
     Args:
         settings: of the run.
         whole: whole images to learn from.
@@ -206,7 +208,7 @@ def train(
     run = _Run(settings, whole, parts, validation, out, imagenet)
     run.stage("cached", settings.epochs, settings.learning_rate, run.cached_batches, progress)
     run.stage("noise", settings.noise_epochs, settings.noise_learning_rate, run.noisy_batches, progress)
-    made = {"settings": asdict(settings), "history": run.history}
+    made = {"settings": asdict(settings), "history": run.history, "kept": run.kept}
     write(out / "classifier.json", json.dumps(made, indent=1))
     with fresh(out / "classifier.pt") as file:
         torch.save(run.network.state_dict(), file)
@@ -237,6 +239,7 @@ class _Run:
         ways = replace(settings, device="")
         self.mark = checkpoints.fingerprint(ways, network, *content, [list(one.boxes) for one in sets])
         self.history: list[dict[str, Any]] = []
+        self.kept: dict[str, Any] = {}
         self.cache: list[_Batch] = []
 
     def stage(
@@ -283,6 +286,7 @@ class _Run:
             checkpoints.save(path, saved, self.mark)
         if best:
             self.network.load_state_dict(best)
+            self.kept = max(rows, key=goodness)
         self.cache.clear()
         self.history += rows
 
