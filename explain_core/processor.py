@@ -31,8 +31,8 @@ def share_cores() -> None:
     """Let PyTorch's threads that wait for each other give their cores away; call it before anything loads PyTorch.
 
     GNU OpenMP, in PyTorch's wheels for Linux, waits with 300,000 turns of a loop. Where another process wants that
-    core, every layer then costs a slice of the scheduler's time: a pass takes fifty times as long beside one busy
-    process, in place of twice (docs/performance.md). Without other work nothing is lost. Who has set GOMP_SPINCOUNT
+    core, every layer then costs a slice of the scheduler's time: a pass takes eighty times as long beside one busy
+    process, in place of twice; what it costs a process alone is in docs/performance.md too. Who has set GOMP_SPINCOUNT
     or OMP_WAIT_POLICY has decided.
     """
     if "OMP_WAIT_POLICY" not in os.environ:

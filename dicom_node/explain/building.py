@@ -1,13 +1,7 @@
-"""What one destination gets of an analysis: its objects, each made by a builder, and the pictures of the dashboard.
-
-Pictures know nothing of each other and are built at the same time; documents, which name what was made and say what
-could not be, follow one after the other.
-"""
+"""What one destination gets of an analysis: its objects, each made by a builder, and the pictures of the dashboard."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -32,8 +26,6 @@ from explain_core.explanation import Explanation, ModelIdentity
 RESULTS = "dicom_node.results.objects"
 DOCUMENTS = (REPORT, "report_page", "key_object")
 _NUMBERS_PER_REVISION = 1000
-_AT_ONCE = 2
-"""Pictures: their time goes into large arrays and into Python's own, by halves; more threads than two gain nothing."""
 _FAULTS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
 """Of a builder; what interrupts a task, or lacks memory or disk, is none of them."""
 
@@ -137,16 +129,11 @@ class _Common(TypedDict):
 
 def _built(study: StudyContext, names: Sequence[str]) -> tuple[Result, ...]:
     """The objects `names` and their stand-ins: pictures first, so that documents can say what could not be made."""
-    builders = _with_fallbacks(_in_order(names))
-    pictures = [one for one in builders if one.name not in DOCUMENTS]
-    with ThreadPoolExecutor(_AT_ONCE) as threads:
-        began = [threads.submit(copy_context().run, _made, study, one) for one in pictures]
-    made = [(one, *waited.result()) for one, waited in zip(pictures, began, strict=True)]
-    for builder in builders[len(pictures) :]:
+    made: list[tuple[Builder, Sequence[Dataset], list[str]]] = []
+    for builder in _with_fallbacks(_in_order(names)):
         shown = tuple(dataset for one, datasets, _ in made if one.name in names for dataset in datasets)
         omitted = dict.fromkeys((one.name, why) for one, _, whys in made if one.name in names for why in whys)
-        known = dataclasses.replace(study, made=shown, omitted=tuple(omitted))
-        made.append((builder, *_made(known, builder)))
+        made.append((builder, *_made(dataclasses.replace(study, made=shown, omitted=tuple(omitted)), builder)))
     return tuple(
         Result(kind=one.name, dataset=dataset, fallback=one.fallback, standby=one.name not in names)
         for one, datasets, _ in made

@@ -1,11 +1,9 @@
 """One study in, its answers out: every image leaves one, whatever it is like."""
 
-import threading
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-import structlog
 from pydicom import Dataset
 from pydicom.uid import CTImageStorage
 from radiographs import encode, instance_of, phantom, real, reread, study_of, synthetic, task_for
@@ -20,7 +18,6 @@ from dicom_node.route.patients import OTHER_PATIENT
 from dicom_node.route.rules import decide_study
 from dicom_node.settings.default_rules import DEFAULT_RULES
 from dicom_node.settings.sections import Settings
-from explain_core import plugins
 from explain_core.errors import GeometryError
 from explain_core.testing.explainer import TOY_MODEL, ToyExplainer
 
@@ -225,36 +222,6 @@ def test_a_builder_that_fails_takes_nothing_else_with_it(monkeypatch, caplog):
     said = texts(result.datasets[-1])
     assert "No segmentation was made because building it failed (ValueError)." in said
     assert "Canary" not in caplog.text + str(said)
-
-
-class Waiting:
-    """A builder that waits until another one is at work too, and notes of which task its log would speak."""
-
-    def __init__(self, builder, others, tasks):
-        self._builder, self._others, self._tasks = builder, others, tasks
-
-    def __getattr__(self, name):
-        return getattr(self._builder, name)
-
-    def build(self, context):
-        self._others.wait(20)
-        self._tasks.append(structlog.contextvars.get_contextvars()["task_id"])
-        return self._builder.build(context)
-
-
-def test_pictures_are_built_at_the_same_time_and_what_names_them_afterwards(monkeypatch):
-    others, tasks = threading.Barrier(2), []
-    for kind in ("secondary_capture", "overlay"):
-        builder = Waiting(plugins.load(building.RESULTS, kind), others, tasks)
-        monkeypatch.setattr(f"dicom_node.results.objects.{kind}.PLUGIN", builder)
-    options = replace(OPTIONS, objects=("key_object", "overlay", "secondary_capture"))
-    with structlog.contextvars.bound_contextvars(task_id="7"):
-        result = explain(film(), options=options)
-    assert tasks == ["7", "7"]
-    kinds = [one.kind for one in result.results if not one.standby]
-    assert kinds == ["secondary_capture", "overlay", "key_object"]
-    named = str(result.of("key_object")[0])
-    assert all(str(ds.SOPInstanceUID) in named for ds in result.of("secondary_capture") + result.of("overlay"))
 
 
 @pytest.mark.parametrize(

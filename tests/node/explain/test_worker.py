@@ -676,27 +676,27 @@ def test_the_soft_limit_ends_the_analysis_with_a_report(node):
 
 
 def test_the_soft_limit_ends_a_picture_that_is_not_finished_with_a_report(node, monkeypatch):
-    overlay, let_go = plugins.load(building.RESULTS, "overlay"), threading.Event()
+    overlay, ended = plugins.load(building.RESULTS, "overlay"), []
 
     class Endless:
         def __getattr__(self, name):
             return getattr(overlay, name)
 
         def build(self, context):
-            if context.images:
-                let_go.wait(30)
+            try:
+                time.sleep(30 if context.images else 0)
+            finally:
+                ended.append(bool(context.images))
             return overlay.build(context)
 
     monkeypatch.setattr("dicom_node.results.objects.overlay.PLUGIN", Endless())
     here = node(soft_time_limit=3)
     started = time.monotonic()
-    try:
-        assert here.worker().run("t1")
-        assert time.monotonic() - started < 20
-        assert here.state == (StudyState.FAILED, "the analysis took longer than 3 s")
-        assert here.report
-    finally:
-        let_go.set()
+    assert here.worker().run("t1")
+    assert time.monotonic() - started < 20
+    assert ended == [True, False], "nothing of it is left to run beside the next study"
+    assert here.state == (StudyState.FAILED, "the analysis took longer than 3 s")
+    assert here.report
 
 
 def test_the_soft_limit_leaves_no_alarm_behind():
