@@ -5,7 +5,6 @@ With UPDATE_SCREENSHOTS set, the pictures of docs/dashboard are made anew.
 
 import os
 import re
-import signal
 import subprocess
 import sys
 
@@ -35,7 +34,7 @@ def site(tmp_path_factory):
         else:
             pytest.fail(f"the demo ended, see {folder}")
     finally:
-        demo.send_signal(signal.SIGINT)
+        demo.terminate()  # SIGINT is ignored below a `make &`
         demo.wait(60)
         demo.stderr.close()
 
