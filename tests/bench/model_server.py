@@ -17,10 +17,9 @@ from pydicom import dcmread
 
 from dicom_node.dicom import pixels
 from explain_core.explainer import DEFAULT_METHOD, open_bundle
-from explain_core.processor import keep_memory, share_cores
+from explain_core.processor import keep_memory
 
 BUNDLE = Path(__file__).resolve().parents[2] / "dicom_node" / "bundles" / "default"
-share_cores()
 keep_memory()
 EXPLAINER, ONE = open_bundle(BUNDLE), threading.Lock()
 

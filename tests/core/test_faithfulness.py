@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 from torch import nn
 
+from explain_core import engine
 from explain_core.classifier import DecisionRule
 from explain_core.classifiers.resnet20 import ResNet20
 from explain_core.errors import GradientsNeeded
@@ -75,7 +76,8 @@ def naive_curves(classifier, x, wanted, heatmap, steps, replaced):
     ids=["blur", "black", "grey"],
 )
 @pytest.mark.parametrize("steps", [8, 50])
-def test_deletion_and_insertion_equal_a_loop_over_pixels(replacement, steps):
+def test_deletion_and_insertion_equal_a_loop_over_pixels(replacement, steps, monkeypatch):
+    monkeypatch.setattr(engine, "PIXELS_CPU", 7 * images().shape[-1] ** 2)  # the classifier is asked in several parts
     classifier, settings = Weighted(), PixelRemoval(steps=steps, replacement=replacement)
     deletion, insertion = removal_curves(classifier, images(), CLASSES, maps(), settings)
     figures = deletion_insertion(classifier, images(), CLASSES, maps(), settings)
