@@ -227,8 +227,7 @@ def best_draw(
 ) -> tuple[EvidenceLite0, EvidenceSettings, str]:
     """The classifier that does best on the validation patients of as many runs as the recipe draws.
 
-    Runs that differ by their seed or the rounding of a processor alone lie .03 apart in AUC against other abnormal
-    films (docs/training.md).
+    Two runs of one command and seed lay .04 apart in validation AUC against other abnormal films (docs/training.md).
 
     Args:
         recipe: how it is trained, and how often.
