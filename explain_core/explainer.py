@@ -55,6 +55,7 @@ DELETION_STEPS = 12
 DEFAULT_METHOD = "similar_adversarial"
 GIVEN = frozenset({"network", "rule"})
 """What a method gets from the bundle; its other settings are its own."""
+_SOFTWARE = metadata.version("dicom-explanation-node")
 
 
 class BundleExplainer:
@@ -186,12 +187,12 @@ class BundleExplainer:
         return Assessment(
             prediction=Prediction(
                 label=self.bundle.label,
-                probability=_rounded(float(self.probabilities(image))),
+                probability=_rounded(float(self.probabilities(image)), self.bundle.threshold),
                 threshold=self.bundle.threshold,
                 margin=self.bundle.margin,
             ),
             out_of_distribution=None if judge is None else judge(seen),
-            provenance=Provenance.of_decision(self.identity, _software_version()),
+            provenance=Provenance.of_decision(self.identity, _SOFTWARE),
             statistics=image_statistics(seen, preprocessing.source_shape),
         )
 
@@ -207,14 +208,14 @@ class BundleExplainer:
         if not made:
             return {}
         together = torch.cat([*made.values()])
-        own = self.probabilities(together).tolist()
-        others = [None] * len(own) if self._second is None else self._second.probabilities(together).tolist()
+        own, second = self.probabilities(together).tolist(), self._second
+        others: Sequence[Any] = [None] * len(own) if second is None else second.probabilities(together).tolist()
         return {
             role: Counterfactual(
                 role=role,
                 image=preprocessing.unpad(_plane(image)),
-                probability=_rounded(probability),
-                second=None if other is None else _rounded(other),
+                probability=_rounded(probability, self.bundle.threshold),
+                second=None if second is None else _rounded(other, second.threshold),
             )
             for (role, image), probability, other in zip(made.items(), own, others, strict=True)
         }
@@ -239,7 +240,7 @@ class BundleExplainer:
     def _second_opinion(self, image: Tensor) -> SecondOpinion | None:
         if (second := self._second) is None:
             return None
-        probability = _rounded(float(second.probabilities(image)))
+        probability = _rounded(float(second.probabilities(image)), second.threshold)
         return SecondOpinion(name=second.name, probability=probability, threshold=second.threshold)
 
     def probabilities(self, images: Tensor) -> Tensor:
@@ -361,7 +362,7 @@ class BundleExplainer:
             method=name,
             parameters=parameters,
             reference=method.reference,
-            software_version=_software_version(),
+            software_version=_SOFTWARE,
         )
 
 
@@ -375,18 +376,18 @@ def _settings(method_name: str, method: Any) -> Mapping[str, str | int | float]:
     }
 
 
-def _software_version() -> str:
-    return metadata.version("dicom-explanation-node")
-
-
 def _plane(images: Tensor) -> NDArray[np.float32]:
     """The first image of a batch."""
     return np.asarray(images[0, 0].cpu().numpy())
 
 
-def _rounded(value: float) -> float:
-    """To 4 decimals, far above what the number of threads or the processor changes, so that texts repeat."""
-    return round(value, 4)
+def _rounded(value: float, threshold: float | None = None) -> float:
+    """To 4 decimals, far above what the number of threads or the processor changes, so that texts repeat.
+
+    Never across a threshold, or what is said of an image would not be what is explained: such a value stays as it is.
+    """
+    rounded = round(value, 4)
+    return value if threshold is not None and (rounded >= threshold) != (value >= threshold) else rounded
 
 
 def open_bundle(

@@ -8,7 +8,7 @@ Mahalanobis distance of Lee et al. 2018 (arXiv:1807.03888) with one class, on pr
 (Tipping and Bishop 1999, doi:10.1111/1467-9868.00196) in place of a network's features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +55,7 @@ class OutlierModel:
             raise ValueError("a spread is not above 0")
 
     @classmethod
-    def fit(cls, copies: Sequence[Image], originals: Sequence[Image], *, side: int, components: int) -> "OutlierModel":
+    def fit(cls, copies: Iterable[Image], originals: Iterable[Image], *, side: int, components: int) -> "OutlierModel":
         """Learn what the training images look like.
 
         Args:

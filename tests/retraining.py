@@ -76,7 +76,7 @@ def job_text(folder: Path, champion: Path, /, *, auc: float = 0.0, **changes: di
         "champion": {"bundle": str(champion)},
         "classifier": {"epochs": 2, "batch": 8, "learning_rate": 1e-3, "checkpoint_every": 1},
         "generators": {"steps": 4, "batch": 4, "report_every": 2},
-        "evaluation": {"cases": 2, "localisation_images": 2, "draws": 20},
+        "evaluation": {"cases": 2, "localisation_images": 2, "draws": 200},
         "gate": {"rules": str(folder / "rules.toml")},
         "registry": {"uri": f"sqlite:///{folder}/mlflow.sqlite", "artifacts": str(folder / "artifacts")},
         "resources": {"nice": 0, "threads": 1, "device": "cpu"},

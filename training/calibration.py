@@ -13,10 +13,10 @@ the training patients. Test patients are never opened.
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -184,8 +184,8 @@ def measure(
     wanted = scales.blurs_of(bundle) if blurs is None else blurs
     probabilities, found = measure_scales(explainer, images, wanted, progress)
     margin = short(np.percentile(probability_changes(explainer, images), MARGIN_PERCENTILE))
-    outlier = fit_outlier(_unpadded(training), bundle.augmentation)
-    seen = _unpadded(validation)
+    outlier = fit_outlier(Seen(training), bundle.augmentation)
+    seen = Seen(validation)
     scores = np.array([outlier.score(image) for image in seen])
     limit = short(np.percentile(scores, LIMIT_PERCENTILE))
     measure_text = f"limit = {LIMIT_PERCENTILE}th percentile of {len(seen)} validation images"
@@ -232,26 +232,29 @@ def probability_changes(explainer: BundleExplainer, images: Tensor) -> Floats:
 def fit_outlier(images: Sequence[Image], ranges: AffineRange) -> OutlierModel:
     """The outlier model of training images without padding, and of randomly transformed copies of them."""
     generator = torch.Generator().manual_seed(0)
-    copies = list(images)
-    for image in images:
-        square = torch.from_numpy(display.resize(image, (4 * SIDE, 4 * SIDE)).copy())[None, None]
-        moved = warp(square.expand(COPIES, -1, -1, -1), draw_affine(ranges, COPIES, generator), padding="border")
-        copies += list(moved[:, 0].numpy())
-    components = min(COMPONENTS, len(copies) - 1)
-    return OutlierModel.fit(copies, images, side=SIDE, components=components)
+
+    def copies() -> Iterator[Image]:
+        yield from images
+        for image in images:
+            square = torch.from_numpy(display.resize(image, (4 * SIDE, 4 * SIDE)).copy())[None, None]
+            moved = warp(square.expand(COPIES, -1, -1, -1), draw_affine(ranges, COPIES, generator), padding="border")
+            yield from moved[:, 0].numpy()
+
+    components = min(COMPONENTS, (1 + COPIES) * len(images) - 1)
+    return OutlierModel.fit(copies(), images, side=SIDE, components=components)
 
 
-def spoilt(images: Sequence[Image]) -> dict[str, list[Image]]:
-    """Images that are no upright, positive radiographs any more, by what was done to them."""
+def spoilt(images: Sequence[Image]) -> dict[str, Iterator[Image]]:
+    """Images that are no upright, positive radiographs any more, by what was done to them; made one by one."""
     generator = np.random.default_rng(0)
     return {
-        "turned by 90 degrees": [np.rot90(image) for image in images],
-        "upside down": [image[::-1] for image in images],
-        "negative": [1 - image for image in images],
-        "noise on the model's grid": [generator.random(image.shape, np.float32) for image in images],
-        "squeezed to half its width": [_squeezed(image) for image in images],
-        "one quarter of the image": [image[: image.shape[0] // 2, : image.shape[1] // 2] for image in images],
-        "mirrored": [image[:, ::-1] for image in images],
+        "turned by 90 degrees": (np.rot90(image) for image in images),
+        "upside down": (image[::-1] for image in images),
+        "negative": (1 - image for image in images),
+        "noise on the model's grid": (generator.random(image.shape, np.float32) for image in images),
+        "squeezed to half its width": (_squeezed(image) for image in images),
+        "one quarter of the image": (image[: image.shape[0] // 2, : image.shape[1] // 2] for image in images),
+        "mirrored": (image[:, ::-1] for image in images),
     }
 
 
@@ -295,7 +298,7 @@ def _squeezed(image: Image) -> Image:
     return np.pad(narrow, ((0, 0), (columns // 4, columns - columns // 2 - columns // 4)))
 
 
-def far(scores: Floats, outlier: OutlierModel, strange: Sequence[Image], limit: float) -> Figures:
+def far(scores: Floats, outlier: OutlierModel, strange: Iterable[Image], limit: float) -> Figures:
     """How well the score tells strange images from those with `scores`: ROC AUC, and the share beyond the limit."""
     others = np.array([outlier.score(np.ascontiguousarray(image)) for image in strange])
     targets = np.repeat([0, 1], [len(scores), len(others)])
@@ -303,13 +306,25 @@ def far(scores: Floats, outlier: OutlierModel, strange: Sequence[Image], limit: 
     return {"auc": float(auc), "beyond_limit": float((others > limit).mean())}
 
 
-def _unpadded(images: Cohort) -> list[Image]:
-    """A cohort's images on the model's grid as luminance in [0, 1], their padding cut away."""
-    planes = (images.images[:, 0].float() / 255).numpy()
-    return [
-        Preprocessing(source_shape=shape, size=images.size, low=0.0, high=1.0).unpad(plane)
-        for plane, shape in zip(planes, images.shapes, strict=True)
-    ]
+@dataclass(frozen=True, slots=True)
+class Seen(Sequence[Image]):
+    """A cohort's images on the model's grid as luminance in [0, 1], their padding cut away; made as they are taken."""
+
+    cohort: Cohort
+
+    def __len__(self) -> int:
+        return len(self.cohort)
+
+    @overload
+    def __getitem__(self, place: int) -> Image: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Image]: ...
+    def __getitem__(self, place: int | slice) -> Image | Sequence[Image]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        plane = (self.cohort.images[place, 0].float() / 255).numpy()
+        shape = self.cohort.shapes[place]
+        return Preprocessing(source_shape=shape, size=self.cohort.size, low=0.0, high=1.0).unpad(plane)
 
 
 def card_with(card: str, figures: Mapping[str, Any]) -> str:

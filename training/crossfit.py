@@ -10,6 +10,7 @@ stay in `out`; started again, it goes on where it was stopped.
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -149,7 +150,7 @@ def _group(asked: CrossFit, split: Dataset, group: Group) -> Figures:
     if kept is not None and kept["bundle"] == explainer.identity.digest:
         return kept
     asked.say(f"folds {_name(group)}: scoring")
-    scored = _scored(explainer, split)
+    scored = _scored(asked, explainer, split)
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "scores.json", json.dumps(scored))
     return scored
@@ -172,7 +173,7 @@ def _kept(asked: CrossFit, group: Group) -> Figures | None:
     return found
 
 
-def _scored(explainer: BundleExplainer, split: Dataset) -> Figures:
+def _scored(asked: CrossFit, explainer: BundleExplainer, split: Dataset) -> Figures:
     """What the model says of a group's images, and the scores of those with boxes, by row and image."""
     every = split.part(TEST)
     images = loading.load_inputs(every, explainer.bundle.input_spec)
@@ -184,15 +185,22 @@ def _scored(explainer: BundleExplainer, split: Dataset) -> Figures:
     boxed = boxed_images(samples, images[marked], training)
     rows = localisation.scored(localisation.maps_of(explainer, boxed.images), boxed)
     return {
-        "decisions": {sample.path.name: round(float(x), _DECIMALS) for sample, x in zip(every, chances, strict=True)},
+        "decisions": {
+            _named(asked, sample): round(float(x), _DECIMALS) for sample, x in zip(every, chances, strict=True)
+        },
         "bundle": explainer.identity.digest,
         "size": explainer.bundle.input_spec.size,
         "images": len(samples),
         "training_boxed": len(training),
-        "names": [sample.path.name for sample in samples],
+        "names": [_named(asked, sample) for sample in samples],
         "called": explainer.decisions(chances[marked]).tolist(),
         "rows": {name: {key: _rounded(values[key]) for key in KEPT} for name, values in rows.items()},
     }
+
+
+def _named(asked: CrossFit, sample: Sample) -> str:
+    """An image's path within the data: two of one file name in two folders are two."""
+    return os.path.relpath(sample.path, next(iter(datasets.places(asked.data)), None))
 
 
 def _rounded(values: NDArray[np.floating]) -> Any:
@@ -201,7 +209,7 @@ def _rounded(values: NDArray[np.floating]) -> Any:
 
 def _decisions(asked: CrossFit, dataset: Dataset, done: Mapping[Group, Figures]) -> Figures:
     """How well the models tell images with the finding from others; each image is held against its own model's."""
-    known = {sample.path.name: sample for sample in dataset}
+    known = {_named(asked, sample): sample for sample in dataset}
     said = [(known[name], x, judge) for judge, one in enumerate(done.values()) for name, x in one["decisions"].items()]
     samples, chances, judges = zip(*said, strict=True)
     return classification(samples, np.array(chances), draws=asked.draws, judges=np.array(judges))
@@ -209,7 +217,7 @@ def _decisions(asked: CrossFit, dataset: Dataset, done: Mapping[Group, Figures])
 
 def _pooled(asked: CrossFit, dataset: Dataset, done: Mapping[Group, Figures]) -> Figures:
     """Localisation over the images of all groups, each scored against the prior of its own group's training boxes."""
-    known = {sample.path.name: sample for sample in dataset}
+    known = {_named(asked, sample): sample for sample in dataset}
     samples: list[Sample] = [known[name] for one in done.values() for name in one["names"]]
     size = max(one["size"] for one in done.values())
     names = [name for name in next(iter(done.values()))["rows"] if all(name in one["rows"] for one in done.values())]

@@ -52,14 +52,13 @@ def measure(
     def decide(x: Tensor) -> Tensor:
         return rule.decide(ready(x), torch.zeros(len(x), dtype=torch.long, device=device))
 
-    decided, changes = [], []
-    for chunk in images.split(_BATCH):
+    decisions, change = torch.empty(len(images), dtype=torch.long), torch.empty(images.shape)
+    for chunk, chosen, changed in zip(*(part.split(_BATCH) for part in (images, decisions, change)), strict=True):
         x = chunk.to(device).float() / 255
         seen = seen_by(made, cast("Classifier", ready), x)
         y = rule.decide(seen.logits, torch.zeros(len(x), dtype=torch.long, device=device))
-        decided.append(y.cpu())
-        changes.append((made(x, y, seen)[1].float() - x).cpu())
-    decisions, change = torch.cat(decided), torch.cat(changes)
+        chosen[:] = y
+        changed[:] = made(x, y, seen)[1].float() - x
 
     def enough(factor: float, rows: Tensor) -> bool:
         found = []

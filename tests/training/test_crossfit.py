@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from training import crossfit, datasets
 from training.__main__ import main
@@ -51,6 +52,22 @@ def test_groups_that_leave_nothing_to_learn_or_overlap_are_refused(nih_folder, g
         resplit(datasets.read(f"nih:{nih_folder}"), groups, groups[0])
 
 
+def test_images_of_one_file_name_are_told_apart_by_their_folders(tmp_path, asked):
+    rows = ["file,patient_id,target"]
+    for number in range(12):
+        (tmp_path / f"p{number}").mkdir()
+        Image.fromarray(np.full((40, 40), 100 + number, np.uint8)).save(tmp_path / f"p{number}" / "frontal.png")
+        rows.append(f"p{number}/frontal.png,p{number},{number % 2}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+    here = replace(asked, data=f"folder:{tmp_path}")
+    dataset = datasets.read(here.data)
+    chances = {crossfit._named(here, sample): float(sample.target) for sample in dataset}
+    assert set(chances) == {f"p{number}/frontal.png" for number in range(12)}
+    found = crossfit._decisions(here, dataset, {(0,): {"decisions": chances}})
+    assert found["all_labelled"]["auc"]["value"] == 1
+    assert (found["all_labelled"]["images"], found["all_labelled"]["positive"]) == (12, 6)
+
+
 def test_a_group_is_read_from_its_folds():
     assert group_of("6,8") == (6, 8)
     with pytest.raises(TrainingError, match="written as 0,1; got '0-1'"):
@@ -65,7 +82,7 @@ def test_every_image_with_boxes_is_scored_once(asked, figures, nih_folder):
     assert part["patients"] == len({s.patient_id for s in boxed})
     assert not figures["missing"]
     kept = [json.loads((asked.out / name / "scores.json").read_text()) for name in ("0,1", "2", "3,4")]
-    assert sorted(name for one in kept for name in one["names"]) == sorted(s.path.name for s in boxed)
+    assert sorted(name for one in kept for name in one["names"]) == sorted(crossfit._named(asked, s) for s in boxed)
     assert len({one["bundle"] for one in kept}) == 3
     every = [iou[2] for one in kept for iou in one["rows"]["delivered"]["iou"]]
     assert part["rows"]["delivered"]["iou"][2]["value"] == pytest.approx(np.mean(every), abs=1e-6)
@@ -76,9 +93,9 @@ def test_every_image_with_boxes_is_scored_once(asked, figures, nih_folder):
     assert "by a model that never saw its patient, settings fixed: folds 0,1; 2; 3,4." in text
     everyone = datasets.read(f"nih:{nih_folder}")
     said = {name: x for one in kept for name, x in one["decisions"].items()}
-    assert set(said) == {s.path.name for s in everyone if s.fold in {0, 1, 2, 3, 4}}
+    assert set(said) == {crossfit._named(asked, s) for s in everyone if s.fold in {0, 1, 2, 3, 4}}
     labelled = figures["classification"]["all_labelled"]
-    assert labelled["images"] == sum(s.target is not None for s in everyone if s.path.name in said)
+    assert labelled["images"] == sum(s.target is not None for s in everyone if crossfit._named(asked, s) in said)
     assert "AUC, all labelled" in text
     assert "evidence map" in text
 

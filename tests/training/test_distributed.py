@@ -137,6 +137,13 @@ def test_a_cancelled_launch_stops_its_processes(phantoms, tmp_path):
     assert left.stdout == ""
 
 
+def test_a_run_that_does_not_answer_is_ended_and_is_a_stop_all_the_same(phantoms, tmp_path, monkeypatch):
+    monkeypatch.setattr(cohort_classifier, "_PATIENCE", 0.5)
+    cohort_classifier.write_request(tmp_path, settings(), *phantoms)
+    with pytest.raises(Cancelled, match="enough"):
+        cohort_classifier.launch(tmp_path, 1, Told(stop=True), prefix=("sh", "-c", "exec sleep 600"))
+
+
 def _processes_with(text):
     for entry in Path("/proc").iterdir():
         with suppress(OSError):

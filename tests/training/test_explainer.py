@@ -96,6 +96,22 @@ def test_a_decision_that_was_made_is_not_made_again(bundle):
     assert len(passes) == both - 1
 
 
+def test_a_probability_is_not_rounded_across_the_threshold(bundle):
+    """What is said of an image is what the methods explain, who see the unrounded value."""
+    explainer = served(bundle, "gradient", augmentations=0)
+    with torch.no_grad():
+        exact = float(explainer.probabilities(explainer._prepare(radiograph())[1]))
+    rounded = round(exact, 4)
+    assert rounded != exact
+    for threshold in (rounded, (rounded + exact) / 2):
+        explainer.bundle = dataclasses.replace(explainer.bundle, threshold=threshold)
+        said = explainer.classify(radiograph()).prediction
+        assert said.positive == (exact >= threshold)
+        assert said.probability == pytest.approx(exact, abs=5e-5)
+    explainer.bundle = dataclasses.replace(explainer.bundle, threshold=0.99)
+    assert explainer.classify(radiograph()).prediction.probability == rounded
+
+
 def test_a_method_without_generators_or_copies_is_its_plain_map_smoothed(bundle):
     explainer = served(bundle, "gradient", blur=0.02, augmentations=0)
     (explanation,) = explainer.explain(radiograph(64, 64), ["gradient"])

@@ -43,6 +43,7 @@ def state(path: Path) -> dict:
         ('[data]\nsources = ["no reader"]\n', r"job\.toml:2: data\.sources\.0: write a source as reader:folder"),
         ('[job]\nname = "a/b"\n[data]\nsources = ["nih:x"]\n', r"job\.toml:2: job\.name: "),
         ('[data]\nsources = ["nih:x"]\n[split]\ntest = 0.5\nvalidation = 0.4\n', r"job\.toml:4: split\.test: "),
+        (f"{NIH}[evaluation]\ndraws = 1\n", r"job\.toml:4: evaluation\.draws: .*greater than or equal to 200"),
         ('[data]\nsources = ["nih:x"\n', r"job\.toml:\d+: not valid TOML"),
     ],
 )  # fmt: skip
@@ -150,6 +151,10 @@ def test_a_test_patient_of_an_earlier_job_is_never_trained_on(tmp_path, parts):
     with (tmp_path / "job" / "stages" / "split" / "splits.csv").open() as file:
         splits = {row["patient"]: row["split"] for row in csv.DictReader(file)}
     assert (splits["folder/p1"], splits["folder/p0"], splits["folder/p3"]) == ("test", "train", "test")
+    book.rename(tmp_path / "lost.csv")
+    assert finished(tmp_path / "next", job=job) == FAILED
+    assert "splits.csv: the book of splits is missing, and job has used one" in state(tmp_path / "next")["error"]
+    assert not book.exists()
 
 
 @pytest.mark.slow

@@ -12,8 +12,10 @@ from explain_core.bundles.files import toml_text
 from explain_core.explainer import open_bundle
 from explain_core.jobs import JobFolder
 from training.errors import TrainingError
+from training.report.model_card import TRAINING_HEADING
 from training.retrain import joint
 from training.retrain.job import Job
+from training.retrain.judging import attributions
 from training.retrain.stage import Context
 from training.retrain.training import architecture
 
@@ -21,7 +23,7 @@ OWN = {
     "job": {"name": "joint", "kind": "mediffusion"},
     "mediffusion": {"preset": "tiny", "steps": 4, "batch": 4, "report_every": 1, "checkpoint_every": 1,
                     "second_share": 0.4, "second_epochs": 1},
-    "evaluation": {"cases": 1, "localisation_images": 0, "draws": 20},
+    "evaluation": {"cases": 1, "localisation_images": 0, "draws": 200},
 }  # fmt: skip
 
 
@@ -65,6 +67,16 @@ def test_another_kind_of_job_says_which_kind_a_joint_champion_needs(context):
     table = made.job.model_dump() | {"job": {"kind": "classifier"}}
     with pytest.raises(TrainingError, match=r'is a program that cannot be trained.*\[job\] kind = "mediffusion"'):
         architecture(Context(Job.model_validate(table), made.folder, made.progress))
+
+
+def test_a_card_names_what_a_joint_model_started_from_and_no_other(context):
+    for start, named in (("random", False), ("champion", True)):
+        made = context("mediffusion", start=start)
+        card = made.folder.stage("collect") / "champion" / "model_card.md"
+        card.write_text(f"# Card\n\n{TRAINING_HEADING}\n\nfilms of another house\n\n## Next\n")
+        done = {"made": {"champion": "0" * 64}}
+        (made.folder.path / "stages" / "collect" / "done.json").write_text(json.dumps(done))
+        assert ("films of another house" in attributions(made)) is named
 
 
 @pytest.mark.slow

@@ -56,6 +56,43 @@ def test_a_lost_book_of_splits_is_not_begun_anew(tmp_path):
     assert splits_book.read(book) == {}
 
 
+def test_what_options_name_is_a_place_of_the_source_too(tmp_path):
+    """Relative to the job's folder as the source is, and looked at when it may have changed."""
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    (tmp_path / "films").mkdir()
+    (tables / "labels.csv").write_text("one\n")
+    job = Job.model_validate({"data": {"sources": ("nih14:films?rsna=tables",)}}).resolved(tmp_path)
+    assert job.data.sources == (f"nih14=nih14:{tmp_path}/films?rsna={tables}",)
+    before = collect.sources_state(job)
+    assert collect.sources_state(job) == before
+    (tables / "labels.csv").write_text("another\n")
+    assert collect.sources_state(job) != before
+    assert datasets.absolute("phantom?size=32", tmp_path) == "phantom?size=32"
+    assert datasets.absolute("rsna:films?split=paper.csv", tmp_path) == f"rsna:{tmp_path}/films?split=paper.csv"
+
+
+def test_other_boxes_are_other_data(tmp_path):
+    hashes = []
+    for number, box in enumerate(("5,5,20,20", "9,9,20,20", "5,5,20,20")):
+        folder, out = tmp_path / f"data{number}", tmp_path / f"out{number}"
+        folder.mkdir()
+        out.mkdir()
+        pixels = np.random.default_rng(0).integers(0, 255, (40, 40), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "a.png")
+        (folder / "labels.csv").write_text("file,patient_id,target\na.png,p,1\n")
+        (folder / "boxes.csv").write_text(f"file,x,y,width,height\na.png,{box}\n")
+        job = Job.model_validate(
+            {
+                "data": {"sources": (f"site=folder:{folder}",), "size": 32},
+                "champion": {"bundle": "dicom_node/bundles/default"},
+            }
+        )
+        hashes.append(collect.collect(job, out, lambda _done, **_: None)["data_sha256"])
+        assert collect.manifest(out)[0]["boxes"] == "1"
+    assert hashes[0] == hashes[2] != hashes[1]
+
+
 def test_two_names_for_the_same_patients_are_refused(tmp_path):
     file = tmp_path / "job.toml"
     file.write_text('[data]\nsources = ["nih:a", "rsna:b"]\n')

@@ -6,7 +6,7 @@ Written to the folder of the stage:
     images.npy      uint8, 0 to 255, shape (N, 1, S, S); a row of zeros where an image could not be decoded
     truths.npy      the marked lesions, packed bits, uint8, shape (N, ceil(S * S / 8))
     manifest.csv    one row per usable image, `COLUMNS`
-    manifest.json   counts, classes, the hash of manifest.csv, and every problem of the sources
+    manifest.json   counts, classes, a hash of manifest.csv and truths.npy, and every problem of the sources
 """
 
 import csv
@@ -101,11 +101,11 @@ def sources_state(job: Job) -> str:
     for source in job.data.sources:
         spec = source_spec(source)
         digest.update(f"{spec}\0".encode())
-        folder = spec.partition("?")[0].partition(":")[2]
-        for path in sorted(Path(folder).rglob("*")) if folder else ():
-            if path.is_file():
-                status = path.stat()
-                digest.update(f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        for place in datasets.places(spec):
+            for path in (place, *sorted(place.rglob("*"))):
+                if path.is_file():
+                    status = path.stat()
+                    digest.update(f"{path.relative_to(place)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
     return digest.hexdigest()
 
 
@@ -153,7 +153,7 @@ def collect(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
         "size": spec.size,
         "percentiles": list(spec.percentiles),
         "classes": list(classes),
-        "data_sha256": hashlib.sha256((folder / "manifest.csv").read_bytes()).hexdigest(),
+        "data_sha256": _sha256_of(folder / "manifest.csv", folder / "truths.npy"),
         "champion": champion,
     }
     listed = [
@@ -196,6 +196,15 @@ def _decoded(
                 index = decoded.get(id(sample))
                 plane = None if index is None else images[index].numpy()
                 yield name, sample, plane, "" if index is None else hashes[index]
+
+
+def _sha256_of(*paths: Path) -> str:
+    """Of the hashes of files."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _sha256(sample: Sample, image: Tensor) -> str:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 
 from explain_core import toml_files
 from explain_core.bundles.files import toml_text
+from training import datasets
 from training.errors import TrainingError
 
 REGISTRY = "registry"
@@ -244,11 +245,14 @@ class DiffexTable(Section):
 
 
 class EvaluationTable(Section):
-    """[evaluation]. `localisation_images` 0: all test images with boxes."""
+    """[evaluation]. `localisation_images` 0: all test images with boxes.
+
+    `draws` of patients make the intervals, and the bounds that the gate calls certain: of a few there are none.
+    """
 
     cases: PositiveInt = 24
     localisation_images: Natural = 0
-    draws: PositiveInt = 1000
+    draws: Annotated[int, Field(ge=200)] = 1000
 
 
 class GateTable(Section):
@@ -337,11 +341,7 @@ class Job(Section):
 
 
 def _absolute_source(source: str, base: Path) -> str:
-    spec = source_spec(source)
-    head, mark, options = spec.partition("?")
-    reader, colon, folder = head.partition(":")
-    folder = str((base / folder).resolve()) if folder else ""
-    return f"{source_name(source)}={reader}{colon}{folder}{mark}{options}"
+    return f"{source_name(source)}={datasets.absolute(source_spec(source), base)}"
 
 
 def load(path: Path, *, defaults: Mapping[str, Any] | None = None, sources: Sequence[str] = ()) -> Job:

@@ -14,6 +14,7 @@ from training.cohort import TEST, TRAIN, VALIDATION
 from training.making import finish
 from training.measure.comparison import compare
 from training.report import model_card, page
+from training.retrain import joint
 from training.retrain.collect import open_registry
 from training.retrain.job import Job, RehearsalTable, source_name, source_reader
 from training.retrain.parts import load
@@ -94,7 +95,9 @@ def attributions(context: Context) -> str:
         reader = source_reader(source)
         stated = datasets.attribution(reader) or "the site's own; it answers for their use"
         lines.append(f"- {source_name(source)}: {stated}")
-    if "champion" in {context.job.classifier.start, context.job.generators.start}:
+    job = context.job
+    starts = {job.mediffusion.start} if job.job.kind == joint.KIND else {job.classifier.start, job.generators.start}
+    if "champion" in starts:
         card = (context.folder.stage("collect") / "champion" / "model_card.md").read_text(encoding="utf-8")
         _, _, rest = card.partition(model_card.TRAINING_HEADING)
         before = rest.partition("\n## ")[0].strip() or "its model card says nothing of its training data"

@@ -175,11 +175,14 @@ def load(collected: Path, split: Path, *wanted: str) -> Cohort:
     images = np.load(collected / "images.npy", mmap_mode="r")
     truths = np.load(collected / "truths.npy", mmap_mode="r")
     index, size = np.array([int(row["row"]) for row in rows]), images.shape[-1]
-    masks = [np.unpackbits(truths[i], count=size * size).reshape(size, size).astype(np.bool_) for i in index]
+    packed = (truths[i] for i in index)
+    masks = (
+        np.unpackbits(one, count=size**2).reshape(size, size).view(np.bool_) if one.any() else None for one in packed
+    )
     return Cohort(
         images=torch.from_numpy(images[index]),
         targets=np.array([int(targets[row["row"]] or -1) for row in rows], np.int64),
-        truths=tuple(mask if mask.any() else None for mask in masks),
+        truths=tuple(masks),
         boxes=np.array([int(row["boxes"]) for row in rows], np.int64),
         views=tuple(row["view"] for row in rows),
         patients=tuple(row["patient"] for row in rows),

@@ -55,8 +55,7 @@ def _validate(context: Context) -> dict[str, Any]:
             "leave it out"
         )
     rows = collect.manifest(context.folder.stage("collect"))
-    if not context.job.split.book:
-        splits_book.need(book(context), context.folder.path.parent)
+    splits_book.need(book(context), context.folder.path.parent)
     patients = parts.assigned(context.job, rows, splits_book.read(book(context)))
     splits, targets = parts.rehearsed(rows, parts.split_rows(rows, patients).splits, context.job.rehearsal)
     counts = parts.counts(rows, splits, targets)

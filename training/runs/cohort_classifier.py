@@ -147,7 +147,8 @@ def launch(folder: Path, processes: int, progress: Progress = silent, prefix: Se
                 time.sleep(_LOOK)
             if stop is not None:
                 (folder / "cancel").touch()
-                running.wait(_PATIENCE)
+                with suppress(subprocess.TimeoutExpired):  # busy for longer; its last checkpoint stays
+                    running.wait(_PATIENCE)
         finally:
             if running.poll() is None:
                 running.terminate()

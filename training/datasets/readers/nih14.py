@@ -46,12 +46,12 @@ class _Expert:
     boxes: tuple[Box, ...]
 
 
-def read(folder: Path, *, rsna: str = "") -> Dataset:
+def read(folder: Path, *, rsna: Path | None = None) -> Dataset:
     """Read every image.
 
     Args:
         folder: of the images and tables.
-        rsna: a folder with the annotations of the RSNA challenge, "" for none.
+        rsna: a folder with the annotations of the RSNA challenge, None for none.
 
     Raises:
         DatasetError: a table is missing or malformed.
@@ -67,7 +67,7 @@ def read(folder: Path, *, rsna: str = "") -> Dataset:
     files = {path.name: path for path in sorted(folder.glob("images*/**/*.png"))}
     paths = {name: files.get(name, folder / "images" / name) for name in rows}
     boxes = boxes_of(folder / BOXES, rows, FINDINGS, collector, _BOX_COLUMNS)
-    experts = _experts(Path(rsna), collector) if rsna else {}
+    experts = _experts(rsna, collector) if rsna else {}
     headers = collector.headers(paths.values())
     samples = [
         _sample(paths[name], headers[paths[name]], row, boxes[name], experts.get(name), collector)

@@ -39,12 +39,12 @@ class Annotation:
     boxes: tuple[Box, ...]
 
 
-def read(folder: Path, *, split: str = "") -> Dataset:
+def read(folder: Path, *, split: Path | None = None) -> Dataset:
     """Read the images of all patients in use.
 
     Args:
         folder: the challenge's folder.
-        split: a split file to use in place of the folder's `paper_split.csv`.
+        split: a split file, in the folder or elsewhere, to use in place of the folder's `paper_split.csv`.
 
     Raises:
         DatasetError: a table is missing or malformed, or there is no folder of images.
@@ -73,7 +73,7 @@ def read(folder: Path, *, split: str = "") -> Dataset:
     return collector.dataset(samples, CLASSES)
 
 
-def annotations(folder: Path, collector: Collector, *, split: str = "") -> list[Annotation]:
+def annotations(folder: Path, collector: Collector, *, split: Path | None = None) -> list[Annotation]:
     """Class, split and boxes of the patients in use, in the order of the labels; no image is looked at.
 
     Raises:
@@ -144,11 +144,11 @@ def classes_of(path: Path, collector: Collector) -> dict[str, str]:
     return classes
 
 
-def _splits(folder: Path, given: str, patients: Iterable[str], collector: Collector) -> dict[str, str]:
+def _splits(folder: Path, given: Path | None, patients: Iterable[str], collector: Collector) -> dict[str, str]:
     """The split of each patient that the split file names."""
     path = folder / (given or SPLIT)
     if given and not path.is_file():
-        path = Path(given)
+        path = given
     if not given and not path.is_file():
         return {patient: split_of_fold(fold_of_patient(patient)) for patient in patients}
     splits: dict[str, str] = {}
