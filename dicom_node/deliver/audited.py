@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from dicom_node.deliver.scu import StoreRequest
 from dicom_node.dicom import elements
 from dicom_node.dicom.reading import read_header
-from dicom_node.errors import DatasetUnreadable, DeliveryError
+from dicom_node.errors import DatasetUnreadable, DeliveryError, OutOfResources
 from dicom_node.nouns import Destination, WebDestination
 from dicom_node.watch.audit import Audit, Node
 from dicom_node.watch.logs import without_warnings
@@ -55,5 +55,5 @@ def _about(request: StoreRequest) -> tuple[str, str, str]:
         with without_warnings():
             header = read_header(request.path, ("StudyInstanceUID", "PatientID"))
             return str(header.get("StudyInstanceUID") or ""), elements.patient_id(header), request.sop_class_uid
-    except DatasetUnreadable:
+    except (DatasetUnreadable, OutOfResources):
         return "", "", request.sop_class_uid

@@ -8,7 +8,7 @@ from pydicom.uid import MediaStorageDirectoryStorage
 
 from dicom_node.deliver.scu import StoreRequest
 from dicom_node.dicom.reading import find, read_header
-from dicom_node.errors import DatasetUnreadable
+from dicom_node.errors import DatasetUnreadable, OutOfResources
 from dicom_node.nouns import SOPInstanceUID
 from dicom_node.watch.logs import without_warnings
 
@@ -47,7 +47,7 @@ def _request(path: Path) -> StoreRequest | None:
         with without_warnings():
             header = read_header(path, _UIDS)
             sop_class, uid = (str(header.get(keyword) or "") for keyword in _UIDS)
-    except DatasetUnreadable:
+    except (DatasetUnreadable, OutOfResources):
         return None
     if not uid or not sop_class or sop_class == MediaStorageDirectoryStorage:
         return None

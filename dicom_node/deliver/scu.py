@@ -30,6 +30,7 @@ from pynetdicom.transport import AssociationSocket
 from dicom_node.deliver.burst import in_bursts
 from dicom_node.deliver.checkpoint import Checkpoint
 from dicom_node.deliver.silence import Silence
+from dicom_node.dicom.structure import of_this_host
 from dicom_node.dicom.tls import client_context
 from dicom_node.dicom.tls_failures import meaning
 from dicom_node.errors import ConfigError, DeliveryError, DeliveryRefused, DeliveryUnreachable
@@ -288,8 +289,7 @@ def _store_one(association: Association, request: StoreRequest) -> StoreOutcome:
     try:
         dataset = pydicom.dcmread(request.path)
     except (OSError, InvalidDicomError, ValueError) as error:
-        reason = f"the result file cannot be read ({type(error).__name__})"
-        return _failed(request, DeliveryRefused(reason), retry=False)
+        return unreadable(request, error)
     try:
         answer = association.send_c_store(dataset)
     except (ValueError, AttributeError) as error:
@@ -333,6 +333,12 @@ def _no_context(request: StoreRequest) -> StoreOutcome:
     compressed = "" if syntaxes == _UNCOMPRESSED else f" in {syntaxes[0].name}"
     reason = f"the destination does not accept {name}{compressed} (presentation context rejected)"
     return StoreOutcome(key=request.key, status=None, error=DeliveryRefused(reason), retry=False, class_refused=True)
+
+
+def unreadable(request: StoreRequest, error: Exception) -> StoreOutcome:
+    """Of a result whose file cannot be read: for good where the file is damaged or gone, else tried again."""
+    reason = f"the result file cannot be read ({type(error).__name__})"
+    return _failed(request, DeliveryRefused(reason), retry=of_this_host(error))
 
 
 def _failed(request: StoreRequest, error: DeliveryError, *, retry: bool) -> StoreOutcome:

@@ -34,7 +34,9 @@ class Silence(threading.Thread):
         self._association = association
         self._connection = connection
         self._seconds = seconds
-        self._size = path.stat().st_size if path.exists() else 0
+        self._size = 0
+        with contextlib.suppress(OSError):  # whoever sends it says so
+            self._size = path.stat().st_size
         self._over = threading.Event()
 
     def __enter__(self) -> Self:

@@ -24,7 +24,7 @@ from pydicom.errors import InvalidDicomError
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
 from dicom_node.deliver import store_response
-from dicom_node.deliver.scu import StoreOutcome, StoreRequest
+from dicom_node.deliver.scu import StoreOutcome, StoreRequest, unreadable
 from dicom_node.dicom.uids import checked_uid
 from dicom_node.errors import DatasetUnreadable, DeliveryError, DeliveryRefused, DeliveryUnreachable
 from dicom_node.nouns import WebDestination
@@ -97,7 +97,7 @@ class Stow:
             try:
                 parts.append(_part(request))
             except (OSError, InvalidDicomError, ValueError, AttributeError, DatasetUnreadable) as error:
-                yield _unreadable(request, error)
+                yield unreadable(request, error)
         waiting = _batches(parts)
         try:
             with self._client(destination, timeout) as client:
@@ -154,7 +154,7 @@ def _send(client: "WebClient", batch: list[_Part], waiting: list[list[_Part]]) -
     except OSError as error:
         if len(batch) == 1:
             waiting.pop(0)
-            yield _unreadable(batch[0].request, error)
+            yield unreadable(batch[0].request, error)
             return
         answer = None
     if answer is None or (len(batch) > 1 and not stored and not failed):
@@ -262,11 +262,6 @@ def _batches(parts: Iterable[_Part]) -> list[list[_Part]]:
                 batches.append([])
             batches[-1].append(part)
     return batches
-
-
-def _unreadable(request: StoreRequest, error: Exception) -> StoreOutcome:
-    reason = f"the result file cannot be read ({type(error).__name__})"
-    return _failed(request, DeliveryRefused(reason), retry=False)
 
 
 def _failed(request: StoreRequest, error: DeliveryError, *, retry: bool) -> StoreOutcome:

@@ -21,7 +21,8 @@ from pydicom.values import convert_SQ
 from dicom_node.dicom import decoding, reading
 from dicom_node.dicom.codestream import described
 from dicom_node.dicom.elements import code, integer, numbers
-from dicom_node.errors import DatasetUnreadable
+from dicom_node.dicom.structure import not_read
+from dicom_node.errors import OutOfResources
 from dicom_node.watch.logs import without_warnings
 
 MOST_BYTES = 256 << 20
@@ -40,7 +41,11 @@ _OF_COLOURS = frozenset({Tag("PhotometricInterpretation"), Tag("PlanarConfigurat
 def same_object(one: Path, other: Path) -> bool:
     """Whether two files in the DICOM File Format hold the same data set, however it is encoded.
 
-    Compressed images of more than one frame are the same only with the same compressed frames.
+    Compressed images of more than one frame are the same only with the same compressed frames; a file that cannot be
+    read is the same as none.
+
+    Raises:
+        OutOfResources: this host cannot read one of them now.
     """
     try:
         if max(one.stat().st_size, other.stat().st_size) > MOST_BYTES:
@@ -48,9 +53,13 @@ def same_object(one: Path, other: Path) -> bool:
         with without_warnings():
             first, second = reading.read(one), reading.read(other)
             return _same(first, second, pixels=False) and _same_pixels(first, second)
-    except (DatasetUnreadable, OSError):
+    except OutOfResources:
+        raise
+    except OSError as error:
+        if isinstance(trouble := not_read(error, "the file cannot be read"), OutOfResources):
+            raise trouble from error
         return False
-    except Exception:  # noqa: BLE001 - elements that cannot be decoded: pydicom raises many kinds
+    except Exception:  # noqa: BLE001 - files and elements that cannot be decoded: pydicom raises many kinds
         return False
 
 

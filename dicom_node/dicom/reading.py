@@ -15,7 +15,7 @@ from pydicom.filereader import read_dataset, read_file_meta_info
 from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from dicom_node.dicom.structure import MOST_LOOKED_AT, check_structure, inflated, start_of
+from dicom_node.dicom.structure import MOST_LOOKED_AT, check_structure, inflated, not_read, start_of
 from dicom_node.errors import DatasetUnreadable
 from dicom_node.watch.logs import without_warnings
 
@@ -41,6 +41,7 @@ def read(path: Path) -> Dataset:
 
     Raises:
         DatasetUnreadable: the file is missing, is no DICOM file, or holds no data set.
+        OutOfResources: this host cannot read it now: permissions, descriptors, a disk or a share that fails.
     """
     with without_warnings():
         if not inflates_within(path, MOST_INFLATED):
@@ -55,7 +56,7 @@ def read(path: Path) -> Dataset:
         except MemoryError:  # not for what the file says it holds: _Reader
             raise
         except Exception as error:  # bytes that are no data set: pydicom raises many kinds
-            raise DatasetUnreadable("the file cannot be read as DICOM") from error
+            raise not_read(error, "the file cannot be read as DICOM") from error
     if "SOPInstanceUID" not in ds:
         raise DatasetUnreadable("the file holds no data set")
     return ds
@@ -87,6 +88,7 @@ def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
 
     Raises:
         DatasetUnreadable: there is no data set to read; the message quotes nothing of it.
+        OutOfResources: as of `read`.
     """
     try:
         meta = read_file_meta_info(path)
@@ -95,7 +97,7 @@ def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
         tags = list(keywords) if keywords is not None else None
         return dcmread(path, stop_before_pixels=True, specific_tags=tags, defer_size=_KEPT_IN_MEMORY)
     except Exception as error:
-        raise DatasetUnreadable("Data set cannot be read") from error
+        raise not_read(error, "Data set cannot be read") from error
 
 
 def start_of_data_set(path: Path) -> int:
@@ -104,13 +106,14 @@ def start_of_data_set(path: Path) -> int:
     Raises:
         FileNotFoundError: there is no file.
         DatasetUnreadable: its file meta information cannot be read.
+        OutOfResources: as of `read`.
     """
     try:
         return start_of(read_file_meta_info(path))
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise DatasetUnreadable("the file cannot be read as DICOM") from error
+        raise not_read(error, "the file cannot be read as DICOM") from error
 
 
 def inflates_within(path: Path, limit: int) -> bool:
@@ -118,6 +121,7 @@ def inflates_within(path: Path, limit: int) -> bool:
 
     Raises:
         DatasetUnreadable: the file meta information or the compressed bytes cannot be read.
+        OutOfResources: as of `read`.
     """
     try:
         meta = read_file_meta_info(path)
@@ -131,7 +135,7 @@ def inflates_within(path: Path, limit: int) -> bool:
                 total += len(inflater.decompress(waiting, MOST_LOOKED_AT))
                 waiting = inflater.unconsumed_tail or file.read(MOST_LOOKED_AT)
     except Exception as error:
-        raise DatasetUnreadable("the file cannot be read as DICOM") from error
+        raise not_read(error, "the file cannot be read as DICOM") from error
     return total <= limit
 
 

@@ -6,7 +6,9 @@ what makes no sense ends the look: whether the data set can be read is for the r
 """
 
 import contextlib
+import errno
 import mmap
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from dicom_node.errors import DatasetUnreadable
+from dicom_node.errors import DatasetUnreadable, NodeError, OutOfResources
 
 MOST_NESTED = 64
 """Sequences inside each other; reports of measurements have about ten."""
@@ -29,6 +31,14 @@ MOST_BYTES = 64 << 20
 
 MOST_LOOKED_AT = 8 << 20
 """Bytes of a deflated data set that are inflated to look at its header."""
+
+_NOT_OF_THE_FILE = frozenset(
+    {
+        errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT,
+        errno.EHOSTDOWN, errno.ENOTCONN,
+    }
+)  # fmt: skip
+"""What this host cannot do now, or a share that is away: another day the same file may be read."""
 
 _META_GROUP_LENGTH_END = 144  # preamble, "DICM", and the element (0002,0000) itself (PS3.10 7.1)
 _ITEM, _SEQUENCE_END = 0xE000, 0xE0DD
@@ -63,6 +73,7 @@ def data_set_of(path: Path, most: int) -> Iterator[tuple[bytes | memoryview, UID
 
     Raises:
         DatasetUnreadable: there is no file meta information, or no data set.
+        OutOfResources: this host cannot read it now.
     """
     with contextlib.ExitStack() as held:
         try:
@@ -75,8 +86,20 @@ def data_set_of(path: Path, most: int) -> Iterator[tuple[bytes | memoryview, UID
                 whole = held.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
                 data = held.enter_context(memoryview(whole)[start_of(meta) :])
         except Exception as error:
-            raise DatasetUnreadable("Data set cannot be read") from error
+            raise not_read(error, "Data set cannot be read") from error
         yield data, syntax
+
+
+def not_read(error: Exception, text: str) -> NodeError:
+    """What it means that a file was not read: it is no data set, which `text` says, or this host cannot read it now."""
+    if isinstance(error, OSError) and error.errno is not None and of_this_host(error):
+        return OutOfResources(f"a file cannot be read now: {os.strerror(error.errno)}")
+    return DatasetUnreadable(text)
+
+
+def of_this_host(error: Exception) -> bool:
+    """Whether an error is what this host, or a share, cannot do now, and says nothing of the file."""
+    return isinstance(error, OSError) and error.errno in _NOT_OF_THE_FILE
 
 
 def start_of(meta: FileMetaDataset) -> int:

@@ -6,7 +6,8 @@ Celery's own need its prefork pool, which CUDA forbids, so they are kept here:
   soon after the process dies;
 - the soft limit interrupts Python code in the main thread (SIGALRM): the study is reported as not analysed;
 - the hard limit ends the process at once (os._exit) from a thread, whatever the main thread hangs in. Before,
-  the lease is ended, so that the reconciler offers the task again; the supervisor starts a fresh worker.
+  the lease is ended, so that the reconciler offers the task again; the supervisor starts a fresh worker. So it does
+  when a GPU is lost: no call of that process succeeds after it, and every study that it took would be answered so.
 """
 
 import contextlib
@@ -26,12 +27,25 @@ from dicom_node.storage.ledger import Ledger
 
 EXIT_HARD_LIMIT = 75  # EX_TEMPFAIL of sysexits.h: the supervisor starts a fresh process
 GRACE_SECONDS = 5.0
+_LOST = ("CUDA error", "CUDA driver error", "cuDNN error", "HIP error")
 
 log = structlog.get_logger(__name__)
 
 
 class SoftLimitExceeded(Exception):
     """The task ran longer than broker.soft_time_limit."""
+
+
+class DeviceLost(Exception):
+    """An accelerator failed in a way after which no call of this process succeeds."""
+
+    @staticmethod
+    def is_what(error: Exception) -> bool:
+        """Whether an error of PyTorch says so; a lack of its memory does not, the next study may need less."""
+        name = type(error).__name__
+        if name == "OutOfMemoryError":
+            return False
+        return name == "AcceleratorError" or (isinstance(error, RuntimeError) and str(error).startswith(_LOST))
 
 
 class Limits:
@@ -95,8 +109,12 @@ class Limits:
         """A thread of its own: it must end the process also when the ledger hangs."""
         if self._over.wait(self._limits.hard_time_limit):
             return
+        self.end_process("hard time limit")
+
+    def end_process(self, why: str) -> None:
+        """End the lease, so that the task is offered again and this attempt counts, and then the process."""
         self._over.set()
-        log.critical("hard time limit: the process ends", task=self._lease[0])
+        log.critical("the process ends", task=self._lease[0], reason=why)
         ending = threading.Thread(target=self._end_lease, daemon=True)
         ending.start()
         ending.join(GRACE_SECONDS)

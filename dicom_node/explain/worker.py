@@ -24,7 +24,7 @@ from dicom_node.dicom import reading
 from dicom_node.errors import BrokerUnreachable, ConfigError, OutOfResources, Reason, StudyUnsuitable
 from dicom_node.explain import building, observed, pipeline, record
 from dicom_node.explain.building import Result
-from dicom_node.explain.leases import Limits, SoftLimitExceeded, soft_limit
+from dicom_node.explain.leases import DeviceLost, Limits, SoftLimitExceeded, soft_limit
 from dicom_node.explain.pipeline import Analysis
 from dicom_node.nouns import REPORT, Delivery, DeliveryState, Instance, SOPInstanceUID, Study, StudyState, Task
 from dicom_node.queue import broker
@@ -136,7 +136,11 @@ class Worker:
                     ) as limits,
                     progress.listening(limits.tell),
                 ):
-                    return self._finish(task, owner, run)
+                    try:
+                        return self._finish(task, owner, run)
+                    except DeviceLost as error:
+                        limits.end_process(str(error))
+                        return False
             except OutOfResources as error:
                 log.error("put back", reason=str(error))  # noqa: TRY400 - the class and text say it all
                 with contextlib.suppress(OutOfResources):  # then the lease runs out by itself
@@ -193,7 +197,9 @@ class Worker:
         except SoftLimitExceeded:
             reason = f"the analysis took longer than {self._settings.broker.soft_time_limit} s"
             log.error("soft time limit")  # noqa: TRY400 - where it stopped is chance
-        except Exception as error:  # noqa: BLE001 - unknown: terminal, but reported and visible
+        except Exception as error:
+            if DeviceLost.is_what(error):
+                raise DeviceLost(f"the device is lost ({type(error).__name__})") from error
             reason = f"the analysis failed ({type(error).__name__})"
             log.error("analysis failed", error=type(error).__name__, place=place(error))  # noqa: TRY400
         return self._report(task, study, audiences, reason, code)

@@ -111,7 +111,7 @@ def _disk(figures: Figures) -> Iterator[Part]:
 def _roles(told: Told, at: datetime, _: Settings) -> Iterator[Part]:
     for role in dict.fromkeys((*NEEDED, *WANTED, *(one.role for one in told.heartbeats))):
         processes = [one for one in told.heartbeats if one.role == role]
-        alive = [one for one in processes if at - one.seen_at <= ALIVE]
+        alive = [one for one in processes if abs(at - one.seen_at) <= ALIVE]
         silent = sorted({one.host for one in processes} - {one.host for one in alive})
         verdict = _bad if role in NEEDED else _warning
         if not alive and not processes:
@@ -139,7 +139,7 @@ def _alive(processes: Sequence[Heartbeat]) -> str:
 def _port(figures: Figures, told: Told) -> Iterator[Part]:
     """A listener of this machine must take connections; of another machine its heartbeat must do."""
     here = any(
-        one.role == "listener" and one.host == figures.host and figures.at - one.seen_at <= ALIVE
+        one.role == "listener" and one.host == figures.host and abs(figures.at - one.seen_at) <= ALIVE
         for one in told.heartbeats
     )
     if not here or figures.port is None:
@@ -227,7 +227,7 @@ def _model(figures: Figures, told: Told) -> Iterator[Part]:
     models = {
         one.detail["model"]
         for one in told.heartbeats
-        if one.role == "worker" and "model" in one.detail and figures.at - one.seen_at <= ALIVE
+        if one.role == "worker" and "model" in one.detail and abs(figures.at - one.seen_at) <= ALIVE
     }
     if models:
         yield _good("model", ", ".join(sorted(models)))

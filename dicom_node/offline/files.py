@@ -12,7 +12,7 @@ from pydicom import Dataset, dcmwrite
 from rich.table import Table
 
 from dicom_node.dicom import elements, reading
-from dicom_node.errors import DatasetUnreadable
+from dicom_node.errors import DatasetUnreadable, OutOfResources
 from dicom_node.explain.building import Result, build
 from dicom_node.explain.pipeline import Analysis, analyse
 from dicom_node.nouns import (
@@ -44,6 +44,8 @@ def instance_of(path: Path, calling_ae_title: str, now: datetime) -> Instance:
         ds = reading.read_header(path)
         uids = [str(ds[keyword].value) for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")]
         sop_class, syntax = str(ds.SOPClassUID), str(ds.file_meta.TransferSyntaxUID)
+    except OutOfResources as error:
+        raise DatasetUnreadable(f"{path}: {error}") from error
     except (DatasetUnreadable, KeyError, AttributeError, ValueError) as error:
         raise DatasetUnreadable(f"{path}: no DICOM file with the UIDs that name an instance") from error
     data = path.read_bytes()

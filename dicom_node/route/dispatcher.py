@@ -16,8 +16,7 @@ is away the listener and this loop go on; that it is away is said once, that it 
 
 import dataclasses
 import threading
-import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -33,19 +32,16 @@ from dicom_node.nouns import (
     Delivery,
     Instance,
     PassedBy,
-    Route,
-    SOPInstanceUID,
     Study,
     StudyActivity,
-    StudyState,
     Task,
-    TaskState,
 )
 from dicom_node.queue import broker
 from dicom_node.queue.broker import DELIVER, EXPLAIN
 from dicom_node.route import rules
 from dicom_node.route.assembly import Ready, ready
-from dicom_node.route.patients import Patient, patient_of
+from dicom_node.route.patients import NOBODY, Patient, patient_of
+from dicom_node.route.planning import plan, refused
 from dicom_node.route.rules import StudyDecision
 from dicom_node.settings.sections import Settings
 from dicom_node.storage.file_store import Fetch
@@ -65,50 +61,8 @@ PATIENCE = 20
 """While other messages wait in the queue, a submission may take this many times longer to be leased."""
 
 UNREADABLE = "the data set cannot be read"
-NAMESPACE = uuid.UUID("6a3b1f54-2a2e-5a39-9d8e-1b7c4c2f0e61")
-"""Never change: task identifiers come from it."""
 
 log = structlog.get_logger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What follows from a complete revision: tasks, or nothing with a reason."""
-
-    tasks: tuple[Task, ...]
-    state: StudyState
-    reason: str | None
-
-
-def plan(
-    study: Study, decision: StudyDecision, earlier: Iterable[Task], now: datetime, everywhere: tuple[str, ...] = ()
-) -> Plan:
-    """Turn the rules' decision into tasks; pure.
-
-    One task for each route. A study that no rule takes is answered with its reason, once: late images that
-    change nothing about what the radiologist was told make no second report.
-
-    Args:
-        study: the revision.
-        decision: what the rules say of its images.
-        earlier: the tasks of earlier revisions.
-        now: becomes the content date and time of all results.
-        everywhere: all destinations, which are told of a study that no rule takes.
-    """
-    passed_by = decision.ignored
-    if decision.routes:
-        made = [
-            _task(study, route, now, selected=tuple(sorted(uids)), passed_by=passed_by)
-            for route, uids in sorted(decision.routes.items(), key=lambda item: item[0].name)
-        ]
-        return Plan(tasks=tuple(made), state=StudyState.READY, reason=None)
-    if decision.silent:
-        return Plan(tasks=(), state=StudyState.IGNORED, reason=decision.reason)
-    if any(task.reason in (None, decision.reason) for task in earlier):
-        return Plan(tasks=(), state=StudyState.IGNORED, reason=f"late images: {decision.reason}")
-    told = Route(name="", destinations=everywhere, results=())
-    report = _task(study, told, now, passed_by=passed_by, reason=decision.reason)
-    return Plan(tasks=(report,), state=StudyState.READY, reason=None)
 
 
 class Dispatcher:
@@ -144,6 +98,8 @@ class Dispatcher:
         self._resubmit = resubmit
         self._search_key = search_key
         self._troubles: set[str] = set()
+        self._begun: dict[tuple[str, int], int] = {}
+        """How often a dispatcher has begun to close a study that this one has not closed yet."""
         self._latest: datetime | None = None
         self._until: datetime | None = None
 
@@ -190,14 +146,24 @@ class Dispatcher:
         self._latest = now
 
     def _assemble(self, now: datetime) -> None:
-        self._until = None
+        """Close what is complete; a study that cannot be closed now waits, and no other with it.
+
+        Raises:
+            Exception: that of the first that could not, after all were looked at.
+        """
+        self._until, failed = None, list[Exception]()
         for activity in self._ledger.assembly_snapshot():
             limits = self._settings.study
             decided = ready(activity, now, limits.quiet, limits.open_quiet, limits.cap)
             if isinstance(decided, Ready):
-                self._close(activity, decided, now)
+                try:
+                    self._close(activity, decided, now)
+                except Exception as error:  # noqa: BLE001 - raised below
+                    failed.append(error)
             elif self._until is None or decided.until < self._until:
                 self._until = decided.until
+        if failed:
+            raise failed[0]
 
     def _close(self, activity: StudyActivity, decided: Ready, now: datetime) -> None:
         pulse.beat()
@@ -206,16 +172,20 @@ class Dispatcher:
         earlier = [task for task in self._ledger.tasks(uid) if task.revision < activity.revision]
         everywhere = tuple(one.name for one in self._settings.destinations)
         study = self._brought(study)
-        begun = self._ledger.begin_closing(uid)
+        if (uid, study.revision) not in self._begun:  # this process has not ended over it, whatever it met
+            self._begun[uid, study.revision] = self._ledger.begin_closing(uid)
+        begun = self._begun[uid, study.revision]
         if begun > self._settings.broker.max_attempts:
             log.error("study not looked at: the dispatcher ended over it", study=uid, times=begun - 1)
-            decision = _refused(study, f"the dispatcher ended {begun - 1} times while it read the study")
+            decision = refused(study, f"the dispatcher ended {begun - 1} times while it read the study")
         else:
             decision = self._decide(study)
         made = plan(study, decision, earlier, now, everywhere)
         if strangers := [one for task in made.tasks for one in task.passed_by if one.code is Reason.PATIENT]:
             log.warning("two patients in one study", study=uid, revision=study.revision, images=len(strangers))
-        if self._ledger.mark_ready(study, made.tasks, now, state=made.state, reason=made.reason):
+        marked = self._ledger.mark_ready(study, made.tasks, now, state=made.state, reason=made.reason)
+        del self._begun[uid, study.revision]
+        if marked:
             log.info(
                 "study ready",
                 study=uid,
@@ -255,23 +225,29 @@ class Dispatcher:
             for uid, header in headers.items()
             if header is None
         )
+        patient = self._patient(study)
         try:
-            decision = rules.decide_study(images, self._settings.rules, self._patient(study))
+            decision = rules.decide_study(images, self._settings.rules, patient)
         except Exception as error:  # noqa: BLE001 - a study must be answered even when a rule fails on it
             log.error(  # noqa: TRY400 - the message may quote a data set
                 "rules failed", study=study.study_instance_uid, error=type(error).__name__, place=place(error)
             )
-            return _refused(study, f"the routing rules failed ({type(error).__name__})")
+            return refused(study, f"the routing rules failed ({type(error).__name__})")
         return dataclasses.replace(decision, ignored=decision.ignored + unreadable)
 
-    def _patient(self, study: Study) -> Patient | None:
-        """Whose the earlier revisions of a study are; None where they do not say, or where there are none."""
+    def _patient(self, study: Study) -> Patient:
+        """Whose the earlier revisions of a study are, by all that their images state.
+
+        Raises:
+            OutOfResources: they cannot be read now, which is no fault of the rules.
+        """
+        patient = NOBODY
         for revision in range(1, study.revision):
             for one in self._brought(self._ledger.study(study.study_instance_uid, revision)).instances:
                 header = read_header(one)
-                if header is not None and (found := patient_of(header)).stated:
-                    return found
-        return None
+                if header is not None and (found := patient_of(header)).may_be(patient):
+                    patient = patient.with_what(found)
+        return patient
 
     def _reclaim(self, now: datetime) -> None:
         most = self._settings.broker.max_attempts
@@ -350,37 +326,3 @@ def read_header(instance: Instance) -> Dataset | None:
         except DatasetUnreadable:
             return None
     return found if len(found) else None
-
-
-def _refused(study: Study, reason: str) -> StudyDecision:
-    """No image of the study is taken, for one reason."""
-    ignored = tuple(
-        PassedBy(sop_instance_uid=one.sop_instance_uid, reason=reason, code=Reason.RULES) for one in study.instances
-    )
-    return StudyDecision(routes={}, ignored=ignored, passed_over=())
-
-
-def _task(
-    study: Study,
-    route: Route,
-    now: datetime,
-    *,
-    passed_by: tuple[PassedBy, ...],
-    selected: tuple[SOPInstanceUID, ...] = (),
-    reason: str | None = None,
-) -> Task:
-    name = f"{study.study_instance_uid}|{study.revision}|{route.name}"
-    return Task(
-        task_id=str(uuid.uuid5(NAMESPACE, name)),
-        study_instance_uid=study.study_instance_uid,
-        revision=study.revision,
-        route=route.name,
-        destinations=route.destinations,
-        results=route.results,
-        selected=selected,
-        passed_by=passed_by,
-        reason=reason,
-        state=TaskState.PENDING,
-        attempts=0,
-        created_at=now,
-    )

@@ -1,5 +1,8 @@
 """Whose an image is: two patients under one Study Instance UID are never answered as one.
 
+What one image does not state another may: an image belongs to the study when it may be of the person whom all of its
+images so far describe together.
+
 A Study Instance UID that is used twice is a fault of equipment or of a migration, and reported often. The images of the
 patient who came first are answered; those of another are not analysed, and the report, the log and the status say so.
 """
@@ -30,11 +33,6 @@ class Patient:
     family: str = ""
     birth_date: str = ""
 
-    @property
-    def stated(self) -> bool:
-        """Whether anything is known that tells this patient from others."""
-        return bool(self.identifier or self.family)
-
     def may_be(self, other: "Patient") -> bool:
         """Whether both may be one person.
 
@@ -44,6 +42,19 @@ class Patient:
         if self.identifier and other.identifier:
             return self.identifier == other.identifier and _agree(self.issuer, other.issuer)
         return _agree(self.family, other.family) and _agree(self.birth_date, other.birth_date)
+
+    def with_what(self, other: "Patient") -> "Patient":
+        """The same person, known by what another of his images states too."""
+        return Patient(
+            identifier=self.identifier or other.identifier,
+            issuer=self.issuer or (other.issuer if other.identifier else ""),
+            family=self.family or other.family,
+            birth_date=self.birth_date or other.birth_date,
+        )
+
+
+NOBODY = Patient()
+"""Whom nothing is known of."""
 
 
 def patient_of(header: Dataset) -> Patient:

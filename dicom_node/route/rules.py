@@ -22,7 +22,7 @@ from dicom_node.dicom import codes, suitability
 from dicom_node.dicom.elements import is_own_result
 from dicom_node.errors import DatasetUnreadable, Reason, StudyUnsuitable
 from dicom_node.nouns import PassedBy, Route, SOPInstanceUID
-from dicom_node.route.patients import OTHER_PATIENT, Patient, patient_of
+from dicom_node.route.patients import NOBODY, OTHER_PATIENT, Patient, patient_of
 from dicom_node.settings.rule_tables import BODY_PART, CALLING_AE_TITLE, VIEW, Condition, Rule
 from dicom_node.watch.logs import without_warnings
 
@@ -137,14 +137,14 @@ def decide_instance(header: Dataset, calling_ae_title: str, rules: Sequence[Rule
 
 
 def decide_study(
-    images: Iterable[tuple[SOPInstanceUID, Dataset, str]], rules: Sequence[Rule], patient: Patient | None = None
+    images: Iterable[tuple[SOPInstanceUID, Dataset, str]], rules: Sequence[Rule], patient: Patient = NOBODY
 ) -> StudyDecision:
     """Apply the rules to every image of a study revision; those of another patient are not explained.
 
     Args:
         images: SOP Instance UID, header and calling AE title of each.
         rules: as for `decide_instance`.
-        patient: whose the earlier revisions are; None where there is none: then whose the first image is that says so.
+        patient: whose the earlier revisions are; each image that may be of this person adds what it states.
     """
     routes: dict[Route, tuple[SOPInstanceUID, ...]] = {}
     ignored: list[PassedBy] = []
@@ -155,11 +155,11 @@ def decide_study(
             passed_over.append(uid)
             continue
         own = patient_of(header)
-        if patient is None and own.stated:
-            patient = own
-        if patient is not None and not own.may_be(patient):
+        if not own.may_be(patient):
             ignored.append(PassedBy(sop_instance_uid=uid, reason=OTHER_PATIENT, code=Reason.PATIENT))
-        elif decision.route is None:
+            continue
+        patient = patient.with_what(own)
+        if decision.route is None:
             reason = decision.reason or NO_RULE
             ignored.append(PassedBy(sop_instance_uid=uid, reason=reason, code=_code(header)))
         else:

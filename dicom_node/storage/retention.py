@@ -11,13 +11,15 @@ rows         the study's files are gone                                    ledge
 
 Nothing goes before it is delivered: a delivery that waits holds its study, and one that is dead does until it is
 replayed or `failed_days` have passed. When less than `clean_below_mb` is free, whatever is over goes at once, results
-first, the oldest first: so the node goes on before it must refuse. What lies in the spool and in no row was never
-acknowledged, or the ledger is older than the spool: an image is set aside for a person, a result goes.
+first, the oldest first: so the node goes on before it must refuse. What cannot be removed holds nothing else up: it is
+said, and tried again. What lies in the spool and in no row was never acknowledged, or the ledger is older than the
+spool: an image is set aside for a person, a result goes.
 """
 
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -111,6 +113,9 @@ class Retention:
     clock: Callable[[], datetime] = utc_now
     free: Callable[[], int] | None = None
     _short: bool = field(default=False, init=False)
+    _stuck: dict[str, str] = field(default_factory=dict, init=False)
+    """What this pass could not remove, and why."""
+    _said: dict[str, str] = field(default_factory=dict, init=False)
 
     def run(self, stop: threading.Event) -> None:
         """Clean and measure until `stop`; trouble is logged, and the next pass tries again."""
@@ -143,6 +148,7 @@ class Retention:
         Raises:
             OutOfResources: the ledger does not answer.
         """
+        self._stuck = {}
         now, kept = self.clock(), self.settings.retention
         aged = [self._cutoff(now, days) for days in (kept.results_days, kept.images_days)]
         kinds = self._kinds(dry_run=dry_run)
@@ -156,6 +162,13 @@ class Retention:
             found += self._orphans(now, dry_run=dry_run)
         passed = [None if cutoff is None else cutoff.settled for cutoff in aged]
         found += self._make_room(now, passed, sum(one.bytes for one in found) if dry_run else 0, dry_run=dry_run)
+        if self._stuck != self._said:
+            self._said = self._stuck
+            if self._stuck:
+                first, why = next(iter(self._stuck.items()))
+                log.error("some cannot be removed, all else was", items=len(self._stuck), first=first, reason=why)
+            else:
+                log.info("all can be removed again")
         return [one for one in found if one.items]
 
     def measure(self) -> list[StoreSize]:
@@ -183,9 +196,18 @@ class Retention:
                 pulse.beat()
                 if enough is not None and freed >= enough:
                     break
-                size = what.remove(one, cutoff)
-                items, freed = items + (size is not None), freed + (size or 0)
+                with self._unless_stuck(one):
+                    size = what.remove(one, cutoff)
+                    items, freed = items + (size is not None), freed + (size or 0)
         return Freed(store=what.store, why="age" if enough is None else "room", items=items, bytes=freed)
+
+    @contextmanager
+    def _unless_stuck(self, name: str) -> Iterator[None]:
+        """Where a folder's rights or a store stand against a removal, it is kept in mind and the rest goes on."""
+        try:
+            yield
+        except (NodeError, OSError) as error:
+            self._stuck[name] = f"{type(error).__name__}: {error.strerror if isinstance(error, OSError) else error}"
 
     def _kinds(self, *, dry_run: bool) -> tuple["_Kind", "_Kind"]:
         """Results, which can be made again, and images."""
@@ -227,14 +249,20 @@ class Retention:
         yield self._unquarantine(_until(left, excess), "size", dry_run=dry_run)
 
     def _unquarantine(self, files: Sequence[Stored], why: str, *, dry_run: bool) -> Freed:
-        for one in () if dry_run else files:
-            pulse.beat()
-            self.spool.store.remove([one.path])
-            self.ledger.unquarantine(one.path)
-        return Freed(store="quarantine", why=why, items=len(files), bytes=sum(one.size for one in files))
+        items = size = 0
+        for one in files:
+            with self._unless_stuck(one.path.name):
+                if not dry_run:
+                    pulse.beat()
+                    self.spool.store.remove([one.path])
+                    self.ledger.unquarantine(one.path)
+                items, size = items + 1, size + one.size
+        return Freed(store="quarantine", why=why, items=items, bytes=size)
 
     def _other(self, store: Store, before: datetime | None, *, dry_run: bool) -> Freed:
-        items, size = store.expire(before, dry_run=dry_run)
+        items = size = 0
+        with self._unless_stuck(store.name):
+            items, size = store.expire(before, dry_run=dry_run)
         return Freed(store=store.name, why="age", items=items, bytes=size)
 
     def _rows(self, before: datetime | None, *, dry_run: bool) -> Freed:
@@ -282,9 +310,10 @@ class Retention:
             for one in old:
                 if rows.get(one.path.name) is False:
                     continue
-                items, size = items + 1, size + one.size
-                if not dry_run:
-                    self._set_aside(one.path, folder.name, removed=one.path.name in rows)
+                with self._unless_stuck(one.path.name):
+                    if not dry_run:
+                        self._set_aside(one.path, folder.name, removed=one.path.name in rows)
+                    items, size = items + 1, size + one.size
             if not dry_run:
                 self.spool.store.drop(folder)
         yield Freed(store="images", why="orphan", items=items, bytes=size)
@@ -310,10 +339,11 @@ class Retention:
             for folder, files in batch:
                 if folder.name not in known:
                     old = [one for one in files if one.written < before]
-                    items, size = items + len(old), size + sum(one.size for one in old)
-                    if not dry_run:
-                        self.spool.store.remove([one.path for one in old])
-                        self.spool.store.drop(folder)
+                    with self._unless_stuck(folder.name):
+                        if not dry_run:
+                            self.spool.store.remove([one.path for one in old])
+                            self.spool.store.drop(folder)
+                        items, size = items + len(old), size + sum(one.size for one in old)
         return Freed(store="results", why="orphan", items=items, bytes=size)
 
     def _looking_into(self, root: Path) -> _Remove:

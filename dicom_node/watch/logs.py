@@ -28,7 +28,6 @@ _REPEATING = ("celery.worker.strategy", "celery.app.trace")
 """They tell of each message by Celery's own identifier; our lines tell of the same work, and of which study it is."""
 _SPEAKING_ERRORS = (NodeError, ExplainError)
 _FRAMES = 6
-_warnings_lock = threading.RLock()
 
 
 def configure(level: str = "info", *, as_json: bool = False, stream: IO[str] | None = None) -> None:
@@ -88,12 +87,40 @@ def place(error: BaseException) -> list[str]:
     return [f"{Path(frame.filename).name}:{frame.lineno}:{frame.name}" for frame in frames]
 
 
+class _Silence:
+    """The process's warnings, ignored from the first thread that asks for it to the last; none waits for another."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = warnings.catch_warnings()
+
+    def begin(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def end(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._before.__exit__(None, None, None)
+
+
+_silence = _Silence()
+
+
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Keep warnings silent inside: those of pydicom quote values. Threads take turns."""
-    with _warnings_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    """Keep warnings silent inside: those of pydicom quote values."""
+    _silence.begin()
+    try:
         yield
+    finally:
+        _silence.end()
 
 
 def _place_of_exception(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

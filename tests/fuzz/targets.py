@@ -170,7 +170,7 @@ def route() -> Iterator[Run]:
             header, _ = _read(path, data)
             if header is not None:
                 patient_of(header)
-                rules.decide_study([(SOPInstanceUID("1.2"), header, "MODALITY")], RULES, None)
+                rules.decide_study([(SOPInstanceUID("1.2"), header, "MODALITY")], RULES)
 
         yield run
 

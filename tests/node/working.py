@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import shutil
 import subprocess
 import sys
@@ -291,3 +292,18 @@ def settings(folder: Path, *destinations, **sections):
             **sections,
         }
     )
+
+
+@contextlib.contextmanager
+def forbidden(path):
+    """This process may not read a file; of root, another user may not."""
+    path.chmod(0)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        path.chmod(0o600)

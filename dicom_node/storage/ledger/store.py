@@ -23,6 +23,16 @@ from dicom_node.storage.ledger.schema import FIRST, SCHEMA, ledger_version, meta
 
 BUSY_SECONDS = 30
 CREATE_ATTEMPTS = 10
+_PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""Of PostgreSQL, in libpq's words (the last in milliseconds): a path that went silent, by a firewall that dropped an
+idle connection or a host that lost its power, is noticed in half a minute. The system's own times are hours; what the
+URL says wins."""
 WRITE = "ledger_write"
 
 
@@ -146,7 +156,8 @@ def _unanswered(error: Exception) -> OutOfResources:
 def _engine(url: str) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        patience = {name: value for name, value in _PATIENCE.items() if name not in parsed.query}
+        return create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=patience)
     if parsed.database and parsed.database != ":memory:":
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS})

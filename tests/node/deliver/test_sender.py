@@ -13,7 +13,7 @@ from pydicom import dcmread
 from pydicom.uid import RLELossless
 from sending import CR_STORAGE, SEG_STORAGE, SR_STORAGE, Node, write
 from structlog.testing import capture_logs
-from working import SC_STORAGE, STUDY, T0, Peer, at, due, free_port, wait_for
+from working import SC_STORAGE, STUDY, T0, Peer, at, due, forbidden, free_port, wait_for
 
 from dicom_node.deliver import scu
 from dicom_node.deliver.sender import RetryPolicy, Sender, next_attempt
@@ -166,6 +166,17 @@ def test_a_missing_or_damaged_file_is_its_own_fault(peers, tmp_path):
     assert [one.delivered for one in outcomes] == [False, False, True]
     assert not outcomes[0].retry
     assert not outcomes[1].retry
+
+
+def test_a_file_that_this_host_cannot_read_now_is_sent_later(peers, tmp_path):
+    """Permissions after an upgrade, too many open files: no dead letter."""
+    peer = peers()
+    asked = request(tmp_path, 1)
+    with forbidden(asked.path):
+        (outcome,) = send(to(peer.port), asked)
+    assert (outcome.delivered, outcome.retry, outcome.class_refused) == (False, True, False)
+    (outcome,) = send(to(peer.port), asked)
+    assert outcome.delivered
 
 
 def test_a_destination_that_takes_only_the_default_transfer_syntax_gets_it(peers, tmp_path):

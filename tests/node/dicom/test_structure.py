@@ -20,10 +20,14 @@ from pydicom.uid import (
     RLELossless,
 )
 from radiographs import PYDICOM_DATA, real, shared, shared_case, synthetic
+from working import forbidden
 
+from dicom_node.clock import utc_now
 from dicom_node.dicom import reading, structure
+from dicom_node.dicom.identity import same_object
 from dicom_node.dicom.structure import check_structure
-from dicom_node.errors import DatasetUnreadable
+from dicom_node.errors import DatasetUnreadable, OutOfResources
+from dicom_node.offline.files import instance_of
 
 SYNTAXES = (
     ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian,
@@ -269,3 +273,28 @@ def test_the_header_of_a_large_element_is_read_without_it(tmp_path):
 def test_the_case_of_a_hundred_sequences_is_refused():
     with pytest.raises(DatasetUnreadable, match="more than 64 sequences inside each other"):
         check_structure(shared_case("04_report_without_patient/nested.dcm"))
+
+
+def test_what_this_host_cannot_read_now_is_no_fault_of_the_file(tmp_path):
+    path = tmp_path / "film.dcm"
+    dcmwrite(path, synthetic(), enforce_file_format=True)
+    looks = (
+        reading.read, reading.read_header, reading.start_of_data_set, check_structure,
+        lambda one: same_object(one, one), lambda one: reading.inflates_within(one, 1 << 20),
+    )  # fmt: skip
+    for look in looks:
+        with forbidden(path), pytest.raises(OutOfResources, match="cannot be read now: Permission denied"):
+            look(path)
+        look(path)
+    missing = tmp_path / "missing.dcm"
+    with pytest.raises(DatasetUnreadable):
+        reading.read(missing)
+    with pytest.raises(DatasetUnreadable):
+        reading.read_header(tmp_path)
+
+
+def test_a_file_that_may_not_be_read_is_said_to_be_so_by_its_name(tmp_path):
+    path = tmp_path / "film.dcm"
+    dcmwrite(path, synthetic(), enforce_file_format=True)
+    with forbidden(path), pytest.raises(DatasetUnreadable, match=r"film\.dcm: a file cannot be read now: Permission"):
+        instance_of(path, "AE", utc_now())

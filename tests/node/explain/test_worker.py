@@ -742,6 +742,43 @@ def test_at_the_hard_limit_the_process_ends_even_when_the_ledger_hangs(node, mon
     thread.join(10)
 
 
+class AcceleratorError(RuntimeError):
+    """As PyTorch calls it since 2.8."""
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA error: an illegal memory access was encountered"), AcceleratorError("gone")]
+)
+def test_a_lost_gpu_ends_the_process_and_answers_nothing(node, error):
+    """Every study that the process took after it would be answered "not analysed"."""
+    here = node(max_attempts=3, lease_seconds=600)
+    ended: list[int] = []
+
+    def lost() -> None:
+        raise error
+
+    assert here.worker(Doing(lost), clock=real_clock, end=ended.append).run("t1") is False
+    assert ended == [leases.EXIT_HARD_LIMIT]
+    assert here.owed == []
+    (found,) = here.ledger.expired_leases(real_clock())
+    assert (found.task_id, found.attempts) == ("t1", 1)
+    assert here.ledger.reclaim("t1", real_clock())
+    assert here.worker(clock=real_clock).run("t1"), "a fresh process does it"
+
+
+def test_a_lack_of_gpu_memory_is_no_lost_gpu(node):
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    here, ended = node(), list[int]()
+
+    def lacks() -> None:
+        raise OutOfMemoryError("CUDA out of memory")
+
+    assert here.worker(Doing(lacks), end=ended.append).run("t1")
+    assert ended == []
+
+
 def test_a_forked_worker_is_refused_before_it_takes_anything(node):
     here = node()
     one = here.worker()

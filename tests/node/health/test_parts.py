@@ -103,6 +103,7 @@ def test_a_node_that_is_well_says_so_of_every_part():
         (seen(port=False), "port", State.BAD),
         (without("listener"), "listener", State.BAD),
         (without("worker", beat("worker", ago=36)), "worker", State.BAD),
+        (without("worker", beat("worker", ago=-86_400)), "worker", State.BAD),  # of a clock that was ahead
         (without("dispatcher", beat("dispatcher", "there", ago=36)), "dispatcher", State.BAD),
         (without("sender", beat("sender"), beat("sender", "there", ago=36)), "sender", State.WARNING),
         (without("retention"), "retention", State.WARNING),

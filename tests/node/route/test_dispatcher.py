@@ -17,7 +17,8 @@ from dicom_node.nouns import DeliveryState, PassedBy, Route, StudyState, TaskSta
 from dicom_node.queue import broker
 from dicom_node.queue.broker import DELIVER, EXPLAIN
 from dicom_node.route import rules
-from dicom_node.route.dispatcher import Dispatcher, plan
+from dicom_node.route.dispatcher import Dispatcher
+from dicom_node.route.planning import plan
 from dicom_node.route.rules import ONLY_ANSWERS, StudyDecision
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.search_terms import term
@@ -118,6 +119,50 @@ def test_an_object_store_that_is_away_for_long_costs_a_study_nothing_but_time(no
     assert here.ledger.tasks(STUDY) == []
     away.clear()
     dispatcher.step(at(40))
+    assert (here.only_task.reason, len(here.only_task.selected)) == (None, 1)
+
+
+def test_late_images_wait_for_a_store_that_cannot_tell_whose_the_earlier_ones_are(node):
+    """No fault of the rules, which would silence them for ever; another study has its turn meanwhile."""
+    here = node(max_attempts=2)
+    here.receive(1)
+    here.dispatcher.step(at(20))
+    here.receive(2, 30)
+    here.receive(3, 30, uid=f"{STUDY}.2")
+    earlier = here.folder / f"{instance(1).sop_instance_uid}.dcm"
+    away = [True]
+
+    def fetch(path):
+        if away and path == earlier:
+            raise OutOfResources("the object store does not answer")
+        return path
+
+    dispatcher = Dispatcher(here.settings, here.ledger, here.app, fetch=fetch, resubmit=RESUBMIT)
+    with capture_logs() as logs:
+        for second in range(50, 55):
+            dispatcher.step(at(second))
+    assert [one.revision for one in here.ledger.tasks(STUDY)] == [1]
+    assert [one["part"] for one in logs if one["event"] == "dispatch trouble, will go on trying"] == ["assembly"]
+    assert len(here.ledger.tasks(f"{STUDY}.2")) == 1
+    away.clear()
+    dispatcher.step(at(60))
+    (late,) = [one for one in here.ledger.tasks(STUDY) if one.revision == 2]
+    assert (late.reason, late.selected) == (None, (instance(2).sop_instance_uid,))
+
+
+def test_a_ledger_that_refuses_for_a_while_is_no_end_of_the_dispatcher(node, monkeypatch):
+    here = node(max_attempts=2)
+    here.receive()
+
+    def refuses(*_args, **_kwargs):
+        raise OutOfResources("the database does not answer")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(here.ledger, "mark_ready", refuses)
+        for second in range(20, 26):
+            here.dispatcher.step(at(second))
+    assert here.ledger.tasks(STUDY) == []
+    here.dispatcher.step(at(30))
     assert (here.only_task.reason, len(here.only_task.selected)) == (None, 1)
 
 
@@ -678,8 +723,8 @@ def test_a_study_that_ends_the_dispatcher_is_answered_without_being_read(node, m
     monkeypatch.setattr(Dispatcher, "_decide", dies)
     for _ in range(2):
         with pytest.raises(SystemExit):
-            here.dispatcher.step(at(20))
-    here.dispatcher.step(at(21))
+            Dispatcher(here.settings, here.ledger, here.app).step(at(20))
+    Dispatcher(here.settings, here.ledger, here.app).step(at(21))
     assert read == [STUDY, STUDY, f"{STUDY}.2"], "and the next one has its turn"
     assert here.only_task.reason == "the dispatcher ended 2 times while it read the study"
     assert here.only_task.destinations == ("pacs",)

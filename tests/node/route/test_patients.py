@@ -93,6 +93,25 @@ def test_the_patient_who_came_first_is_answered_and_the_others_are_named(patient
     assert not any(one in OTHER_PATIENT for one in ("PAT", "FAKE")), "the reason names nobody"
 
 
+@pytest.mark.parametrize(
+    ("stated", "explained"),
+    [
+        ([("", "MUELLER", ""), ("4711", "MUELLER", "19400101"), ("0815", "MUELLER", "19900101")], [0, 1]),
+        ([("4711", "", ""), ("", "SMITH", "19400101"), ("", "JONES", "19900101")], [0, 1]),
+        ([("", "MUELLER", ""), ("0815", "MUELLER", "19900101"), ("", "MUELLER", "19400101")], [0, 1]),
+        ([("", "", ""), ("", "SMITH", ""), ("4711", "SMITH", ""), ("4711", "JONES", "")], [0, 1, 2, 3]),
+    ],
+)
+def test_what_the_first_image_does_not_state_the_next_one_does(stated, explained):
+    """Emergency patients: two of one name are not taken together because a first image names neither."""
+    found = [
+        (SOPInstanceUID(f"1.{n}"), chest(PatientID=who, PatientName=f"{name}^A", PatientBirthDate=born), "MODALITY")
+        for n, (who, name, born) in enumerate(stated)
+    ]
+    decision = decide_study(found, RULES)
+    assert [uid for uids in decision.routes.values() for uid in uids] == [f"1.{n}" for n in explained]
+
+
 def test_whose_the_earlier_revisions_are_decides():
     decision = decide_study(images("B", "A"), RULES, Patient(identifier="A"))
     assert [uid for uids in decision.routes.values() for uid in uids] == ["1.1"]

@@ -396,3 +396,20 @@ def test_a_report_that_fails_comes_again_and_is_given_up(ledger):
     ledger.report_failed("MODALITY", "2.25.7", "nobody there", None, at(42))
     assert ledger.report_counts() == {"dead": 1}
     assert ledger.forget_reports(at(42) + timedelta(seconds=1)) == 1
+
+
+def test_a_clock_that_was_ahead_delays_no_commitment(ledger, owed):
+    """Sent, and asked about, by a clock that was a month ahead; then it was put right."""
+    month = 30 * 86_400
+    owed(delivery("t1", 1), delivery("t1", 2))
+    transmit(ledger, month)
+    assert ask(ledger, 60) is None
+    ledger.bring_back(at(60), task_lease=timedelta(seconds=60), longest_wait=timedelta(0))
+    first = ask(ledger, 61)
+    ledger.close_commitment(first.transaction_uid, "no answer", later(62), at(62))
+    asked = ask(ledger, month + 70)
+    assert ledger.bring_back(at(80), task_lease=timedelta(seconds=60), longest_wait=timedelta(0)) == 1
+    assert ledger.overdue_commitments(at(179)) == []
+    assert ledger.overdue_commitments(at(181)) == [(asked.transaction_uid, "pacs")]
+    ledger.report_commitment(report(asked.transaction_uid, 1, 2), "PACS", later(200), at(90))
+    assert states(ledger) == {1: (COMMITTED, None), 2: (COMMITTED, None)}

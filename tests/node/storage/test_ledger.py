@@ -3,11 +3,12 @@
 import dataclasses
 import multiprocessing
 import re
+import socket
 import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,7 +21,7 @@ from working import STUDY, T0, association, at, delivery, due, instance, study, 
 
 from dicom_node.errors import OutOfResources
 from dicom_node.nouns import Delivery, DeliveryState, StudyState, TaskState
-from dicom_node.storage.ledger import Ledger, Replayed
+from dicom_node.storage.ledger import Ledger, Replayed, store
 
 
 @pytest.fixture
@@ -802,3 +803,59 @@ def test_no_question_of_the_node_reads_a_whole_table(sqlite_ledger):
 
 WHOLE = re.compile(r"SCAN (instances|tasks|associations|deliveries|studies)(?! USING (COVERING )?INDEX)")
 WHOLE_OR_ALL_THAT_WAITS = re.compile(rf"{WHOLE.pattern}|SEARCH deliveries USING INDEX deliveries_due \(state=\?\)$")
+
+
+# ---- a path that goes silent
+
+
+def test_a_database_that_takes_connections_and_says_nothing_is_noticed(monkeypatch):
+    pytest.importorskip("psycopg", reason="the extra [postgres] is not installed")
+    monkeypatch.setitem(store._PATIENCE, "connect_timeout", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        one = Ledger(f"postgresql+psycopg://node@127.0.0.1:{silent.getsockname()[1]}/node")
+        with pytest.raises(OutOfResources, match="the ledger does not answer"):
+            one.find_instance("1.2.3")
+        one.close()
+
+
+@pytest.mark.external
+def test_connections_to_postgresql_are_watched_by_the_system(postgres_url):
+    """Unplugged, they end in half a minute; the system's own times are hours. What the URL says goes before."""
+    folder = Path(postgres_url.partition("host=")[2])
+    for asked, expected in (("", 20_000), ("?tcp_user_timeout=7000", 7_000)):
+        with forwarded(next(folder.glob(".s.PGSQL.*[0-9]"))) as port:
+            one = Ledger(f"postgresql+psycopg://node@127.0.0.1:{port}/postgres{asked}")
+            with one._read() as connection, closing(socket.fromfd(_number(connection), socket.AF_INET, 1)) as line:
+                assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == expected
+                assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
+            one.close()
+
+
+def _number(connection) -> int:
+    return connection.connection.driver_connection.fileno()
+
+
+@contextmanager
+def forwarded(path: Path):
+    """A TCP port that leads to a Unix socket, for one connection."""
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65_536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        with server.accept()[0] as one, socket.socket(socket.AF_UNIX) as other:
+            other.connect(str(path))
+            back = threading.Thread(target=pump, args=(other, one))
+            back.start()
+            pump(one, other)
+            back.join()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        serving = threading.Thread(target=serve)
+        serving.start()
+        yield server.getsockname()[1]
+        serving.join(60)

@@ -1,5 +1,6 @@
 """Retention: what is over goes, what is owed stays; on SQLite, and on PostgreSQL when it is there."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -391,6 +392,50 @@ def test_what_was_answered_within_the_hour_stays_even_without_room(tmp_path, led
         node.clean(0.02)
     said = ["too little disk space, and nothing more may go", "enough disk space again"]
     assert [line["event"] for line in logged] == said, "each once"
+
+
+def test_what_cannot_be_removed_holds_nothing_else_up(tmp_path, ledger):
+    """A folder that root put back from a backup, say; the oldest comes first, in every pass."""
+    node = Node(tmp_path, ledger, quarantine_days=3, clean_below_mb=1)
+    for number in (1, 2):
+        delivered(node, f"{STUDY}.{number}", f"t{number}", seconds=number)
+    old = quarantined(node, 1, 1)
+    with unwritable(tmp_path, node.spool.instances / f"{STUDY}.1"), structlog.testing.capture_logs() as logs:
+        for days in (31, 32):
+            gone = node.clean(days)
+            if days == 31:
+                assert gone == {("results", "age"): 2, ("images", "age"): 1, ("quarantine", "age"): 1}
+            else:
+                assert gone == {}
+    assert node.files() == {"instances": 1, "outbox": 1, "quarantined": 0}
+    assert not old.exists()
+    (said,) = [one for one in logs if one["event"] == "some cannot be removed, all else was"]
+    assert (said["items"], said["first"]) == (1, f"{STUDY}.1")
+    assert said["reason"] == "PermissionError: Permission denied"
+    assert node.clean(33) == {("images", "age"): 1}
+    assert node.files()["instances"] == 0
+
+
+@contextlib.contextmanager
+def unwritable(root: Path, folder: Path):
+    """Nothing may be removed from a folder; root, to whom nothing is forbidden, works as another user meanwhile."""
+    is_root = os.geteuid() == 0
+    closed = {one: one.stat().st_mode for one in root.parents if is_root and not one.stat().st_mode & 0o001}
+    for one in closed:
+        one.chmod(0o711)
+    for one in (root, *root.rglob("*")) if is_root else ():
+        one.chmod(0o777)
+    folder.chmod(0o555)
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+        for one, mode in closed.items():
+            one.chmod(mode)
 
 
 def test_sizes_and_ages_are_measured_and_kept(node):

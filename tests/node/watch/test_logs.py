@@ -113,3 +113,24 @@ def test_without_warnings_leaves_the_filters_of_all_threads_alone():
     for thread in threads:
         thread.join()
     assert list(warnings.filters) == before
+
+
+def test_who_silences_warnings_waits_for_nobody():
+    """A film that is decoded to be compared must not hold up every other C-STORE."""
+    inside, let_go = threading.Event(), threading.Event()
+
+    def decode():
+        with logs.without_warnings():
+            inside.set()
+            let_go.wait(60)
+
+    before = list(warnings.filters)
+    thread = threading.Thread(target=decode)
+    thread.start()
+    assert inside.wait(60)
+    with warnings.catch_warnings(record=True) as heard, logs.without_warnings():
+        warnings.warn("quiet", stacklevel=1)
+    let_go.set()
+    thread.join()
+    assert heard == []
+    assert list(warnings.filters) == before
