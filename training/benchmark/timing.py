@@ -26,8 +26,8 @@ def timed(
     Args:
         call: explains a batch, shape (B, 1, S, S).
         images: at least as many as the largest batch, on the device.
-        repeats: timed calls at each batch size, after one to warm up, fewer once `BUDGET` is spent; 1 for methods that
-            take seconds, which are called once without.
+        repeats: timed calls at each batch size, after one to warm up, fewer once `BUDGET` is spent, and two in all where
+            one takes longer than that; 1 for methods that search, which are called once without.
         batches: sizes, the largest last.
 
     Returns:
@@ -38,10 +38,9 @@ def timed(
     figures: dict[str, float] = {}
     for batch in batches:
         part = images[:batch]
-        if repeats > 1:
-            call(part)
-        seconds: list[float] = []
-        while len(seconds) < repeats - 1 and (len(seconds) < FEWEST or sum(seconds) < BUDGET):
+        warming = _seconds(call, part) if repeats > 1 else 0.0
+        seconds = [warming] if warming > BUDGET else []  # it was warm long before its end
+        while warming <= BUDGET and len(seconds) < repeats - 1 and (len(seconds) < FEWEST or sum(seconds) < BUDGET):
             seconds.append(_seconds(call, part))
         last, peak = _with_peak(lambda part=part: _seconds(call, part), part)  # type: ignore[misc]
         figures[f"batch_{batch}"] = statistics.median([*seconds, last]) / batch
