@@ -51,7 +51,7 @@ STATE = String(16)
 
 metadata = MetaData()
 
-SCHEMA = "0009"
+SCHEMA = "0010"
 """Of these tables: the last of migrations/versions."""
 FIRST = "0001"
 """Of a ledger made before there were migrations, which does not say so itself."""
@@ -89,7 +89,7 @@ instances = Table(
     Column("calling_ae_title", AE, nullable=False),
     Column("path", Text, nullable=False),
     Column("sha256", String(64), nullable=False),
-    Column("size", Integer, nullable=False),
+    Column("size", BigInteger().with_variant(Integer, "sqlite"), nullable=False),
     Column("received_at", UTCDateTime, nullable=False),
     Column("revision", Integer),  # NULL until mark_ready puts the instance into a revision
     Column("removed_at", UTCDateTime),  # by retention; received again, the row begins anew

@@ -805,6 +805,12 @@ WHOLE = re.compile(r"SCAN (instances|tasks|associations|deliveries|studies)(?! U
 WHOLE_OR_ALL_THAT_WAITS = re.compile(rf"{WHOLE.pattern}|SEARCH deliveries USING INDEX deliveries_due \(state=\?\)$")
 
 
+def test_an_object_of_more_than_2_gib_is_recorded(ledger):
+    ledger.open_association(association())
+    assert ledger.add_instance(instance(1, size=3 << 30)) == "added"
+    assert ledger.find_instance(instance(1).sop_instance_uid).size == 3 << 30
+
+
 # ---- a path that goes silent
 
 
