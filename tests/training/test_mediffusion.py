@@ -131,6 +131,7 @@ def test_bad_input_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="groups do not divide"):
         build(replace(TINY, groups=5), 1)
     train(replace(TINY, steps=2), images(), targets(), tmp_path / "c")
+    assert train(replace(TINY, steps=2, checkpoint_every=1, report_every=1), images(), targets(), tmp_path / "c")
     with pytest.raises(TrainingError, match="was made with other settings"):
         train(replace(TINY, weight=1.0), images(), targets(), tmp_path / "c")
 

@@ -26,8 +26,8 @@ def timed(
     Args:
         call: explains a batch, shape (B, 1, S, S).
         images: at least as many as the largest batch, on the device.
-        repeats: timed calls at each batch size, after one to warm up, fewer once `BUDGET` is spent, and two in all where
-            one takes longer than that; 1 for methods that search, which are called once without.
+        repeats: timed calls at each batch size, after one to warm up, fewer once `BUDGET` is spent, and two in all
+            where one takes longer than that; 1 for methods that search, which are called once without.
         batches: sizes, the largest last.
 
     Returns:

@@ -23,6 +23,7 @@ from training.diffex.page import page
 from training.diffex.request import Request, materials, request
 from training.errors import TrainingError
 from training.progress import Progress, silent
+from training.runs.diffex.settings import HOW
 
 REPORT, CLAIM = "report.html", "request.json"
 
@@ -50,8 +51,7 @@ def own(asked: Request) -> str:
     Raises:
         TrainingError: it was made with other data, settings or classifier.
     """
-    how = {"device", "precision", "threads", "checkpoint_every", "report_every"}
-    settings = {name: value for name, value in asdict(asked.settings).items() if name not in how}
+    settings = {name: value for name, value in asdict(asked.settings).items() if name not in HOW}
     mark = checkpoints.fingerprint({"data": asked.data, "classifier": str(asked.classifier)}, settings)
     if read_json(asked.out / CLAIM).get("request", mark) != mark:
         raise TrainingError(f"{asked.out} was made with other data, settings or classifier; use another folder")

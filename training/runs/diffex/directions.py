@@ -5,6 +5,7 @@ and the changes of what is compared (`DiffexSettings.features`) are contrasted o
 """
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from explain_core.diffusion.schedule import noised
 from training import checkpoints
 from training.errors import TrainingError
 from training.progress import Progress, silent
-from training.runs.diffex.settings import DiffexSettings
+from training.runs.diffex.settings import HOW, DiffexSettings
 
 _SMALL = 16
 _LEAST = 1e-3
@@ -71,7 +72,8 @@ def learn(
     trained = [value for value in (*bank.parameters(), *projector.parameters()) if value.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=settings.direction_rate)
     generator = torch.Generator().manual_seed(settings.seed)
-    mark = checkpoints.fingerprint(codes, model.null, (settings, gap))
+    named = {name: value for name, value in asdict(settings).items() if name not in HOW}
+    mark = checkpoints.fingerprint(codes, model.null, (named, gap))
     state = checkpoints.load(out / "directions.pt", mark, device)
     step, history = 0, list[dict[str, float]]()
     if state is not None:

@@ -185,10 +185,20 @@ def build(settings: DiffexSettings, subject: Subject, scale: float = 1.0) -> Sem
     return SemanticAutoencoder(space, config, scale)
 
 
+HOW = frozenset({"device", "precision", "threads", "report_every", "checkpoint_every"})
+"""Settings on which no figure depends: a run may go on with others."""
+
+
 def of_training(settings: DiffexSettings) -> dict[str, Any]:
     """The settings that the autoencoder's weights depend on."""
-    apart = {"device", "precision", "threads", "form", "features", "directions", "glimpse", "reach", "ranked"}
-    apart |= {
+    apart = {
+        *HOW,
+        "form",
+        "features",
+        "directions",
+        "glimpse",
+        "reach",
+        "ranked",
         "sharpness",
         "effect",
         "decorrelation",

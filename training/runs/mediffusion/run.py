@@ -155,7 +155,8 @@ class _Run:
         self.labelled = processes.Batch(settings.labelled_batch, fabric.global_rank, fabric.world_size)
         self.generator = self.batch.generator.manual_seed(settings.seed)
         self.known = torch.isfinite(data.targets).any(dim=1).nonzero()[:, 0]
-        named = {k: v for k, v in asdict(settings).items() if k not in {"device", "precision", "steps", "threads"}}
+        how = {"device", "precision", "steps", "threads", "report_every", "checkpoint_every"}
+        named = {key: value for key, value in asdict(settings).items() if key not in how}
         start = () if initial is None else tuple(initial.network.state_dict().values())
         self.training = Averaged(
             network,
