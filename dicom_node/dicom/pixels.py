@@ -14,7 +14,7 @@ from pydicom import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import UID, RLELossless
 
-from dicom_node.dicom import decoding, suitability
+from dicom_node.dicom import decoding, shutter, suitability
 from dicom_node.dicom.codestream import JPEG, JPEG_2000, Codestream, described
 from dicom_node.dicom.elements import numbers, orientation
 from dicom_node.dicom.greys import Greys, greys_of, modality_of
@@ -48,7 +48,7 @@ def render(ds: Dataset) -> Rendering:
     """The image of `ds` as display luminance; `ds` itself is left as it was.
 
     Stored values -> modality LUT or rescale -> first VOI LUT, else first valid window, else a robust range of
-    the data without its padding -> inversion of MONOCHROME1.
+    the data without its padding -> inversion of MONOCHROME1 -> black where padding is, or a Display Shutter.
 
     Returns:
         float32 luminance, shape (Rows, Columns), 0 = black to 1 = white, with spacing in mm and orientation.
@@ -235,9 +235,11 @@ def _steps(values: NDArray[Any]) -> float:
 
 def _shown(stored: NDArray[np.int32], module: ImagePixel, ds: Dataset) -> tuple[NDArray[np.float32], Greys]:
     """Luminance, 0 to 1, and what it was shown by."""
-    padding = _padding(stored, module, ds)
+    padding, behind = _padding(stored, module, ds), shutter.hidden(ds, stored.shape)
+    if behind is not None:
+        padding = behind if padding is None else padding | behind
     if padding is not None and padding.all():
-        raise StudyUnsuitable("it is blank: every pixel is padding", Reason.BLANK)
+        raise StudyUnsuitable("it is blank: every pixel is padding or behind its shutter", Reason.BLANK)
     modality = modality_of(ds)
     values = modality.look_up(stored)
     kept = values if padding is None else values[~padding]

@@ -19,6 +19,8 @@ PATIENT_POSITIONS = frozenset(
 )
 MIN_SIDE = 128
 MAX_PIXELS = 100_000_000
+MAX_SIDE = 16_384
+"""A model sees a square, whose memory grows with the longer side alone: a narrow strip may ask for gigabytes."""
 MAX_BITS = 16
 _FOR_PROCESSING = frozenset({"1.2.840.10008.5.1.4.1.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.2.1"})
 
@@ -107,7 +109,7 @@ def _check_layout(ds: Dataset) -> None:
         raise DatasetUnreadable("Rows or Columns is missing or zero", Reason.PIXELS)
     if min(rows, columns) < MIN_SIDE:
         raise StudyUnsuitable(f"{columns} x {rows} pixels are too few (at least {MIN_SIDE} each way)", Reason.SIZE)
-    if rows * columns > MAX_PIXELS:
+    if rows * columns > MAX_PIXELS or max(rows, columns) > MAX_SIDE:
         raise StudyUnsuitable(f"{columns} x {rows} pixels are more than any radiograph has", Reason.SIZE)
     allocated = integer(ds, "BitsAllocated", MAX_BITS)
     stored = integer(ds, "BitsStored", 0 if "BitsStored" in ds else 1)

@@ -8,6 +8,7 @@ from typing import TypedDict
 import structlog
 from pydicom import Dataset
 
+from dicom_node.dicom import elements
 from dicom_node.explain.pipeline import Analysis
 from dicom_node.nouns import REPORT, Task
 from dicom_node.results import (
@@ -52,8 +53,8 @@ class Result:
 def build(analysis: Analysis, options: ResultOptions, *, earlier: Sequence[Dataset] = ()) -> tuple[Result, ...]:
     """What one destination gets of an analysis, and what it gets instead of objects that it refuses.
 
-    An image has its objects once for each of the destination's methods. There is always something: what no picture
-    shows is said in the structured report.
+    An image has its objects once for each of the destination's methods. There is always something, of every image: what
+    no object shows is said in the structured report.
 
     Args:
         analysis: what the model said.
@@ -94,9 +95,14 @@ def build(analysis: Analysis, options: ResultOptions, *, earlier: Sequence[Datas
         refused=analysis.refused,
     )
     results = _built(study, tuple(names))
-    if all(one.standby for one in results):
+    if REPORT not in names and not _shown(results).issuperset(one.source.sop_instance_uid for one in images):
         results = _built(study, (*names, REPORT))
     return results
+
+
+def _shown(results: Sequence[Result]) -> set[str]:
+    """The images that an object shows which the destination gets; one that it may get instead of another is none."""
+    return {uid for one in results if not one.standby for uid in elements.referenced(one.dataset)}
 
 
 def views(analysis: Analysis, options: ResultOptions) -> Iterator[tuple[str, bytes]]:
@@ -152,7 +158,10 @@ def _made(study: StudyContext, builder: Builder) -> tuple[Sequence[Dataset], lis
         if builder.name == REPORT:
             raise
         log.error("object failed", kind=builder.name, error=type(error).__name__, place=place(error))  # noqa: TRY400
-        return (), [f"building it failed ({type(error).__name__})"]
+        if len(possible) > 1 and builder.name not in DOCUMENTS:  # one image's fault is no other's
+            alone = [_made(dataclasses.replace(study, images=(image,)), builder) for image in possible]
+            return [one for made, _ in alone for one in made], whys + [why for _, more in alone for why in more]
+        return (), [*whys, f"building it failed ({type(error).__name__})"]
 
 
 def _in_order(names: Sequence[str] | dict[str, None]) -> tuple[Builder, ...]:

@@ -45,6 +45,7 @@ def burned(luminance: NDArray[np.float32], shown: str = "") -> NDArray[np.float3
     for number, line in enumerate(lines):
         top = number * line_height(height) + height // 4
         draw.text((columns / 2, top), line, fill=255, font=font(height), anchor="ma")
+    strip = strip.crop((0, 0, columns, min(strip.height, rows)))  # of a strip of an image
     left, _, right, _ = strip.getbbox() or (0, 0, columns, 0)
     box = slice(max(0, left - height // 2), min(columns, right + height // 2))
     copy = luminance.copy()

@@ -16,10 +16,11 @@ from pydicom.uid import UID, GrayscaleSoftcopyPresentationStateStorage
 from pydicom.valuerep import format_number_as_ds
 
 from dicom_node.dicom.elements import numbers
+from dicom_node.dicom.shutter import SHUTTER, hidden
 from dicom_node.results.bands import LEAST_SHARE
 from dicom_node.results.context import ResultContext, StudyContext
 from dicom_node.results.grey import transformations
-from dicom_node.results.header import inherit_anatomy, plain, reference, start
+from dicom_node.results.header import inherit, inherit_anatomy, plain, reference, start
 from dicom_node.results.legend import UNLIKE, signature
 from dicom_node.results.planar import adopt
 from dicom_node.results.regions import contours, first_line, headline
@@ -70,10 +71,21 @@ class PresentationState:
         ds.ReferencedSeriesSequence = [_series(context)]
         ds.DisplayedAreaSelectionSequence = [_displayed_area(context)]
         adopt(ds, transformations(context.image.greys))
+        _shutter(ds, context)
         ds.GraphicAnnotationSequence = _annotations(context)
         used = [item.GraphicLayer for item in ds.GraphicAnnotationSequence]
         ds.GraphicLayerSequence = [_layer(name, order) for order, name in enumerate(used, start=1)]
         return ds
+
+
+def _shutter(ds: Dataset, context: ResultContext) -> None:
+    """The source's Display Shutter: without the module a viewer shows what it hid (PS3.3 table A.33.1-1, C.7.6.11)."""
+    if hidden(context.header, context.radiograph.pixels.shape) is None:
+        return
+    for keyword in SHUTTER:
+        inherit(context.header, ds, keyword)
+    if "ShutterPresentationValue" not in ds:
+        ds.ShutterPresentationValue = 0
 
 
 def _series(context: ResultContext) -> Dataset:

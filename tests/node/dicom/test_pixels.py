@@ -455,6 +455,8 @@ def test_tiny_image():
 def test_enormous_image_is_refused_before_it_is_decoded():
     with pytest.raises(StudyUnsuitable, match="more than any radiograph has"):
         shown(synthetic(Rows=60000, Columns=60000))
+    with pytest.raises(StudyUnsuitable, match="65535 x 128 pixels are more than any radiograph has"):
+        shown(synthetic(Rows=128, Columns=65535))
 
 
 def test_no_pixel_data():

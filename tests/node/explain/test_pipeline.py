@@ -9,11 +9,12 @@ from pydicom.uid import CTImageStorage
 from radiographs import encode, instance_of, phantom, real, reread, study_of, synthetic, task_for
 from radiographs import header as cr_header
 
-from dicom_node.dicom import reading
+from dicom_node.dicom import elements, reading
 from dicom_node.errors import DatasetUnreadable, Reason
 from dicom_node.explain import building, pipeline
 from dicom_node.nouns import PassedBy, SOPInstanceUID, StudyState
 from dicom_node.results import ResultOptions
+from dicom_node.results.objects.secondary_capture import SecondaryCapture
 from dicom_node.route.patients import OTHER_PATIENT
 from dicom_node.route.rules import decide_study
 from dicom_node.settings.default_rules import DEFAULT_RULES
@@ -21,7 +22,7 @@ from dicom_node.settings.sections import Settings
 from explain_core.errors import GeometryError
 from explain_core.testing.explainer import TOY_MODEL, ToyExplainer
 
-SR, SC = "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.7"
+SR, SC, SEG = "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.66.4"
 OPTIONS = ResultOptions(long_edge=600, objects=("secondary_capture", "overlay", "structured_report"))
 
 
@@ -43,6 +44,13 @@ class Failing:
 def film(number=1, **changes):
     window = {"WindowCenter": "2048", "WindowWidth": "4096"}
     return synthetic(SOPInstanceUID=f"1.2.3.4.1.{number}", **window | changes)
+
+
+def flat(number=1):
+    """A film without any evidence."""
+    smooth = np.rint(np.linspace(0.1, 0.6, 240)[:, np.newaxis].repeat(200, axis=1) * 4095)
+    window = {"WindowCenter": "2048", "WindowWidth": "4096"}
+    return synthetic(smooth, SOPInstanceUID=f"1.2.3.4.1.{number}", **window)
 
 
 @dataclass(frozen=True)
@@ -198,11 +206,36 @@ def test_report_is_never_left_out_when_there_is_no_picture():
 
 @pytest.mark.parametrize("kind", ["segmentation", "parametric_map", "key_object"])
 def test_report_goes_out_when_nothing_that_was_asked_for_can_be_made(kind):
-    smooth = np.rint(np.linspace(0.1, 0.6, 240)[:, np.newaxis].repeat(200, axis=1) * 4095)
-    result = explain(
-        synthetic(smooth, WindowCenter="2048", WindowWidth="4096"), options=replace(OPTIONS, objects=(kind,))
-    )
+    result = explain(flat(), options=replace(OPTIONS, objects=(kind,)))
     assert [ds.SOPClassUID for ds in result.datasets] == [SR]
+
+
+def test_an_image_that_no_object_shows_is_in_a_report():
+    """A film with evidence has a segmentation and one without has none: silence is never an answer."""
+    positive, negative = film(1), flat(2)
+    for objects in (("segmentation",), ("segmentation", "key_object")):
+        result = explain(positive, negative, options=replace(OPTIONS, objects=objects))
+        shown = {ds.SOPClassUID: set(elements.referenced(ds)) for ds in result.datasets}
+        assert positive.SOPInstanceUID in shown[SEG]
+        assert negative.SOPInstanceUID not in shown[SEG]
+        assert negative.SOPInstanceUID in shown[SR]
+
+
+def test_the_fault_of_one_image_is_no_others(monkeypatch):
+    picture = SecondaryCapture.of
+
+    def of(self, context):
+        if context.source.sop_instance_uid.endswith(".2"):
+            raise ValueError("Canary^Bird")
+        return picture(self, context)
+
+    monkeypatch.setattr(SecondaryCapture, "of", of)
+    result = explain(film(1), film(2), options=replace(OPTIONS, objects=("secondary_capture",)))
+    (made,) = result.of("secondary_capture")
+    assert set(elements.referenced(made)) == {film(1).SOPInstanceUID}
+    (report,) = result.of("structured_report")
+    assert film(2).SOPInstanceUID in set(elements.referenced(report))
+    assert "No secondary capture was made because building it failed (ValueError)." in texts(report)
 
 
 def test_a_builder_that_fails_takes_nothing_else_with_it(monkeypatch, caplog):

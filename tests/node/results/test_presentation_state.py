@@ -438,6 +438,26 @@ def test_dcmtk_applies_every_transformation(name, tmp_path):
 
 
 @pytest.mark.external
+@pytest.mark.parametrize("shape", ["RECTANGULAR", "CIRCULAR", "POLYGONAL"])
+def test_the_sources_shutter_is_the_states(shape, tmp_path):
+    rows, columns = 240, 200
+    numbers = {
+        "RECTANGULAR": {"ShutterLeftVerticalEdge": 11, "ShutterRightVerticalEdge": 190,
+                        "ShutterUpperHorizontalEdge": 21, "ShutterLowerHorizontalEdge": 220},
+        "CIRCULAR": {"CenterOfCircularShutter": [120, 100], "RadiusOfCircularShutter": 80},
+        "POLYGONAL": {"VerticesOfThePolygonalShutter": [20, 20, 20, 180, 220, 180, 220, 20]},
+    }[shape]  # fmt: skip
+    bright = np.full((rows, columns), 3000)
+    bright[::2] = 2000
+    source = synthetic(bright, WindowCenter="2048", WindowWidth="4096", ShutterShape=shape, **numbers)
+    state = built(PLUGIN, context_of(source))
+    assert (state.ShutterShape, state.ShutterPresentationValue) == (shape, 0)
+    assert "ShutterShape" not in built(PLUGIN, context_of(synthetic(bright)))
+    source.TimezoneOffsetFromUTC = "-0500"
+    assert_passes(built(PLUGIN, reread(source)), tmp_path)
+
+
+@pytest.mark.external
 @pytest.mark.parametrize("name", ["RG1_UNCR.dcm", "RG1_J2KR.dcm", "siim_one/siim_cr_jpegbaseline.dcm"])
 def test_dcmpschk_passes_real_files(name, tmp_path):
     source = dcmread(real(name))
