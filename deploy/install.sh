@@ -16,7 +16,7 @@
 #
 # /opt/dicom-node        the program: a link to the version that runs, in /opt/dicom-node-releases; the one before stays there
 # /etc/dicom-node        settings        /var/lib/dicom-node    images, results, ledger, models, audit trail
-set -euo pipefail
+set -Eeuo pipefail
 umask 022
 
 workers=1 services=yes retraining=no postgresql=no python=python3 prefix='' dry=no uninstall=no
@@ -171,7 +171,8 @@ if has_systemd && systemctl --quiet is-active dicom-node.target; then running=ye
 if [ "$before" != "$release" ]; then
     if [ "$running" = yes ]; then
         trap 'systemctl start dicom-node.target; say "failed: the version before runs on" >&2' ERR
-        run systemctl stop dicom-node.target
+        # The target stops first and its services after it: only what is named here is waited for.
+        run systemctl stop dicom-node.target 'dicom-node*.service'
     fi
     as_node env --chdir "$data" DICOM_NODE_CONFIG="$settings/node.toml" "$release/bin/dicom-node" migrate
     run ln -sfn "$release" "$program"

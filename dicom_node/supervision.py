@@ -14,7 +14,9 @@ from dicom_node.settings.sections import Settings
 from dicom_node.watch import logs, pulse
 
 STOP_SECONDS: Final = 20.0
+"""For a role to end; a worker has the time that its study may take."""
 MAX_RESTART_SECONDS: Final = 30.0
+_LOOK_SECONDS: Final = 0.05
 
 log = structlog.get_logger(__name__)
 
@@ -38,11 +40,15 @@ class Supervisor:
         config: the settings file that the children read, or None.
         roles: names from `app.ROLES`.
         logs: opens the file that a role's output goes to; None: this process's own.
+        stop_seconds: that a child has between SIGTERM and SIGKILL.
+        hurried: whether somebody wants the children to end at once.
     """
 
     config: Path | None
     roles: Sequence[str]
     logs: Callable[[str], IO[bytes]] | None = None
+    stop_seconds: float = STOP_SECONDS
+    hurried: Callable[[], bool] = lambda: False
     _children: list[_Child] = field(default_factory=list, init=False)
 
     def start(self) -> None:
@@ -74,11 +80,12 @@ class Supervisor:
         running = [child.process for child in self._children if child.process is not None]
         for process in running:
             process.terminate()
-        deadline = time.monotonic() + STOP_SECONDS
+        deadline = time.monotonic() + self.stop_seconds
         for process in running:
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
+            while process.poll() is None and time.monotonic() < deadline and not self.hurried():
+                pulse.beat()
+                time.sleep(_LOOK_SECONDS)
+            if process.poll() is None:
                 process.kill()
                 process.wait()
         self._children = []
@@ -96,14 +103,16 @@ class Supervisor:
 
 
 def supervise(config: Path | None, roles: Sequence[str], settings: Settings) -> None:
-    """Run `roles` until SIGTERM or SIGINT."""
+    """Run `roles` until SIGTERM or SIGINT; a second signal ends at once what has not ended by itself."""
     logs.configure(settings.logging.level, as_json=settings.logging.as_json)
     pulse.begin()
     stop = pulse.stop_signal()
-    supervisor = Supervisor(config, roles)
+    patience = settings.broker.hard_time_limit if "worker" in roles else 0
+    supervisor = Supervisor(config, roles, stop_seconds=STOP_SECONDS + patience)
     supervisor.start()
     pulse.ready()
     while not stop.wait(0.5):
         supervisor.check()
         pulse.beat()
+    supervisor.hurried = pulse.stop_signal().is_set
     supervisor.stop()

@@ -4,6 +4,8 @@ An error is one line on standard error; with `--json` that line is the object {"
 """
 
 import json
+import os
+import pwd
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -105,11 +107,31 @@ def settings_of(config: Path | None) -> "Settings":
     """The settings in a file, or the defaults; loaded only by a command that runs.
 
     Raises:
-        ConfigError: they are wrong, in one line.
+        ConfigError: they are wrong, in one line; or root asks of a node whose files are another's.
     """
     from dicom_node.settings.loading import load_settings  # noqa: PLC0415 - commands load only what they need
 
-    return load_settings(config)
+    settings = load_settings(config)
+    _refuse_root(settings)
+    return settings
+
+
+def _refuse_root(settings: "Settings") -> None:
+    """Whatever root writes of users, audit trail or ledger the node could not use after it.
+
+    Raises:
+        ConfigError: this is root, and the node's files are not; the message says as whom to ask.
+    """
+    if os.geteuid() != 0:
+        return
+    for path in (settings.node.spool, settings.audit.folder, settings.web.users):
+        there = path if path.exists() else path.absolute().parent
+        if there.exists() and (owner := there.stat().st_uid):
+            try:
+                name = pwd.getpwuid(owner).pw_name
+            except KeyError:
+                name = f"#{owner}"
+            raise ConfigError(f"{there} is {name}'s, and what root writes there {name} cannot use: sudo -u {name} ...")
 
 
 def ledger_of(settings: "Settings") -> "Ledger":

@@ -6,7 +6,7 @@ and the dashboard say the same, for it is decided here. What is said names AE ti
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -21,6 +21,9 @@ NEEDED: Final = ("listener", "dispatcher", "sender", "worker")
 WANTED: Final = ("retention",)
 SLOW_DELIVERY: Final = timedelta(minutes=10)
 """How long a due delivery to a destination that answers may wait."""
+LAST_RUN: Final = "drift_last_run_timestamp_seconds"
+DRIFT_STALE: Final = timedelta(days=3)
+"""Drift is looked for once a day."""
 _MEGABYTE: Final = 1 << 20
 
 
@@ -213,11 +216,15 @@ def _quarantine(told: Told, _: datetime, __: Settings) -> Iterator[Part]:
     yield _good("quarantine", f"{told.work.quarantined:,} objects were set aside")
 
 
-def _drift(told: Told, _: datetime, __: Settings) -> Iterator[Part]:
+def _drift(told: Told, at: datetime, _: Settings) -> Iterator[Part]:
+    looked = max((one.value for one in told.drift if one.name == LAST_RUN), default=None)
     alarms = sorted({one.labels["statistic"] for one in told.drift if one.name == "drift_alarm" and one.value})
     if alarms:
         said = f"what arrives, or what the model says of it, has changed: {', '.join(alarms)}"
         yield _warning("drift", said, "dicom-node drift; docs/monitoring.md says what each means")
+    elif looked is not None and at.timestamp() - looked > DRIFT_STALE.total_seconds():
+        said = f"nobody has looked since {datetime.fromtimestamp(looked, UTC):%Y-%m-%d}"
+        yield _warning("drift", said, "see the log of retention; SciPy and the model's bundle must be there")
     elif told.drift:
         yield _good("drift", "none found")
 

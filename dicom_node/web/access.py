@@ -4,10 +4,13 @@ Without a login the dashboard shows states and numbers by UID. Pictures and name
 administrator. A session is a signed cookie that holds a user's name and nothing of a patient.
 """
 
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -44,9 +47,11 @@ class Doorkeeper:
 
     Attributes:
         clock: seconds, monotonic.
+        one_at_a_time: to be held while a password is looked at and counted.
     """
 
     clock: Callable[[], float] = time.monotonic
+    one_at_a_time: threading.Lock = field(default_factory=threading.Lock, init=False)
     _failed: dict[str, tuple[int, float]] = field(default_factory=dict, init=False)
 
     def waits(self, *who: str) -> float:
@@ -136,6 +141,28 @@ class SameOrigin:
 
         refusal = None if scope["method"] in _SAFE else _refusal(Headers(scope=scope))
         await (refusal or self._app)(scope, receive, sealed)
+
+
+class BehindProxy:
+    """Takes address and scheme of a request from the one proxy in front: what that proxy wrote, which comes last.
+
+    Whatever stands before it in X-Forwarded-For a client may have written: failed logins would be counted, and audit
+    messages written, for an address of its choice.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            told = ",".join(headers.getlist("x-forwarded-for")).rpartition(",")[2].strip()
+            with suppress(ValueError):
+                scope["client"] = (str(ip_address(told)), 0)
+            scheme = ",".join(headers.getlist("x-forwarded-proto")).rpartition(",")[2].strip()
+            scope["scheme"] = scheme if scheme in {"http", "https"} else scope["scheme"]
+        await self._app(scope, receive, send)
 
 
 def _refusal(headers: Headers) -> Response | None:

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from importlib.resources import files
@@ -26,7 +27,7 @@ from dicom_node.storage.key_file import secret_key
 from dicom_node.watch import pulse
 from dicom_node.watch.logs import place
 from dicom_node.web import api, health, models, operations, sessions, studies
-from dicom_node.web.access import Doorkeeper, Needs, SameOrigin, allowed
+from dicom_node.web.access import BehindProxy, Doorkeeper, Needs, SameOrigin, allowed
 from dicom_node.web.node import Node, page
 from dicom_node.web.users import Users
 
@@ -54,6 +55,7 @@ def make_app(node: Node) -> Starlette:
     app = Starlette(
         routes=[*health.routes(node.settings, node.observer), *_routes()],
         middleware=[
+            *([Middleware(BehindProxy)] if web.proxied else []),
             Middleware(SameOrigin),
             Middleware(
                 SessionMiddleware,
@@ -118,6 +120,8 @@ async def _answer(shown: Page, needs: Needs, request: Request) -> Response:
     refusal = await run_in_threadpool(allowed, request, needs)
     if refusal is not None:
         return refusal
+    if "HX-Request" not in request.headers and "user" in request.session:
+        request.session["seen"] = int(time.time())  # a click; what a page asks by itself prolongs no session
     if request.method == "POST":
         async with request.form(max_files=0, max_fields=_MOST_FORM) as form:
             request.state.form = form
@@ -180,8 +184,7 @@ def run(node: Node, stop: threading.Event) -> None:
         server_header=False,
         ssl_certfile=chosen.certificate,
         ssl_keyfile=chosen.key,
-        proxy_headers=chosen.proxied,
-        forwarded_allow_ips="*" if chosen.proxied else None,
+        proxy_headers=False,
         limit_concurrency=_MOST_CONNECTIONS,
         timeout_graceful_shutdown=_STOP_SECONDS,
         timeout_notify=_BEAT_SECONDS,

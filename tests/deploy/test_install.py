@@ -63,6 +63,34 @@ def test_wrong_use_is_told_in_a_line(options):
     assert done.stderr.count("\n") == 1
 
 
+def test_an_upgrade_whose_migration_fails_starts_the_version_before_again(tmp_path):
+    """The part of the script that stops, migrates and switches, with its own settings of the shell and functions."""
+    text = INSTALL.read_text()
+    shell = next(line for line in text.splitlines() if line.startswith("set -"))
+    functions = [text[text.index(f"{name}() {{") :].partition("\n}\n")[0] + "\n}\n" for name in ("run", "as_node")]
+    part = text[text.index("# 5. Stop") :].partition("\nfi\nif has_systemd; then")[0] + "\nfi\n"
+    told = tmp_path / "told"
+    (tmp_path / "script").write_text(
+        f"""{shell}
+        say() {{ echo "install: $*"; }}
+        has_systemd() {{ true; }}
+        systemctl() {{ [ "$1" = --quiet ] || echo "$*" >>{told}; }}
+        runuser() {{ echo migrate >>{told}; echo disk is full >&2; return 1; }}
+        prefix= dry=no program={tmp_path}/now release={tmp_path}/new
+        releases={tmp_path} data={tmp_path} settings={tmp_path}
+        {"".join(functions)}
+        {part}
+        """
+    )
+    done = subprocess.run(["bash", tmp_path / "script"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "the version before runs on" in done.stderr
+    assert told.read_text().splitlines() == [
+        "stop dicom-node.target dicom-node*.service", "migrate", "start dicom-node.target",
+    ]  # fmt: skip
+    assert not (tmp_path / "now").exists()
+
+
 def outside():
     """What an installation on this machine itself would have made."""
     return [path for path in ("/opt/dicom-node", "/etc/dicom-node", "/var/lib/dicom-node") if Path(path).exists()]

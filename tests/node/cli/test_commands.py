@@ -51,6 +51,20 @@ def test_the_listener_side_never_loads_torch():
     assert done.stderr == ""
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_root_is_told_as_whom_to_ask(tmp_path):
+    """What root writes of users, audit trail and ledger the node could not use; the command said that all was well."""
+    config = tmp_path / "node.toml"
+    config.write_text('[node]\nspool = "spool"\ndatabase = "sqlite:///ledger.sqlite"\n')
+    run("status", "--config", config, cwd=tmp_path)
+    (tmp_path / "spool").mkdir(exist_ok=True)
+    os.chown(tmp_path / "spool", 1, 1)
+    before = sorted(tmp_path.rglob("*"))
+    said = run("status", "--config", config, cwd=tmp_path, expect=2).output
+    assert re.search(r"spool is daemon's, and what root writes there daemon cannot use: sudo -u daemon", said)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_clean_says_what_would_go_and_removes_it_and_status_what_is_there(tmp_path):
     config = tmp_path / "node.toml"
     config.write_text(

@@ -82,6 +82,13 @@ def room(free):
 
 
 STUCK = {"tasks": {"pending": 3, "leased": 0, "failed": 0}, "oldest_task": NOW - timedelta(seconds=121)}
+
+
+def looked(days):
+    when = (NOW - timedelta(days=days)).timestamp()
+    return Sample(name="drift_last_run_timestamp_seconds", text="", labels={"model": "m"}, value=when)
+
+
 ALARM = Sample(name="drift_alarm", text="", labels={"statistic": "mean", "model": "m", "group": "all"}, value=1.0)
 
 
@@ -120,6 +127,7 @@ def test_a_node_that_is_well_says_so_of_every_part():
         (seen(certificates=Trouble(said="x.pem: cannot be read")), "certificates", State.BAD),
         (seen(model=False), "model", State.WARNING),
         (told(drift=(ALARM,)), "drift", State.WARNING),
+        (told(drift=(looked(days=4),)), "drift", State.WARNING),
     ],
 )
 def test_what_is_wrong_is_found_and_says_what_to_do(figures, name, state):

@@ -9,6 +9,7 @@ import socket
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -225,6 +226,21 @@ def test_passwords_cannot_be_tried_one_after_the_other(site):
     assert "0" not in {str(one) for one in failures}
 
 
+def test_many_passwords_at_once_are_no_more_tries(site):
+    """Nor do they take the memory of as many hashes, 64 MiB each."""
+    with site.client() as client, ThreadPoolExecutor(20) as pool:
+        asked = [pool.submit(client.post, "/login", data={"name": "anna", "password": f"wrong {n}"}) for n in range(20)]
+        statuses = [one.result().status_code for one in asked]
+    assert statuses.count(403) == 5
+    assert statuses.count(429) == 15
+
+
+def test_a_click_prolongs_a_session_and_what_a_page_asks_by_itself_does_not(site):
+    with site.client("anna") as client:
+        assert "set-cookie" in client.get("/settings").headers
+        assert "set-cookie" not in client.get("/system/badge", headers={"HX-Request": "true"}).headers
+
+
 def test_a_session_ends_with_its_user_with_another_password_and_at_logout(site):
     with site.client("viktor") as client, site.client("anna") as other:
         site.users.put("viktor", "another password", UserRole.VIEWER)
@@ -335,6 +351,26 @@ def test_nobody_logs_in_over_a_connection_that_others_can_read(tmp_path, monkeyp
             assert client.get("/settings").status_code == 303
     finally:
         assert made.end()
+
+
+def test_behind_a_proxy_nobody_chooses_the_address_that_is_counted_and_audited(tmp_path, monkeypatch):
+    """A proxy appends the address that it sees; what stands before it the client wrote."""
+    made = Site(tmp_path, proxied=True)
+    made.start(monkeypatch)
+    try:
+        with httpx2.Client(base_url=made.url, headers={"Origin": made.url}, trust_env=False) as client:
+            for number in range(6):
+                headers = {"X-Forwarded-For": f"10.9.8.{number}, 203.0.113.66", "X-Forwarded-Proto": "https"}
+                data = {"name": f"nobody{number}", "password": "wrong"}
+                answer = client.post("/login", data=data, headers=headers)
+                assert answer.status_code == (429 if number == 5 else 403)
+            headers = {"X-Forwarded-For": "<script>"}
+            assert client.post("/login", data=data, headers=headers).status_code == 403, "the connection's own"
+    finally:
+        assert made.end()
+    places = {str(one) for one in made.told}
+    assert all("203.0.113.66" in one for one in places if "nobody5" not in one)
+    assert not any("10.9.8" in one or "script" in one for one in places)
 
 
 @pytest.mark.parametrize(
