@@ -34,7 +34,7 @@ def glance(prediction: Prediction, where: str = "") -> Sentence:
     """
     word = "uncertain" if prediction.near_threshold else "likely" if prediction.positive else "unlikely"
     probability, threshold = prediction.probability, prediction.threshold
-    digits = 1 if round(100 * probability) == round(100 * threshold) else 0
+    digits = digits_apart(probability, threshold)
     said = f"{prediction.label}: {word} {percent(probability, digits)} (threshold {percent(threshold, digits)})"
     return Sentence(f"{said}, {where}" if where else said, warning=prediction.near_threshold)
 
@@ -42,7 +42,9 @@ def glance(prediction: Prediction, where: str = "") -> Sentence:
 def decision(prediction: Prediction) -> str:
     """Finding, probability, decision and threshold."""
     called = "called present" if prediction.positive else "not called"
-    return f"{prediction.label}: {prediction.probability:.1%}, {called} (threshold {prediction.threshold:.1%})"
+    digits = digits_apart(prediction.probability, prediction.threshold, least=1)
+    said = f"{prediction.probability:.{digits}%}, {called} (threshold {prediction.threshold:.{digits}%})"
+    return f"{prediction.label}: {said}"
 
 
 def identity(model: ModelIdentity) -> str:
@@ -76,6 +78,11 @@ def quality(explanation: Explanation) -> Iterator[Sentence]:
 def scale(declared: HeatmapScale) -> str:
     """The colours in words."""
     return f"Colour: {declared.unit}, from {declared.floor:.3g} to {declared.full_scale:.3g}; outlined: half of it"
+
+
+def digits_apart(one: float, other: float, least: int = 0) -> int:
+    """Digits after the point, `least` or more, with which two percentages that differ are two on paper, too."""
+    return next((d for d in range(least, 4) if f"{one:.{d}%}" != f"{other:.{d}%}" or one == other), 4)
 
 
 def percent(share: float, digits: int = 0) -> str:

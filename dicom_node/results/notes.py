@@ -10,6 +10,7 @@ from dicom_node.dicom.elements import code, integer, numbers, orientation
 from dicom_node.dicom.greys import Greys
 from dicom_node.dicom.image_pixel import USUAL
 from dicom_node.results.header import plain
+from dicom_node.results.legend import digits_apart
 from explain_core.explanation import Explanation, OutOfDistribution, Prediction
 
 NO_EVIDENCE = "No evidence above the scale's floor"
@@ -80,7 +81,9 @@ def doubts_of(explanation: Explanation) -> Iterator[str]:
     """Why the generated images may say less of the finding than they seem to, where the model can tell."""
     second, own = explanation.second, explanation.prediction
     if second is not None and second.positive is not own.positive:
-        yield f"A second classifier decides otherwise: {second.probability:.1%} (threshold {second.threshold:.1%})"
+        digits = digits_apart(second.probability, second.threshold, least=1)
+        said = f"{second.probability:.{digits}%} (threshold {second.threshold:.{digits}%})"
+        yield f"A second classifier decides otherwise: {said}"
     if explanation.control_changed:
         yield "The control image, changed without an aim, crosses the threshold too: noise alone turns this decision"
     if explanation.second_changed is False and explanation.decision_changed:

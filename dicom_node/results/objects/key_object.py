@@ -17,6 +17,7 @@ from dicom_node.dicom.elements import referenced
 from dicom_node.results import codes
 from dicom_node.results.context import ResultContext, SourceReference, StudyContext
 from dicom_node.results.header import DISCLAIMER, by_study, plain, start
+from dicom_node.results.legend import digits_apart
 from dicom_node.results.observer import device_observer
 from explain_core.explanation import Prediction
 
@@ -89,8 +90,9 @@ def _stub(source: SourceReference) -> Dataset:
 def _described(study: StudyContext, positive: dict[SourceReference, Prediction]) -> str:
     """Why these objects were chosen, and by whom."""
     called = [
-        f"{plain(one.label)}: {one.probability:.1%}, called present (threshold {one.threshold:.1%})"
+        f"{plain(one.label)}: {one.probability:.{d}%}, called present (threshold {one.threshold:.{d}%})"
         for one in positive.values()
+        for d in [digits_apart(one.probability, one.threshold, least=1)]
     ]
     model = study.model
     by = f"Chosen by {plain(f'{model.name} {model.version}')}, " if model is not None else "Chosen by software, "

@@ -22,7 +22,7 @@ from dicom_node.results.bands import Bands, Layout, framed, layout
 from dicom_node.results.context import ResultContext, StudyContext
 from dicom_node.results.header import DISCLAIMER, plain
 from dicom_node.results.image import derivation, pixel_shape, secondary_capture
-from dicom_node.results.legend import COPY, SYNTHETIC, Sentence, percent, signature
+from dicom_node.results.legend import COPY, SYNTHETIC, Sentence, digits_apart, percent, signature
 from dicom_node.results.notes import which
 from dicom_node.results.watermark import watermarked
 from explain_core.explanation import Explanation
@@ -112,7 +112,9 @@ def _said(explanation: Explanation, number: int, part: int) -> Bands:
     one, prediction, count = explanation.morphs[number], explanation.prediction, len(explanation.morphs)
     banner = Sentence(SYNTHETIC, warning=True) if one.parts[part] > 0 else Sentence(COPY)
     first = f"Attribute {number + 1} of {count}, {plain(one.name)}: {one.parts[part]:.0%} of its change"
-    second = f"{plain(prediction.label)} {percent(one.probabilities[part])} (threshold {percent(prediction.threshold)})"
+    digits = digits_apart(one.probabilities[part], prediction.threshold)
+    shares = (percent(one.probabilities[part], digits), percent(prediction.threshold, digits))
+    second = f"{plain(prediction.label)} {shares[0]} (threshold {shares[1]})"
     model = explanation.provenance.model
     return Bands(above=(banner,), below=(Sentence(first), Sentence(second), signature(model)))
 

@@ -23,7 +23,7 @@ from dicom_node.results.context import ResultContext, StudyContext
 from dicom_node.results.encoding import compress
 from dicom_node.results.header import DISCLAIMER, plain
 from dicom_node.results.image import derivation, pixel_shape, secondary_capture
-from dicom_node.results.legend import COPY, SYNTHETIC, Sentence, percent, signature
+from dicom_node.results.legend import COPY, SYNTHETIC, Sentence, digits_apart, percent, signature
 from dicom_node.results.notes import which
 from dicom_node.results.watermark import watermarked
 from explain_core import display
@@ -176,7 +176,9 @@ def _bands(banner: Sentence, line: str, explanation: Explanation, scale: Heatmap
 
 def _share(prediction: Prediction, probability: float) -> str:
     """Finding, probability and threshold."""
-    return f"{plain(prediction.label)} {percent(probability)} (threshold {percent(prediction.threshold)})"
+    digits = digits_apart(probability, prediction.threshold)
+    said = f"{percent(probability, digits)} (threshold {percent(prediction.threshold, digits)})"
+    return f"{plain(prediction.label)} {said}"
 
 
 def _generated(image: Counterfactual, number: int, explanation: Explanation, *, kept: bool, held: bool) -> Frame:

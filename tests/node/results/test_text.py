@@ -1,5 +1,6 @@
 """Text in pictures: a font for every script, nothing lost in wrapping, and names from whatever bytes there are."""
 
+import re
 import unicodedata
 from copy import deepcopy
 
@@ -18,7 +19,7 @@ from radiographs import synthetic
 
 from dicom_node.results import fonts
 from dicom_node.results.header import header_of
-from dicom_node.results.legend import Sentence
+from dicom_node.results.legend import Sentence, decision, digits_apart, glance
 from dicom_node.results.patient import NOT_PRINTABLE, patient_lines
 from dicom_node.results.text import (
     BACKGROUND,
@@ -32,6 +33,7 @@ from dicom_node.results.text import (
     wrap,
     write,
 )
+from explain_core.explanation import Prediction
 
 NAMES = {
     "latin 1": "Äneas Rüdiger",
@@ -297,3 +299,21 @@ def test_a_line_that_was_written_before_looks_the_same():
         ink = WARNING if line.warning else TEXT
         ImageDraw.Draw(drawn).text(at, line.text, fill=ink, font=font(20, line.text), anchor="ls")
     assert images[0].tobytes() == images[1].tobytes() == drawn.tobytes()
+
+
+@given(st.floats(0.0001, 0.9999), st.floats(0.0001, 0.9999), st.sampled_from([0, 1]))
+def test_two_shares_that_differ_are_two_on_paper(one, other, least):
+    one, other = round(one, 4), round(other, 4)
+    digits = digits_apart(one, other, least)
+    assert digits >= least
+    assert (f"{one:.{digits}%}" == f"{other:.{digits}%}") == (one == other)
+    assert digits == least or f"{one:.{digits - 1}%}" == f"{other:.{digits - 1}%}"
+
+
+@pytest.mark.parametrize("probability", [0.4160, 0.4201, 0.4205, 0.4240])
+def test_no_sentence_says_that_42_is_less_than_42(probability):
+    prediction = Prediction(label="Opacity", probability=probability, threshold=0.4203, margin=0.0)
+    for said in (glance(prediction).text, decision(prediction)):
+        numbers = re.findall(r"\d+\.?\d*", said)
+        assert float(numbers[0]) != float(numbers[1]), said
+        assert (float(numbers[0]) > float(numbers[1])) == prediction.positive, said
