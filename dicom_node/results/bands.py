@@ -92,7 +92,7 @@ class Layout:
         return replace(
             self,
             above=lines_of(said.above, self.text, width),
-            below=lines_of(said.below, self.text, self.columns - 2 * margin),
+            below=lines_of(said.below, self.text, self.columns - 2 * margin - _foot(self.text, said.marked)),
             scale=self.scale if said.scale is not None or said.beside is not None else self.scale._replace(rows=0),
         )
 
@@ -103,9 +103,9 @@ def layout(shape: tuple[int, int], said: Bands) -> Layout:
     while height > least and _needed(said, height) > shape[1]:
         height -= 1
     columns = max(shape[1], min(_needed(said, height), max(shape)))
-    margin, letters = height // 2, _letters(height, said.marked)
+    margin, letters, foot = height // 2, _letters(height, said.marked), _foot(height, said.marked)
     above = lines_of(said.above, height, columns - 2 * margin - 2 * letters)
-    below = lines_of(said.below, height, columns - 2 * margin)
+    below = lines_of(said.below, height, columns - 2 * margin - foot)
     top = 2 * margin + len(above) * line_height(height)
     bottom = top + shape[0]
     scale = line_height(height) * (said.scale is not None or said.beside is not None)
@@ -116,7 +116,7 @@ def layout(shape: tuple[int, int], said: Bands) -> Layout:
         text=height,
         above=above,
         below=below,
-        scale=Box(bottom + margin, margin, scale, columns - 2 * margin),
+        scale=Box(bottom + margin, margin, scale, columns - 2 * margin - foot),
     )
 
 
@@ -136,17 +136,22 @@ def framed(picture: Image.Image, place: Layout, said: Bands) -> NDArray[np.uint8
 
 def _needed(said: Bands, height: int) -> int:
     """The width in which every sentence is one line."""
-    chosen, letters = font(height), _letters(height, said.marked)
+    chosen, letters, foot = font(height), _letters(height, said.marked), _foot(height, said.marked)
     wide = [length(one.text, font(height, one.text)) + 2 * letters for one in said.above]
-    wide += [length(one.text, font(height, one.text)) for one in said.below]
+    wide += [length(one.text, font(height, one.text)) + foot for one in said.below]
     scale = sum(length(word, chosen) for word in (WEAK, STRONG)) + (_BAR + 1) * height if said.scale else 0
     beside = length(said.beside.text, chosen) + (height if said.scale else 0) if said.beside else 0
-    return int(max(*wide, scale + beside)) + 1 + 2 * (height // 2)
+    return int(max(*wide, scale + beside + foot)) + 1 + 2 * (height // 2)
 
 
 def _letters(height: int, marked: Sides | None) -> int:
     """The width of a letter and the gap beside it."""
     return 0 if marked is None else round(1.5 * height)
+
+
+def _foot(height: int, marked: Sides | None) -> int:
+    """The same of the letter that stands below, where the axis of the sides is upright."""
+    return _letters(height, marked) if marked is not None and marked.upright else 0
 
 
 def _draw_scale(image: Image.Image, place: Layout, said: Bands) -> None:

@@ -339,6 +339,23 @@ def test_small_letters_of_the_sides_stand_at_the_ends_of_the_bands(orientation, 
             assert (end == BACKGROUND).all(), name
 
 
+@pytest.mark.parametrize("shape", [(900, 800), (300, 900)])
+def test_the_letter_below_lies_over_no_word(shape):
+    """Of a film stored on its side; also where the outline's words reach the end of their line."""
+    context = context_of(film(np.rint(phantom(*shape) * 4095), PatientOrientation=["F", "L"]))
+    whole = spoken(context)
+    assert whole.scale is not None
+    assert whole.beside is not None
+    for said in (whole, replace(whole, scale=None, beside=None)):
+        place = layout(shape, said)
+        empty = Image.new("RGB", shape[::-1])
+        marked, plain = (framed(empty, place, one) for one in (said, replace(said, marked=None)))
+        below = slice(place.picture.top + place.picture.rows, None)
+        differ = (marked[below] != plain[below]).any(axis=2)
+        assert differ.any()
+        assert (plain[below][differ] == BACKGROUND).all()
+
+
 # --- spacing ---
 
 
