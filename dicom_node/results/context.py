@@ -8,6 +8,7 @@ the last bits of a GPU's sums does not make a second object, and a changed outco
 import re
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from importlib import metadata
@@ -177,8 +178,17 @@ class Context:
 
     @property
     def moment(self) -> datetime:
-        """When the task was made, in the source's time zone if it says one, else in the site's."""
-        return self.task.created_at.astimezone(_offset(self.header) or self.options.timezone)
+        """When the task was made, in the source's offset from UTC if it says one, else in the site's at the study.
+
+        One object has one offset, which governs the study's date and time as well (PS3.3 C.12.1.1.8): in a zone with
+        summer time that of today may be another.
+        """
+        stated = _offset(self.header)
+        if stated is not None:
+            return self.task.created_at.astimezone(stated)
+        then = _study_begun(self.header, self.options.timezone)
+        offset = None if then is None else then.utcoffset()
+        return self.task.created_at.astimezone(self.options.timezone if offset is None else timezone(offset))
 
     @property
     def outcome(self) -> tuple[str, ...]:
@@ -351,6 +361,16 @@ class Builder(Protocol):
 
     def build(self, study: StudyContext) -> tuple[Dataset, ...]:
         """Complete data sets with file meta information, for the images that are not refused."""
+
+
+def _study_begun(header: Dataset, zone: tzinfo) -> datetime | None:
+    """Study Date and Time by the clocks of a zone; None where the date is none."""
+    date, time = code(header, "StudyDate"), code(header, "StudyTime")[:6]
+    with suppress(ValueError):
+        return datetime.strptime(date + time.ljust(6, "0"), "%Y%m%d%H%M%S").replace(tzinfo=zone)
+    with suppress(ValueError):
+        return datetime.strptime(date, "%Y%m%d").replace(tzinfo=zone)
+    return None
 
 
 def _offset(header: Dataset) -> timezone | None:

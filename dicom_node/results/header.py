@@ -73,6 +73,7 @@ _FORMS = {
 }
 """The form of values with a fixed one (PS3.5 6.2); a name or an identifier is passed on whatever it is."""
 _FIRST_NON_HEADER = 0x50000000
+_OVERLAYS, _OVERLAY_TYPE = range(0x6000, 0x6020, 2), 0x0040
 _LONGEST_TEXT = 64
 """Characters of a LO (PS3.5 6.2)."""
 
@@ -80,12 +81,21 @@ _LONGEST_TEXT = 64
 def header_of(ds: Dataset) -> Dataset:
     """A view of `ds` without curves, overlays and pixels; elements not decoded yet stay so.
 
-    Elements are shared, not copied: a copy of sequences nested a hundred deep needs more stack than there is.
+    Of an overlay its type stays, which says that there is one. Elements are shared, not copied: a copy of sequences
+    nested a hundred deep needs more stack than there is.
     """
     header = ds[:_FIRST_NON_HEADER]
+    for group in _OVERLAYS:
+        if (tag := Tag(group, _OVERLAY_TYPE)) in ds:
+            header[tag] = ds.get_item(tag)
     if hasattr(ds, "file_meta"):
         header.file_meta = deepcopy(ds.file_meta)
     return header
+
+
+def overlays_of(header: Dataset) -> tuple[int, ...]:
+    """The groups of the overlay planes of a source (PS3.3 C.9.2)."""
+    return tuple(group for group in _OVERLAYS if Tag(group, _OVERLAY_TYPE) in header)
 
 
 def patient_and_study(ds: Dataset) -> Dataset:

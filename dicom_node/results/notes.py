@@ -9,7 +9,7 @@ from dicom_node.dicom.codes import view
 from dicom_node.dicom.elements import code, integer, numbers, orientation
 from dicom_node.dicom.greys import Greys
 from dicom_node.dicom.image_pixel import USUAL
-from dicom_node.results.header import plain
+from dicom_node.results.header import overlays_of, plain
 from dicom_node.results.legend import digits_apart
 from explain_core.explanation import Explanation, OutOfDistribution, Prediction
 
@@ -49,6 +49,8 @@ def limits_of(header: Dataset, greys: Greys | None = None) -> Iterator[str]:
     if missing:
         taken = "; ".join(f"{dictionary_description(keyword)}: {USUAL[keyword]}" for keyword in missing)
         yield f"The source does not state how its values are stored; the usual was taken ({taken})"
+    if overlays_of(header):
+        yield "The source has overlays of its own, which the pictures do not show: a marker of the side may be there"
     if view(header) is None:
         yield "The source does not state its view: it was taken for a frontal one (PA or AP)"
     if orientation(header) is None:

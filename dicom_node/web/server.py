@@ -1,5 +1,6 @@
 """The HTTP server of the role `web`: uvicorn around one Starlette application, a route per page."""
 
+import asyncio
 import socket
 import threading
 import time
@@ -19,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dicom_node.dicom import tls
 from dicom_node.errors import ConfigError, NodeError, OutOfResources
@@ -37,6 +39,7 @@ _BEAT_SECONDS: Final = 1
 _MOST_FORM: Final = 20
 """Fields of a form."""
 _MOST_CONNECTIONS: Final = 256
+_PATIENCE_SECONDS: Final = 10
 _MINUTE: Final = 60
 
 Page = Callable[[Request], Response]
@@ -162,6 +165,19 @@ async def _beat() -> None:
     pulse.beat()
 
 
+class _Impatient(H11Protocol):
+    """Ends a connection that has sent no whole request head in time: all of them together are limited."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A connection has begun."""
+        super().connection_made(transport)
+        self.loop.call_later(_PATIENCE_SECONDS, self._end_if_silent)
+
+    def _end_if_silent(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
+
+
 def run(node: Node, stop: threading.Event) -> None:
     """Serve until `stop`.
 
@@ -179,6 +195,7 @@ def run(node: Node, stop: threading.Event) -> None:
         raise ConfigError(f"web.port: {chosen.host}:{chosen.port} cannot be used: {error.strerror}") from error
     config = uvicorn.Config(
         app,
+        http=_Impatient,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -20,7 +20,7 @@ from dicom_node.dicom.shutter import SHUTTER, hidden
 from dicom_node.results.bands import LEAST_SHARE
 from dicom_node.results.context import ResultContext, StudyContext
 from dicom_node.results.grey import transformations
-from dicom_node.results.header import inherit, inherit_anatomy, plain, reference, start
+from dicom_node.results.header import inherit, inherit_anatomy, overlays_of, plain, reference, start
 from dicom_node.results.legend import UNLIKE, signature
 from dicom_node.results.planar import adopt
 from dicom_node.results.regions import contours, first_line, headline
@@ -29,12 +29,15 @@ from explain_core import display
 
 OUTLINE_LAYER = "EXPLANATION"
 TEXT_LAYER = "TEXT"
+SOURCE_LAYER = "SOURCE OVERLAYS"
 
 _LAYERS = {
+    SOURCE_LAYER: ("Overlays of the source", (65535, 32896, 32896)),
     OUTLINE_LAYER: ("Outline of half of the evidence", (53930, 26324, 25880)),
     TEXT_LAYER: ("Decision, place, model and disclaimer", (53432, 36993, 51003)),
 }
-"""Description and colour, light blue and amber, as 16-bit CIELab (PS3.3 C.10.7.1.1)."""
+"""Description and colour, white, light blue and amber, as 16-bit CIELab (PS3.3 C.10.7.1.1)."""
+_ACTIVATION_LAYER = 0x1001
 _SMALLEST = 6
 _LARGEST_RATIO = 1000
 
@@ -73,7 +76,9 @@ class PresentationState:
         adopt(ds, transformations(context.image.greys))
         _shutter(ds, context)
         ds.GraphicAnnotationSequence = _annotations(context)
-        used = [item.GraphicLayer for item in ds.GraphicAnnotationSequence]
+        for group in (own := overlays_of(context.header)):  # else viewers may hide them (PS3.3 C.11.7)
+            ds.add_new((group, _ACTIVATION_LAYER), "CS", SOURCE_LAYER)
+        used = [*([SOURCE_LAYER] if own else []), *(item.GraphicLayer for item in ds.GraphicAnnotationSequence)]
         ds.GraphicLayerSequence = [_layer(name, order) for order, name in enumerate(used, start=1)]
         return ds
 

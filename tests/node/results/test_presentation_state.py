@@ -17,7 +17,8 @@ from dicom_node.dicom import pixels
 from dicom_node.results import SourceReference
 from dicom_node.results.bands import LEAST_SHARE
 from dicom_node.results.legend import RESEARCH_USE
-from dicom_node.results.objects.presentation_state import PLUGIN
+from dicom_node.results.notes import limits_of
+from dicom_node.results.objects.presentation_state import PLUGIN, SOURCE_LAYER
 from dicom_node.results.regions import MOST_POINTS, contours
 from dicom_node.results.text import READABLE, font, line_height
 from explain_core import display
@@ -435,6 +436,29 @@ def test_dcmtk_shows_real_files_as_the_model_saw_them(name, tmp_path):
 def test_dcmtk_applies_every_transformation(name, tmp_path):
     shown, seen = applied(SOURCES[name](), tmp_path)
     assert np.abs(shown - seen).max() < 0.01
+
+
+@pytest.mark.external
+def test_overlays_of_the_source_stay_switched_on(tmp_path):
+    """A marker of the side may lie there; without an activation layer viewers may hide it."""
+    source = synthetic(WindowCenter="2048", WindowWidth="4096", TimezoneOffsetFromUTC="-0500")
+    for keyword, vr, value in (
+        (0x0010, "US", source.Rows), (0x0011, "US", source.Columns), (0x0040, "CS", "G"), (0x0050, "SS", [1, 1]),
+        (0x0100, "US", 1), (0x0102, "US", 0), (0x3000, "OW", bytes(source.Rows * source.Columns // 8)),
+    ):  # fmt: skip
+        source.add_new((0x6002, keyword), vr, value)
+    context = context_of(reread(source))
+    state = built(PLUGIN, context)
+    assert state[0x6002, 0x1001].value == SOURCE_LAYER
+    assert (0x6000, 0x1001) not in state
+    layers = {one.GraphicLayer: one.GraphicLayerOrder for one in state.GraphicLayerSequence}
+    assert layers[SOURCE_LAYER] == 1
+    assert len(set(layers.values())) == len(layers)
+    assert_passes(state, tmp_path)
+    (said,) = [one for one in limits_of(context.header) if "overlays of its own" in one]
+    assert "side" in said
+    assert not any("overlays" in one for one in limits_of(context_of(synthetic()).header))
+    assert (0x6002, 0x3000) not in context.header
 
 
 @pytest.mark.external

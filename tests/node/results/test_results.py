@@ -378,6 +378,10 @@ def test_a_site_with_a_time_zone_states_it_where_the_source_does_not():
     berlin = ResultOptions(timezone=ZoneInfo("Europe/Berlin"))
     stated = built(REPORT, context_of(film(), options=berlin))
     assert (stated.TimezoneOffsetFromUTC, stated.ContentTime) == ("+0200", "090809.123456")
+    winter = built(REPORT, context_of(film(StudyDate="20240110", StudyTime="003000"), options=berlin))
+    assert (winter.TimezoneOffsetFromUTC, winter.ContentTime) == ("+0100", "080809.123456"), "of the study's own time"
+    for odd in ({"StudyDate": ""}, {"StudyDate": "20240510", "StudyTime": "soon"}, {"StudyDate": "99999999"}):
+        assert built(REPORT, context_of(film(**odd), options=berlin)).TimezoneOffsetFromUTC == "+0200"
     source = built(REPORT, context_of(film(TimezoneOffsetFromUTC="-0800"), options=berlin))
     assert (source.TimezoneOffsetFromUTC, source.ContentTime) == ("-0800", "230809.123456")
     assert "TimezoneOffsetFromUTC" not in built(REPORT, context_of(film()))

@@ -214,6 +214,20 @@ def test_a_form_that_is_too_long_or_does_not_say_how_long_it_is_is_not_read(site
         assert client.post("/search", data={f"x{number}": "1" for number in range(21)}).status_code == 400
 
 
+def test_a_connection_that_asks_nothing_is_ended(site, monkeypatch):
+    """Few hundred of them would keep /health from answering."""
+    monkeypatch.setattr(server, "_PATIENCE_SECONDS", 0.3)
+    port = int(site.url.rpartition(":")[2])
+    for sent in (b"", b"GET / HTTP/1.1\r\nHost: x\r\n"):
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as idle:
+            idle.sendall(sent)
+            assert idle.recv(1) == b""
+    with site.client() as client:
+        assert client.get("/health/live").status_code == 200
+        time.sleep(0.6)
+        assert client.get("/health/live").status_code == 200, "one that has asked is kept"
+
+
 def test_passwords_cannot_be_tried_one_after_the_other(site):
     with site.client() as client:
         for _ in range(5):
