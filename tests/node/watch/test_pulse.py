@@ -135,7 +135,7 @@ def test_a_role_tells_systemd_that_it_is_ready_lives_and_ends(role, tmp_path):
         )
         try:
             assert systemd.heard(60) == "READY=1"
-            assert systemd.heard(60) == "WATCHDOG=1"
+            assert systemd.heard(150) == "WATCHDOG=1"
             process.send_signal(signal.SIGTERM)
             while (last := systemd.heard(60)) == "WATCHDOG=1":
                 pass
