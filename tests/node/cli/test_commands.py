@@ -56,8 +56,7 @@ def test_root_is_told_as_whom_to_ask(tmp_path):
     """What root writes of users, audit trail and ledger the node could not use; the command said that all was well."""
     config = tmp_path / "node.toml"
     config.write_text('[node]\nspool = "spool"\ndatabase = "sqlite:///ledger.sqlite"\n')
-    run("status", "--config", config, cwd=tmp_path)
-    (tmp_path / "spool").mkdir(exist_ok=True)
+    (tmp_path / "spool").mkdir()
     os.chown(tmp_path / "spool", 1, 1)
     before = sorted(tmp_path.rglob("*"))
     said = run("status", "--config", config, cwd=tmp_path, expect=2).output
