@@ -200,7 +200,7 @@ def test_a_refused_job_is_registered_as_refused_and_passes_by_force_with_a_reaso
         rules.write('[[rule]]\nname = "Many"\nkind = "at least"\nfigure = "patients"\nlimit = 5000\n')
     assert finished(path) == REFUSED, "it was not given for a rule that came later"
     assert "5000" in state(path)["verdict"]["reason"]
-    other = asked(tmp_path, parts, auc=1.01, evaluation={"draws": 21}, bundle={"version": "2"})
+    other = asked(tmp_path, parts, auc=1.01, evaluation={"draws": 201}, bundle={"version": "2"})
     assert finished(path, job=other) == REFUSED, "for other figures it is none"
     assert "forced" not in state(path)
     assert registry.version(state(path)["version"]).gate == "refused"
