@@ -95,7 +95,8 @@ def build(analysis: Analysis, options: ResultOptions, *, earlier: Sequence[Datas
         refused=analysis.refused,
     )
     results = _built(study, tuple(names))
-    if REPORT not in names and not _shown(results).issuperset(one.source.sop_instance_uid for one in images):
+    shown = _shown(results)
+    if REPORT not in names and not (shown and shown.issuperset(one.source.sop_instance_uid for one in images)):
         results = _built(study, (*names, REPORT))
     return results
 

@@ -40,7 +40,7 @@ class DeviceLost(Exception):
     """An accelerator failed in a way after which no call of this process succeeds."""
 
     @staticmethod
-    def is_what(error: Exception) -> bool:
+    def said_by(error: Exception) -> bool:
         """Whether an error of PyTorch says so; a lack of its memory does not, the next study may need less."""
         name = type(error).__name__
         if name == "OutOfMemoryError":

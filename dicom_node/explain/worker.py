@@ -198,7 +198,7 @@ class Worker:
             reason = f"the analysis took longer than {self._settings.broker.soft_time_limit} s"
             log.error("soft time limit")  # noqa: TRY400 - where it stopped is chance
         except Exception as error:
-            if DeviceLost.is_what(error):
+            if DeviceLost.said_by(error):
                 raise DeviceLost(f"the device is lost ({type(error).__name__})") from error
             reason = f"the analysis failed ({type(error).__name__})"
             log.error("analysis failed", error=type(error).__name__, place=place(error))  # noqa: TRY400

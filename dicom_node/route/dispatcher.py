@@ -16,8 +16,8 @@ is away the listener and this loop go on; that it is away is said once, that it 
 
 import dataclasses
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -126,14 +126,20 @@ class Dispatcher:
             ("tasks", self._submit_tasks),
             ("deliveries", self._submit_deliveries),
         ):
-            try:
+            with self._apart(name):
                 part(now)
-            except NodeError as error:
-                self._trouble(name, str(error))
-            except Exception as error:  # noqa: BLE001 - the loop must live; the next look may succeed
-                self._trouble(name, type(error).__name__, place=place(error))
-            else:
-                self._fine(name)
+
+    @contextmanager
+    def _apart(self, name: str) -> Iterator[None]:
+        """What fails in the block is logged once, and nothing else fails with it; the next look may succeed."""
+        try:
+            yield
+        except NodeError as error:
+            self._trouble(name, str(error))
+        except Exception as error:  # noqa: BLE001 - the loop must live
+            self._trouble(name, type(error).__name__, place=place(error))
+        else:
+            self._fine(name)
 
     def _watch_the_clock(self, now: datetime) -> None:
         """At the start, and when the clock was set back, bring back what was written of times to come."""
@@ -146,24 +152,16 @@ class Dispatcher:
         self._latest = now
 
     def _assemble(self, now: datetime) -> None:
-        """Close what is complete; a study that cannot be closed now waits, and no other with it.
-
-        Raises:
-            Exception: that of the first that could not, after all were looked at.
-        """
-        self._until, failed = None, list[Exception]()
+        """Close what is complete; a study that cannot be closed now waits, and no other with it."""
+        self._until = None
         for activity in self._ledger.assembly_snapshot():
             limits = self._settings.study
             decided = ready(activity, now, limits.quiet, limits.open_quiet, limits.cap)
             if isinstance(decided, Ready):
-                try:
+                with self._apart(f"assembly of {activity.study_instance_uid}"):
                     self._close(activity, decided, now)
-                except Exception as error:  # noqa: BLE001 - raised below
-                    failed.append(error)
             elif self._until is None or decided.until < self._until:
                 self._until = decided.until
-        if failed:
-            raise failed[0]
 
     def _close(self, activity: StudyActivity, decided: Ready, now: datetime) -> None:
         pulse.beat()
@@ -246,7 +244,7 @@ class Dispatcher:
             for one in self._brought(self._ledger.study(study.study_instance_uid, revision)).instances:
                 header = read_header(one)
                 if header is not None and (found := patient_of(header)).may_be(patient):
-                    patient = patient.with_what(found)
+                    patient = patient.completed_by(found)
         return patient
 
     def _reclaim(self, now: datetime) -> None:

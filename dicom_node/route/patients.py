@@ -43,7 +43,7 @@ class Patient:
             return self.identifier == other.identifier and _agree(self.issuer, other.issuer)
         return _agree(self.family, other.family) and _agree(self.birth_date, other.birth_date)
 
-    def with_what(self, other: "Patient") -> "Patient":
+    def completed_by(self, other: "Patient") -> "Patient":
         """The same person, known by what another of his images states too."""
         return Patient(
             identifier=self.identifier or other.identifier,

@@ -158,7 +158,7 @@ def decide_study(
         if not own.may_be(patient):
             ignored.append(PassedBy(sop_instance_uid=uid, reason=OTHER_PATIENT, code=Reason.PATIENT))
             continue
-        patient = patient.with_what(own)
+        patient = patient.completed_by(own)
         if decision.route is None:
             reason = decision.reason or NO_RULE
             ignored.append(PassedBy(sop_instance_uid=uid, reason=reason, code=_code(header)))

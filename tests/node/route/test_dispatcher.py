@@ -142,7 +142,9 @@ def test_late_images_wait_for_a_store_that_cannot_tell_whose_the_earlier_ones_ar
         for second in range(50, 55):
             dispatcher.step(at(second))
     assert [one.revision for one in here.ledger.tasks(STUDY)] == [1]
-    assert [one["part"] for one in logs if one["event"] == "dispatch trouble, will go on trying"] == ["assembly"]
+    assert [one["part"] for one in logs if one["event"] == "dispatch trouble, will go on trying"] == [
+        f"assembly of {STUDY}"
+    ]
     assert len(here.ledger.tasks(f"{STUDY}.2")) == 1
     away.clear()
     dispatcher.step(at(60))
