@@ -64,7 +64,7 @@ def test_a_temperature_changes_no_map(classifier):
     )
 
 
-def test_a_classifier_without_a_map_is_refused_completed_by_to_do():
+def test_a_classifier_without_a_map_is_refused_with_what_to_do():
     with pytest.raises(FeaturesNeeded, match=r"ToyClassifier has none; use another method, or .* evidence_lite0"):
         Evidence()(ToyClassifier(), torch.rand(1, 1, 16, 16), torch.tensor([0]))
     assert obstacle(Evidence, EvidenceLite0(1), ()) is None

@@ -165,7 +165,7 @@ def test_what_is_read_does_not_depend_on_the_temperature(classifier):
     assert torch.equal(plain[1], calm[1])
 
 
-def test_a_classifier_without_features_is_refused_completed_by_to_do():
+def test_a_classifier_without_features_is_refused_with_what_to_do():
     x = torch.rand(1, 1, 16, 16)
     with pytest.raises(FeaturesNeeded, match=r'ToyClassifier offers no features.* of another kind, such as "single"'):
         look(ToyClassifier(), x)

@@ -179,7 +179,7 @@ def test_a_method_that_cannot_explain_the_bundle_is_refused_by_name(bundle, site
         explainer.require(["similar_adversarial", "site"])
 
 
-def test_what_is_not_registered_or_has_no_scale_is_refused_completed_by_to_do(bundle):
+def test_what_is_not_registered_or_has_no_scale_is_refused_with_what_to_do(bundle):
     explainer = open_bundle(bundle, device="cpu")
     with pytest.raises(BundleError, match=r"the method nonsense cannot be loaded: .* there is: adversarial, bbmp, "):
         explainer.require(["nonsense"])

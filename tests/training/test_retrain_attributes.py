@@ -36,7 +36,7 @@ def context(tmp_path: Path, **own):
     return Context(Job.model_validate(job), folder, lambda *_, **__: None)
 
 
-def test_settings_are_the_presets_completed_by_is_named(tmp_path):
+def test_settings_are_the_presets_with_what_is_named(tmp_path):
     found = attributes.settings(context(tmp_path, preset="phantom", steps=7, ranked=9))
     assert (found.size, found.steps, found.ranked, found.space) == (32, 7, 9, "patches")
     with pytest.raises(TrainingError, match=r"\[diffex\] weights: the preset gpu works in the latents"):

@@ -93,7 +93,7 @@ def test_what_others_may_read_is_named(site):
     assert looked(file, well=True)["permissions"][0], "nobody gets to what lies in a folder of one's own"
 
 
-def test_what_is_away_or_full_or_open_to_all_is_said_completed_by_to_do(site):
+def test_what_is_away_or_full_or_open_to_all_is_said_with_what_to_do(site):
     file, redis, pacs = site
     redis.stop()
     text = file.read_text().replace("low_water_mb = 1", "low_water_mb = 1000000000").replace('["PACS"]', "[]")

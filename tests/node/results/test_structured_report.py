@@ -75,7 +75,7 @@ def test_control_and_second_opinion_stand_beside_the_counterfactual(control, sec
     assert len(doubts) == len(said_of)
 
 
-def test_attributes_of_the_model_are_named_completed_by_they_do():
+def test_attributes_of_the_model_are_named_with_what_they_do():
     context = context_of(film())
     morph = Morph(
         name="opacity 1", parts=(0.0, 1.0), images=np.zeros((2, 8, 8), np.float32), probabilities=(0.87, 0.31)

@@ -70,7 +70,7 @@ def test_the_schema_of_the_code_is_the_last_step():
     assert ScriptDirectory.from_config(config).get_heads() == [SCHEMA]
 
 
-def test_an_older_ledger_is_refused_completed_by_to_do_and_left_alone(old):
+def test_an_older_ledger_is_refused_with_what_to_do_and_left_alone(old):
     ledger = Ledger(old)
     with pytest.raises(ConfigError, match=r"schema 0001, this software needs .*`dicom-node migrate`"):
         ledger.create()

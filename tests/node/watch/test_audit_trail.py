@@ -246,7 +246,7 @@ def test_a_head_that_is_gone_or_changed_is_found_before_and_after_the_next_line(
     assert "the head was not as it had been left (missing)" in verify(trail.folder).fault
 
 
-def test_a_chain_written_anew_fits_without_a_key_and_not_completed_by_was_noted(trail, tmp_path, clock):
+def test_a_chain_written_anew_fits_without_a_key_and_not_with_what_was_noted(trail, tmp_path, clock):
     write(trail, 4)
     seen = verify(trail.folder)
     noted = Noted(number=seen.last, digest=seen.digest)
