@@ -1,8 +1,7 @@
 """`make bench`: measure, and write the figures into docs/performance.md; ARGS="--only explaining" for a part.
 
-What people wrote in that page stays; what stands between its two marks is replaced, part by part. Figures are kept in
-build/bench, so that a part alone can be measured anew. One call on a machine with a GPU, which prints and keeps its
-figures and leaves the page alone:
+What people wrote in that page stays, and so does every part that is not measured; each part is written when it is
+there. One call on a machine with a GPU, which prints and keeps its figures and leaves the page alone:
 
     python -m tests.bench --only explaining --device cuda --json figures.json
 """
@@ -24,7 +23,7 @@ import pynetdicom
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE, KEPT = ROOT / "docs" / "performance.md", ROOT / "build" / "bench"
+PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 PARTS = {
     "explaining": "Explanations",
@@ -66,7 +65,7 @@ def section(name: str, figures: Mapping[str, Any], markdown: Callable[[Mapping[s
 
 
 def page(text: str, sections: Mapping[str, str]) -> str:
-    """The page with these sections between its marks, in the order of PARTS.
+    """The page with these sections between its marks, and with those it has of other parts, in the order of PARTS.
 
     Raises:
         ValueError: the page lacks a mark.
@@ -74,8 +73,15 @@ def page(text: str, sections: Mapping[str, str]) -> str:
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"{PAGE}: {BEGIN} and {END} belong there once each, in this order")
     before, rest = text.split(BEGIN)
+    inside, after = rest.split(END)
+    for part in inside.split("\n## ")[1:]:
+        heading = part.split("\n", 1)[0]
+        name = next((name for name, known in PARTS.items() if known == heading), None)
+        if name is None:
+            raise ValueError(f"{PAGE}: no part has the heading {heading!r}; it stands between the marks")
+        sections = {name: f"## {part.rstrip()}\n", **sections}
     inside = "\n".join(sections[name] for name in PARTS if name in sections)
-    return f"{before}{BEGIN}\n\n{inside}\n{END}{rest.split(END)[1]}"
+    return f"{before}{BEGIN}\n\n{inside}\n{END}{after}"
 
 
 def main() -> None:
@@ -84,7 +90,6 @@ def main() -> None:
     parser.add_argument("--device", help="for the model: cuda; the page then stays as it is")
     parser.add_argument("--json", type=Path, help="write the figures of this run to this file too")
     given = parser.parse_args()
-    KEPT.mkdir(parents=True, exist_ok=True)
     found = {}
     for name in given.only:
         module = importlib.import_module(f"tests.bench.{name}")
@@ -92,22 +97,14 @@ def main() -> None:
         sys.stdout.flush()
         options = {"device": given.device} if given.device and name == "explaining" else {}
         found[name] = {"machine": machine(), "figures": module.measure(**options)}
-        sys.stdout.write(section(name, found[name], module.markdown) + "\n")
+        measured = section(name, found[name], module.markdown)
+        sys.stdout.write(measured + "\n")
+        if given.json is not None:
+            given.json.write_text(json.dumps(found, indent=1))
         if not given.device:
-            (KEPT / f"{name}.json").write_text(json.dumps(found[name], indent=1))
-    if given.json is not None:
-        given.json.write_text(json.dumps(found, indent=1))
-    if given.device:
-        return
-    sections = {}
-    for name in PARTS:
-        if (kept := KEPT / f"{name}.json").is_file():
-            module = importlib.import_module(f"tests.bench.{name}")
-            figures = json.loads(kept.read_text())
-            sections[name] = section(name, figures, module.markdown)
             if hasattr(module, "draw"):
-                module.draw(figures["figures"], PAGE.parent)
-    PAGE.write_text(page(PAGE.read_text(), sections))
+                module.draw(found[name]["figures"], PAGE.parent)
+            PAGE.write_text(page(PAGE.read_text(), {name: measured}))
 
 
 if __name__ == "__main__":

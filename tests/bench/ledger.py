@@ -1,8 +1,9 @@
-"""How long the ledger's questions take as it grows: `python -m tests.bench.ledger --studies 10000 100000`.
+"""How long the ledger's work takes as it grows: `python -m tests.bench.ledger --studies 10000 100000`.
 
 A ledger is filled with studies of one image and six results each, of which so many wait for delivery, on SQLite in a
 temporary folder or on the database that `--url` names (its tables must be empty; one size then). Printed are the
-medians of so many calls, in milliseconds; beside them, as a yardstick of the machine, the primary key of one row.
+medians of so many calls, in milliseconds; beside them, as a yardstick of the machine, the primary key of one row. What
+is asked comes first, then what is written on a study's way, each transaction as durable as in the node.
 """
 
 import argparse
@@ -16,11 +17,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import insert
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests" / part) for part in ("", "node")]
 
-from dicom_node.nouns import DeliveryState, StudyState, TaskState
-from dicom_node.storage.ledger import Cutoff, Ledger
-from dicom_node.storage.ledger.schema import deliveries, instances, studies, tasks
+from sqlalchemy import insert  # noqa: E402 - of the folders above
+from working import delivery, instance, study, task  # noqa: E402
+
+from dicom_node.nouns import DeliveryState, StudyState, TaskState  # noqa: E402
+from dicom_node.storage.ledger import Cutoff, Ledger  # noqa: E402
+from dicom_node.storage.ledger.schema import deliveries, instances, studies, tasks  # noqa: E402
 
 KINDS = ("secondary_capture", "structured_report", "presentation_state", "overlay", "segmentation", "key_object")
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
@@ -106,10 +111,44 @@ def questions(ledger: Ledger, count: int) -> dict[str, Callable[[], object]]:
     }
 
 
+def transactions(ledger: Ledger, number: int) -> dict[str, Callable[[], object]]:
+    """What is written on one study's way, in this order."""
+    name, lease = f"new{number}", 60.0
+    image = instance(1, study=f"1.2.826.0.1.3680043.10.{number}", received_at=NOW)
+    revision = study(image)
+    owed = [
+        delivery(name, index, f"archive{number}", kind=kind, sop_instance_uid=f"2.25.9{number}{index}", next_attempt_at=NOW)
+        for index, kind in enumerate(KINDS)
+    ]
+
+    def leased() -> None:
+        ledger.task_submitted(name, NOW)
+        assert ledger.lease(name, "w", NOW, lease)
+
+    def finished() -> None:
+        assert ledger.complete(name, "w", deliveries=owed, state=StudyState.EXPLAINED, reason=None, now=NOW)
+
+    def taken() -> None:
+        assert ledger.lease_deliveries(owed[0].delivery_id, "s", NOW, lease)
+
+    def sent() -> None:
+        for one in owed:
+            ledger.delivery_sent(one.delivery_id, NOW, 0, None)
+
+    return {
+        "listener: image received": lambda: ledger.add_instance(image),
+        "dispatcher: study ready": lambda: ledger.mark_ready(revision, [task(revision, name)], NOW),
+        "dispatcher, worker: task submitted and leased": leased,
+        "worker: task finished, six deliveries owed": finished,
+        "sender: these leased": taken,
+        "sender: six sent": sent,
+    }
+
+
 def measure(
     sizes: Sequence[int] = SIZES, *, waiting: int = WAITING, calls: int = 7, url: str | None = None
 ) -> dict[str, Any]:
-    """Milliseconds of each question at each number of studies, and seconds that filling took."""
+    """Milliseconds of each question and transaction at each number of studies, and seconds that filling took."""
     found: dict[str, Any] = {"sizes": list(sizes), "waiting": waiting, "filled": [], "questions": {}}
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
@@ -118,13 +157,15 @@ def measure(
             begun = time.perf_counter()
             fill(ledger, size, waiting)
             found["filled"].append(time.perf_counter() - begun)
-            for name, ask in questions(ledger, size).items():
-                took = []
-                for _ in range(calls):
+            took: dict[str, list[float]] = {}
+            asked = questions(ledger, size)
+            for work in [asked] * calls + [transactions(ledger, number) for number in range(calls)]:
+                for name, call in work.items():
                     begun = time.perf_counter()
-                    ask()
-                    took.append(1000 * (time.perf_counter() - begun))
-                found["questions"].setdefault(name, []).append(statistics.median(took))
+                    call()
+                    took.setdefault(name, []).append(1000 * (time.perf_counter() - begun))
+            for name, each in took.items():
+                found["questions"].setdefault(name, []).append(statistics.median(each))
             ledger.close()
     return found
 
@@ -140,7 +181,7 @@ def markdown(figures: Mapping[str, Any]) -> str:
             "studies."
         ),
         "",
-        "| " + " | ".join(["question", *heads, "growth"]) + " |",
+        "| " + " | ".join(["question or transaction", *heads, "growth"]) + " |",
         "|" + "---|" * (len(sizes) + 2),
     ]
     for name, took in figures["questions"].items():
