@@ -2,12 +2,12 @@
 # Installs the node on a Debian machine, or brings an installed one to the version beside this script. Say it again as often
 # as you like: what is there already stays, settings and data above all.
 #
-#   sudo deploy/install.sh [--workers N] [--postgresql] [--dry-run]
+#   sudo deploy/install.sh [--workers N] [--no-services] [--retraining] [--postgresql] [--dry-run]
 #   sudo deploy/install.sh --uninstall
 #
 #   --workers N      explanation workers on this machine, one for each GPU; 0: none, and no PyTorch (default: 1)
-#   --no-services    workers only: no listener, dispatcher, sender, retention and web
-#   --retraining     the worker of retraining jobs too
+#   --no-services    workers only: no listener, dispatcher, sender, retention and web; --services: with them again
+#   --retraining     the worker of retraining jobs too; --no-retraining: without it again
 #   --postgresql     the ledger in PostgreSQL on this machine, in place of SQLite; only at the first installation
 #   --python PATH    Python 3.11 or newer (default: python3)
 #   --prefix DIR     everything below DIR, as it would lie below /: to look at it. No Debian packages, no user, no systemd
@@ -16,10 +16,13 @@
 #
 # /opt/dicom-node        the program: a link to the version that runs, in /opt/dicom-node-releases; the one before stays there
 # /etc/dicom-node        settings        /var/lib/dicom-node    images, results, ledger, models, audit trail
+#
+# What was said of workers, services, retraining and Python is remembered in /etc/dicom-node/install.options: an upgrade needs no
+# option. What is said again holds from then on, and units that it leaves out are stopped.
 set -Eeuo pipefail
 umask 022
 
-workers=1 services=yes retraining=no postgresql=no python=python3 prefix='' dry=no uninstall=no
+workers='' services='' retraining='' postgresql=no python='' prefix='' dry=no uninstall=no
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; }
 say() { echo "install: $*"; }
 fail() {
@@ -33,7 +36,9 @@ while [ $# -gt 0 ]; do
         --python) python=$2 && shift ;;
         --prefix) prefix=${2%/} && shift ;;
         --no-services) services=no ;;
+        --services) services=yes ;;
         --retraining) retraining=yes ;;
+        --no-retraining) retraining=no ;;
         --postgresql) postgresql=yes ;;
         --dry-run) dry=yes ;;
         --uninstall) uninstall=yes ;;
@@ -45,7 +50,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-[[ $workers =~ ^[0-9]+$ ]] || fail "--workers $workers: a number is needed"
+[ -z "$workers" ] || [[ $workers =~ ^[0-9]+$ ]] || fail "--workers $workers: a number is needed"
 case $prefix in '' | /*) ;; *) fail "--prefix $prefix: give a path that begins with /" ;; esac
 if [ -z "$prefix" ] && [ "$dry" = no ] && [ "$(id -u)" -ne 0 ]; then
     fail "run it as root, or with --dry-run or --prefix"
@@ -57,6 +62,7 @@ releases=$prefix/opt/dicom-node-releases
 settings=$prefix/etc/dicom-node
 data=$prefix/var/lib/dicom-node
 units=$prefix/etc/systemd/system
+options=$settings/install.options
 
 run() { # a command, or its words
     if [ "$dry" = yes ]; then
@@ -95,6 +101,24 @@ if [ "$uninstall" = yes ]; then
     say "removed. Kept: $settings, $data, and the user dicom-node"
     exit 0
 fi
+
+# 0. What this machine is for, as it was said now, or before
+unwanted=()
+[ "$services" != no ] || unwanted+=(dicom-node@{listener,dispatcher,sender,retention,web}.service)
+[ "$retraining" != no ] || unwanted+=(dicom-node-retraining.service)
+if [ -n "$workers" ]; then
+    for unit in "$units"/dicom-node.target.wants/dicom-node-worker@*.service; do
+        number=${unit##*@} number=${number%.service}
+        if [[ $number =~ ^[0-9]+$ ]] && [ "$number" -ge "$workers" ]; then unwanted+=("${unit##*/}"); fi
+    done
+fi
+for option in workers services retraining python; do
+    if [ -z "${!option}" ] && [ -f "$options" ]; then
+        printf -v "$option" %s "$(sed -n "s#^$option=##p" "$options")"
+    fi
+done
+workers=${workers:-1} services=${services:-yes} retraining=${retraining:-no} python=${python:-python3}
+say "workers: $workers, services: $services, retraining: $retraining"
 
 extras=admin,postgres,s3,tracing
 [ "$workers" -eq 0 ] || extras+=,worker
@@ -156,6 +180,14 @@ if [ "$postgresql" = yes ] && [ -z "$prefix" ]; then
     fi
 fi
 
+put "$options" 0644 <<EOF
+# What deploy/install.sh was told when it last ran; it reads this again.
+workers=$workers
+services=$services
+retraining=$retraining
+python=$python
+EOF
+
 # 4. Units
 for unit in "$source"/deploy/systemd/*.{service,target,slice} "$source"/deploy/systemd/*.d/*.conf; do
     put "$units/${unit#"$source/deploy/systemd/"}" 0644 <"$unit"
@@ -188,6 +220,7 @@ if has_systemd; then
     fi
     for ((number = 0; number < workers; number++)); do enabled+=("dicom-node-worker@$number.service"); done
     [ "$retraining" = no ] || enabled+=(dicom-node-retraining.service)
+    if [ ${#unwanted[@]} -gt 0 ]; then run systemctl disable --quiet --now "${unwanted[@]}"; fi
     run systemctl enable --quiet "${enabled[@]}"
     if [ "$running" = yes ]; then run systemctl start dicom-node.target; fi
 fi

@@ -48,7 +48,10 @@ def files(folder):
     return sorted(path.relative_to(folder) for path in folder.rglob("*"))
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2", "--retraining", "--postgresql"), ("--uninstall",)])
+TOLD = [(), ("--workers", "2", "--retraining", "--postgresql"), ("--services", "--no-retraining"), ("--uninstall",)]
+
+
+@pytest.mark.parametrize("options", TOLD)
 def test_a_dry_run_says_what_it_would_do_and_does_nothing(tmp_path, options):
     said = install(tmp_path / "root", "--dry-run", *options)
     assert "would run:" in said
@@ -91,6 +94,52 @@ def test_an_upgrade_whose_migration_fails_starts_the_version_before_again(tmp_pa
     assert not (tmp_path / "now").exists()
 
 
+@pytest.mark.parametrize(
+    ("said", "enabled", "ended"),
+    [
+        ("", "worker@0 worker@1 worker@2 retraining", ""),
+        ("workers=1", "worker@0 retraining", "worker@1 worker@2"),
+        ("services=yes retraining=no", "@listener @dispatcher @sender @retention @web worker@0 worker@1 worker@2",
+         "retraining"),
+    ],
+    ids=["nothing", "fewer", "other"],
+)  # fmt: skip
+def test_what_is_not_said_again_holds_and_what_is_said_again_ends_units(tmp_path, said, enabled, ended):
+    """A machine of three workers that only explains and retrains."""
+    text = INSTALL.read_text()
+    shell = next(line for line in text.splitlines() if line.startswith("set -"))
+    runs = text[text.index("run() {") :].partition("\n}\n")[0] + "\n}\n"
+    first = text[text.index("# 0. What") :].partition("\nextras=")[0]
+    last = text[text.rindex("if has_systemd; then") :].partition("\nfi\n")[0] + "\nfi\n"
+    wanted = tmp_path / "dicom-node.target.wants"
+    wanted.mkdir()
+    for number in range(3):
+        (wanted / f"dicom-node-worker@{number}.service").touch()
+    (tmp_path / "install.options").write_text("# so\nworkers=3\nservices=no\nretraining=yes\npython=/opt/python3.12\n")
+    (tmp_path / "script").write_text(
+        f"""{shell}
+        say() {{ :; }}
+        has_systemd() {{ true; }}
+        systemctl() {{ echo "$*"; }}
+        units={tmp_path} options={tmp_path}/install.options dry=no running=no
+        workers= services= retraining= python= {said}
+        {runs}
+        {first}
+        {last}
+        echo "$python"
+        """
+    )
+    done = subprocess.run(["bash", tmp_path / "script"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = [f"dicom-node{'' if one[0] == '@' else '-'}{one}.service" for one in ended.split()]
+    ends = [f"disable --quiet --now {' '.join(told)}"] if told else []
+    starts = [f"dicom-node{'' if one[0] == '@' else '-'}{one}.service" for one in enabled.split()]
+    by_kind = sorted(starts, key=lambda one: ("retraining" in one, "worker" in one))
+    assert done.stdout.splitlines() == [
+        *ends, f"enable --quiet dicom-node.target {' '.join(by_kind)}", "/opt/python3.12",
+    ]  # fmt: skip
+
+
 def outside():
     """What an installation on this machine itself would have made."""
     return [path for path in ("/opt/dicom-node", "/etc/dicom-node", "/var/lib/dicom-node") if Path(path).exists()]
@@ -121,7 +170,7 @@ def test_a_life_of_an_installation(tmp_path):
 
     toml.write_text(toml.read_text() + "# ours\n")
     again = files(root)
-    assert "is there already" in install(root, "--workers", "0")
+    assert "is there already" in install(root), "no worker, as it was said before"
     assert files(root) == again, "twice is once"
     assert toml.read_text().endswith("# ours\n")
 
@@ -129,7 +178,7 @@ def test_a_life_of_an_installation(tmp_path):
     ledger.unlink()
     with closing(sqlite3.connect(ledger)) as old:
         old.executescript((ROOT / "tests" / "golden" / "ledger_0001_sqlite.sql").read_text())
-    said = install(root, "--workers", "0", "--retraining")  # another program: an upgrade
+    said = install(root, "--retraining")  # another program: an upgrade
     assert program.readlink() != first
     assert first.is_dir(), "the version before stays, to go back to"
     assert migration.schema(settings.node.database) == SCHEMA
@@ -140,6 +189,6 @@ def test_a_life_of_an_installation(tmp_path):
     install(root, "--uninstall")
     left = {path.parts[0] for path in files(root) if (root / path).is_file()}
     assert left == {"etc", "var"}
-    assert sorted(path.name for path in (root / "etc").rglob("*") if path.is_file()) == ["node.toml"]
+    assert sorted(path.name for path in (root / "etc").rglob("*") if path.is_file()) == ["install.options", "node.toml"]
     assert backup.exists()
     assert outside() == before
