@@ -55,6 +55,7 @@ _EXAMPLES: Final = {
         "dicom-node rerun --failed --config node.toml                              # all that failed",
         "dicom-node rerun 1.2.826.0.1.3680043.8.498.1 --failed --config node.toml  # of one study",
         "dicom-node rerun 1.2.826.0.1.3680043.8.498.1 --config node.toml           # all of it, anew",
+        "dicom-node rerun --ignored --config node.toml                             # after a rule was changed",
     ],
     "clean": ["dicom-node clean --dry-run --config node.toml"],
     "echo": ["dicom-node echo --config node.toml", "dicom-node echo pacs --config node.toml"],

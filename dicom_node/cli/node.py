@@ -174,22 +174,31 @@ def rerun(
     failed: Annotated[
         bool, typer.Option("--failed", help="Only what has failed: tasks and dead deliveries, of the study or of all.")
     ] = False,
+    ignored: Annotated[
+        bool, typer.Option("--ignored", help="All studies that no rule has taken: the rules of today are asked.")
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Try again: failed tasks and dead deliveries, or everything of one study, downgraded objects too.
+    """Try again: what failed, what no rule has taken, or everything of one study, downgraded objects too.
 
-    JSON: `tasks`, `deliveries`: how many will be tried again.
+    A study that was routed keeps its route. One that no rule has taken, named or by --ignored, is routed by the rules
+    of today.
+
+    JSON: `tasks`, `deliveries`: how many will be tried again; `studies`: about how many the rules are asked again.
     """
-    if study is None and not failed:
-        raise fail("give a Study Instance UID or --failed", WRONG_USE)
+    if (study is None and not failed and not ignored) or (ignored and (failed or study is not None)):
+        raise fail("give a Study Instance UID, or --failed, or --ignored alone", WRONG_USE)
     ledger, now = ledger_of(settings_of(config)), datetime.now(UTC)
-    replayed = ledger.replay_failed(study, now) if study is None or failed else ledger.rerun_study(study, now)
+    if ignored:
+        replayed = ledger.replay_ignored()
+    else:
+        replayed = ledger.replay_failed(study, now) if study is None or failed else ledger.rerun_study(study, now)
     if as_json:
         print_json(asdict(replayed))
     else:
-        print(f"{replayed.tasks} task(s) and {replayed.deliveries} delivery(ies) will be tried again")  # noqa: T201
-    raise typer.Exit(0 if study is None or replayed.tasks or replayed.deliveries else 1)
+        print(replayed)  # noqa: T201
+    raise typer.Exit(0 if study is None or replayed else 1)
 
 
 @app.command()

@@ -27,8 +27,8 @@ def plan(
 ) -> Plan:
     """Turn the rules' decision into tasks; pure.
 
-    One task for each route. A study that no rule takes is answered with its reason, once: late images that
-    change nothing about what the radiologist was told make no second report.
+    One task for each route. A study that no rule takes is answered with its reason, once: late images, or rules asked
+    again, that change nothing about what the radiologist was told make no second report.
 
     Args:
         study: the revision.
@@ -46,7 +46,10 @@ def plan(
         return Plan(tasks=tuple(made), state=StudyState.READY, reason=None)
     if decision.silent:
         return Plan(tasks=(), state=StudyState.IGNORED, reason=decision.reason)
-    if any(task.reason in (None, decision.reason) for task in earlier):
+    said = {task.reason for task in earlier}
+    if decision.reason in said:
+        return Plan(tasks=(), state=StudyState.IGNORED, reason=f"as before: {decision.reason}")
+    if None in said:
         return Plan(tasks=(), state=StudyState.IGNORED, reason=f"late images: {decision.reason}")
     told = Route(name="", destinations=everywhere, results=())
     report = _task(study, told, now, passed_by=passed_by, reason=decision.reason)

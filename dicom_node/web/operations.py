@@ -37,8 +37,7 @@ def replay(request: Request) -> Response:
     except NodeError as error:
         return done(request, "/queues", str(error), wrong=True)
     tell_done(request, "dead letters tried again", f"urn:oid:{uid}" if uid else "urn:dicom-node:queues")
-    said = f"{again.tasks} task(s) and {again.deliveries} delivery(ies) will be tried again."
-    return done(request, "/queues", said)
+    return done(request, "/queues", f"{again}.")
 
 
 def destinations(request: Request) -> Response:

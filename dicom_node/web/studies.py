@@ -128,8 +128,7 @@ def rerun(request: Request) -> Response:
     except NodeError as error:
         return done(request, f"/studies/{uid}", str(error), wrong=True)
     tell_done(request, name, f"urn:oid:{uid}")
-    said = f"{again.tasks} task(s) and {again.deliveries} delivery(ies) will be tried again."
-    return done(request, f"/studies/{uid}", said)
+    return done(request, f"/studies/{uid}", f"{again}.")
 
 
 def tell_done(request: Request, what: str, uri: str, **details: str) -> None:

@@ -14,7 +14,8 @@ from dicom_node.storage.ledger.observations import Observations
 from dicom_node.storage.ledger.overview import DeadLetter, Highest, Overview, Overviews
 from dicom_node.storage.ledger.pulse import Heartbeat, Noted, Pulse
 from dicom_node.storage.ledger.receiving import Added, Receiving
-from dicom_node.storage.ledger.reports import Downgrade, Replayed, StudySummary, Timeline
+from dicom_node.storage.ledger.replaying import Replayed, Replaying
+from dicom_node.storage.ledger.reports import Downgrade, StudySummary, Timeline
 from dicom_node.storage.ledger.set_back import SetBack
 from dicom_node.storage.ledger.stories import Stories
 from dicom_node.storage.ledger.story import Story
@@ -55,6 +56,7 @@ class Ledger(
     CommitmentReports,
     Overviews,
     Stories,
+    Replaying,
     Deployments,
     Observations,
     Keeping,

@@ -1,4 +1,4 @@
-"""Ledger, for people: what there is, where it stands, how long it took, and trying again."""
+"""Ledger, for people: what there is, where it stands, how long it took."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -6,9 +6,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, func, select, true, update
+from sqlalchemy import Connection, Table, and_, func, select, true
 
-from dicom_node.errors import NotKept
 from dicom_node.nouns import DeliveryState, StudyInstanceUID, StudyState, TaskState
 from dicom_node.storage.ledger.schema import (
     associations,
@@ -17,7 +16,6 @@ from dicom_node.storage.ledger.schema import (
     quarantine,
     studies,
     tasks,
-    unreachable,
 )
 from dicom_node.storage.ledger.store import Store
 
@@ -81,14 +79,6 @@ class Timeline:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replayed:
-    """How many tasks and deliveries are pending again."""
-
-    tasks: int
-    deliveries: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Downgrade:
     """Objects of one kind that a destination did not take for one reason.
 
@@ -105,7 +95,7 @@ class Downgrade:
 
 
 class Reports(Store):
-    """What the CLI and the demo read, and `rerun`."""
+    """What the CLI and the demo read."""
 
     def studies(
         self, limit: int = 100, state: StudyState | None = None, uids: Collection[str] | None = None
@@ -242,102 +232,6 @@ class Reports(Store):
                 )
                 for row in connection.execute(query).mappings()
             ]
-
-    def replay_failed(self, study_instance_uid: str | None, now: datetime) -> Replayed:
-        """Dead deliveries and failed tasks, of one study or all, are pending again with fresh attempts.
-
-        Downgraded deliveries are settled and stay so.
-        """
-        return self._replay(study_instance_uid, now, (TaskState.FAILED,), (DeliveryState.DEAD,))
-
-    def rerun_study(self, study_instance_uid: str, now: datetime) -> Replayed:
-        """Everything of a study that is finished is done again, and its results are sent again.
-
-        That holds for downgraded ones too, for the destination may have learnt the SOP Class; what stood in for
-        them is on standby again. Results that retention has removed are made anew.
-
-        Raises:
-            NotKept: retention has removed the images.
-        """
-        return self._replay(
-            study_instance_uid,
-            now,
-            (TaskState.FAILED, TaskState.DONE),
-            (DeliveryState.DEAD, DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.DOWNGRADED),
-            anew=True,
-        )
-
-    def resend_study(self, study_instance_uid: str, now: datetime) -> Replayed:
-        """The results of a study that are there are sent again as they are; nothing is explained again."""
-        states = (DeliveryState.DEAD, DeliveryState.SENT, DeliveryState.COMMITTED)
-        return self._replay(study_instance_uid, now, (), states)
-
-    def _replay(
-        self,
-        study_instance_uid: str | None,
-        now: datetime,
-        task_states: tuple[TaskState, ...],
-        delivery_states: tuple[DeliveryState, ...],
-        *,
-        anew: bool = False,
-    ) -> Replayed:
-        chosen: list[ColumnElement[bool]] = [
-            tasks.c.state.in_(task_states),
-            ~_images_removed(tasks.c.study_instance_uid),
-        ]
-        of_study: list[ColumnElement[bool]] = []
-        locked: list[ColumnElement[bool]] = [
-            exists().where(tasks.c.study_instance_uid == studies.c.study_instance_uid, chosen[0])
-        ]
-        if study_instance_uid is not None:
-            chosen.append(tasks.c.study_instance_uid == study_instance_uid)
-            task_ids = select(tasks.c.task_id).where(tasks.c.study_instance_uid == study_instance_uid)
-            of_study.append(deliveries.c.task_id.in_(task_ids))
-            locked = [studies.c.study_instance_uid == study_instance_uid]
-        with self._write() as connection:
-            # Retention locks the same rows: one of the two sees what the other has done.
-            connection.execute(select(studies.c.state).where(*locked).with_for_update()).all()
-            if anew and connection.execute(select(_images_removed(study_instance_uid))).scalar_one():
-                raise NotKept("retention has removed the images of this study: send them again")
-            rows = connection.execute(select(tasks).where(*chosen).with_for_update()).mappings().all()
-            for uid, revision in {(row["study_instance_uid"], row["revision"]) for row in rows}:
-                connection.execute(
-                    update(studies)
-                    .where(studies.c.study_instance_uid == uid, studies.c.revision == revision)
-                    .values(state=StudyState.READY, reason=None, finished_at=None)
-                )
-            emptied = [row["task_id"] for row in rows if row["emptied_at"] is not None]
-            connection.execute(delete(deliveries).where(deliveries.c.task_id.in_(emptied)))
-            connection.execute(update(tasks).where(*chosen).values(_fresh_task()))
-            if anew:
-                connection.execute(
-                    update(deliveries)
-                    .where(*of_study, deliveries.c.reserve)
-                    .values(_fresh_delivery(DeliveryState.STANDBY, now))
-                )
-            connection.execute(delete(unreachable))  # whoever asks for this has seen to the destinations
-            gone = select(tasks.c.task_id).where(tasks.c.emptied_at.is_not(None))
-            replayed_deliveries = connection.execute(
-                update(deliveries)
-                .where(*of_study, deliveries.c.state.in_(delivery_states), deliveries.c.task_id.not_in(gone))
-                .values(_fresh_delivery(DeliveryState.PENDING, now))
-            ).rowcount
-        return Replayed(tasks=len(rows), deliveries=replayed_deliveries)
-
-
-def _images_removed(study: Any) -> ColumnElement[bool]:
-    """Whether retention has removed an image of a study."""
-    return exists().where(instances.c.study_instance_uid == study, instances.c.removed_at.is_not(None))
-
-
-def _fresh_task() -> dict[str, Any]:
-    cleared = ("given_up", "submitted_at", "leased_at", "finished_at", "outcome", "outcome_reason", "emptied_at")
-    return dict.fromkeys(cleared) | {"state": TaskState.PENDING, "attempts": 0}
-
-
-def _fresh_delivery(state: DeliveryState, now: datetime) -> dict[str, Any]:
-    cleared = ("submitted_at", "finished_at", "stand_in")
-    return dict.fromkeys(cleared) | {"state": state, "attempts": 0, "next_attempt_at": now}
 
 
 def _by_state(connection: Connection, table: Table, usual: StrEnum, states: Iterable[StrEnum]) -> dict[str, int]:

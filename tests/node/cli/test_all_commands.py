@@ -128,7 +128,7 @@ def test_a_part_of_several_uids_is_asked_for_more(site):
         (["nope"], "No such command 'nope'.", 2),
         (["model", "promote"], "Missing argument 'VERSION'.", 2),
         (["echo", "paks"], "there is no destination 'paks'", 2),
-        (["rerun"], "give a Study Instance UID or --failed", 2),
+        (["rerun"], "give a Study Instance UID, or --failed, or --ignored alone", 2),
         (["status", "7.7"], "7.7: no study is known", 1),
     ],
 )

@@ -251,7 +251,9 @@ def test_status_and_rerun_of_an_empty_node(tmp_path):
     config.write_text(f'[node]\ndatabase = "sqlite:///{tmp_path}/ledger.sqlite"\nspool = "{tmp_path}/spool"\n')
     assert json.loads(run("status", "--config", config, "--json").stdout)["studies"] == []
     assert "0 task(s)" in run("rerun", "--failed", "--config", config).stdout
+    assert "0 task(s)" in run("rerun", "--ignored", "--config", config).stdout
     run("rerun", "--config", config, expect=2)
+    run("rerun", "--ignored", "--failed", "--config", config, expect=2)
     run("rerun", "1.2.3", "--config", config, expect=1)
 
 
@@ -290,6 +292,7 @@ def test_status_shows_downgrades_and_rerun_offers_the_objects_again(tmp_path):
     assert json.loads(run("rerun", STUDY, "--failed", "--json", "--config", config, expect=1).stdout) == {
         "tasks": 0,
         "deliveries": 0,
+        "studies": 0,
     }
     assert "1 delivery(ies)" in run("rerun", STUDY, "--config", config).stdout
     assert {one.kind: one.state.value for one in ledger.deliveries()} == {

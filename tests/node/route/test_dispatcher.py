@@ -12,7 +12,7 @@ from radiographs import encode, synthetic
 from structlog.testing import capture_logs
 from working import STUDY, association, at, delivery, instance, settings, study, wait_for
 
-from dicom_node.errors import BrokerUnreachable, ConfigError, OutOfResources, Reason
+from dicom_node.errors import BrokerUnreachable, ConfigError, NotKept, OutOfResources, Reason
 from dicom_node.nouns import DeliveryState, PassedBy, Route, StudyState, TaskState
 from dicom_node.queue import broker
 from dicom_node.queue.broker import DELIVER, EXPLAIN
@@ -20,7 +20,8 @@ from dicom_node.route import rules
 from dicom_node.route.dispatcher import Dispatcher
 from dicom_node.route.planning import plan
 from dicom_node.route.rules import ONLY_ANSWERS, StudyDecision
-from dicom_node.storage.ledger import Ledger
+from dicom_node.settings.rule_tables import Condition, Rule
+from dicom_node.storage.ledger import Cutoff, Ledger, Replayed
 from dicom_node.storage.search_terms import term
 
 RESUBMIT = timedelta(seconds=30)
@@ -309,6 +310,81 @@ def test_a_late_lateral_view_does_not_unsay_what_was_said(node):
     here.dispatcher.step(at(115))
     assert len(here.ledger.tasks(STUDY)) == 1
     assert here.state == (StudyState.IGNORED, "late images: it is a lateral view: View Position is 'LL'")
+
+
+def answered(here, task, state, seconds):
+    """What a worker says of it."""
+    assert here.ledger.lease(task.task_id, "w", at(seconds), 60)
+    done = {"state": state, "reason": task.reason, "now": at(seconds)}
+    assert here.ledger.complete(task.task_id, "w", deliveries=[], **done)
+
+
+def with_other_rules(here, *others):
+    """The dispatcher as it is after the settings were changed."""
+    changed = here.settings.model_copy(update={"rules": (*others, *here.settings.rules)})
+    here.dispatcher = Dispatcher(changed, here.ledger, here.app, resubmit=RESUBMIT)
+
+
+HANDS = Rule(name="hands", action="explain", when=(Condition(tag="BodyPartExamined", equals="HAND"),))
+
+
+@pytest.mark.parametrize("ask", ["rerun", "ignored"])
+def test_what_no_rule_took_is_routed_by_the_rules_of_today_when_asked(node, ask):
+    here = node()
+    here.receive(1, BodyPartExamined="HAND")
+    here.receive(2, BodyPartExamined="HAND")
+    here.receive(1, uid=f"{STUDY}.7")
+    here.dispatcher.step(at(15))
+    told, other = here.ledger.tasks(STUDY)[0], here.ledger.tasks(f"{STUDY}.7")
+    answered(here, told, StudyState.IGNORED, 20)
+    again = (lambda: here.ledger.rerun_study(STUDY, at(30))) if ask == "rerun" else here.ledger.replay_ignored
+
+    assert again() == Replayed(tasks=0, deliveries=0, studies=1)
+    here.dispatcher.step(at(31))
+    assert here.ledger.tasks(STUDY)[1:] == [], "the same rules say the same, and nobody is told twice"
+    assert here.state == (StudyState.IGNORED, f"as before: {told.reason}")
+    for _ in range(3):
+        again()
+        here.dispatcher.step(at(32))
+    assert len(here.ledger.studies()) == 3, "asking again leaves no rows"
+
+    with_other_rules(here, HANDS)
+    assert again() == Replayed(tasks=0, deliveries=0, studies=1)
+    here.dispatcher.step(at(33))
+    task = here.ledger.tasks(STUDY)[1]
+    assert (task.revision, task.route, task.reason) == (2, "hands", None)
+    assert task.selected == (instance(1).sop_instance_uid, instance(2).sop_instance_uid)
+    assert here.ledger.tasks(STUDY)[0].state is TaskState.DONE, "what was said stays said"
+    answered(here, task, StudyState.EXPLAINED, 40)
+    assert here.ledger.replay_ignored().studies == 0
+    assert here.ledger.rerun_study(STUDY, at(50)) == Replayed(tasks=2, deliveries=0)
+    assert here.ledger.tasks(f"{STUDY}.7") == other, "another study, which has its route, is left alone"
+
+
+def test_late_images_that_no_rule_took_are_asked_about_and_the_others_explained_anew(node):
+    here = node()
+    here.receive(1)
+    here.dispatcher.step(at(15))
+    answered(here, here.only_task, StudyState.EXPLAINED, 20)
+    here.receive(2, 100, BodyPartExamined="HAND")
+    here.dispatcher.step(at(115))
+    with_other_rules(here, HANDS)
+    assert here.ledger.rerun_study(STUDY, at(120)) == Replayed(tasks=1, deliveries=0, studies=1)
+    here.dispatcher.step(at(121))
+    assert [(one.revision, one.route) for one in here.ledger.tasks(STUDY)] == [(1, "chest-frontal"), (2, "hands")]
+
+
+def test_what_retention_has_removed_is_not_asked_about(node):
+    here = node()
+    here.receive(1, BodyPartExamined="HAND")
+    here.dispatcher.step(at(15))
+    answered(here, here.only_task, StudyState.IGNORED, 20)
+    over = at(15 + 40 * 86_400)
+    with here.ledger.removing(STUDY, Cutoff(settled=over, failed=None), over) as removed:
+        assert removed is not None
+    assert here.ledger.replay_ignored().studies == 0
+    with pytest.raises(NotKept):
+        here.ledger.rerun_study(STUDY, over)
 
 
 def decision(routes=None, ignored=None, passed_over=()):
