@@ -49,25 +49,22 @@ def measure(
     """
     ready, made = for_inference(classifier, device), for_inference(network, device)
 
-    def decide(x: Tensor) -> Tensor:
-        return rule.decide(ready(x), torch.zeros(len(x), dtype=torch.long, device=device))
-
-    decisions, change = torch.empty(len(images), dtype=torch.long), torch.empty(images.shape)
-    for chunk, chosen, changed in zip(*(part.split(_BATCH) for part in (images, decisions, change)), strict=True):
-        x = chunk.to(device).float() / 255
-        seen = seen_by(made, cast("Classifier", ready), x)
-        y = rule.decide(seen.logits, torch.zeros(len(x), dtype=torch.long, device=device))
-        chosen[:] = y
-        changed[:] = made(x, y, seen)[1].float() - x
+    def decided(x: Tensor, logits: Tensor) -> Tensor:
+        return rule.decide(logits, torch.zeros(len(x), dtype=torch.long, device=device))
 
     def enough(factor: float, rows: Tensor) -> bool:
         found = []
         for part in rows.split(_BATCH):
             x = images[part].to(device).float() / 255
-            found.append(decide((x + factor * change[part].to(device)).clamp(0, 1)).cpu() != decisions[part])
+            seen = seen_by(made, cast("Classifier", ready), x)
+            y = decided(x, seen.logits)
+            changed = x + factor * (made(x, y, seen)[1].float() - x)
+            found.append((decided(x, ready(changed.clamp(0, 1))) != y).cpu())
         shown = binomtest(int(torch.cat(found).sum()), len(rows), alternative="greater").proportion_ci(0.95, "wilson")
         return bool(shown.low >= share)
 
+    floats = (chunk.to(device).float() / 255 for chunk in images.split(_BATCH))
+    decisions = torch.cat([decided(x, ready(x)).cpu() for x in floats])
     factors = {}
     for decision in decisions.unique().tolist():
         rows, low, high = (decisions == decision).nonzero()[:, 0], LEAST, MOST
