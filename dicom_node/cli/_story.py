@@ -85,8 +85,9 @@ def _revision(one: RevisionStory, of: int) -> Iterator[RenderableType]:
     why = f": {one.reason}" if one.reason else ""
     yield Text.assemble((f"\n{newest}: ", "bold"), coloured(one.state.value), why)
     yield _rows(("step", "at (UTC)", "after"), list(_steps(one)))
-    yield Text("images", style="bold")
-    yield _rows(_PAIR, [_image(image) for image in one.images])
+    if one.images:  # of a revision whose rules were asked again the next one has them
+        yield Text("images", style="bold")
+        yield _rows(_PAIR, [_image(image) for image in one.images])
     for task in one.tasks:
         yield _task(task)
         for name in dict.fromkeys(sent.destination for sent in task.deliveries):

@@ -106,7 +106,9 @@ class Replaying(Store):
     ) -> Replayed:
         chosen = [tasks.c.state.in_(task_states), ~_images_removed(tasks.c.study_instance_uid)]
         of_study: list[ColumnElement[bool]] = []
-        locked: ColumnElement[bool] = exists().where(tasks.c.study_instance_uid == studies.c.study_instance_uid, chosen[0])
+        locked: ColumnElement[bool] = exists().where(
+            tasks.c.study_instance_uid == studies.c.study_instance_uid, chosen[0]
+        )
         if study_instance_uid is not None:
             its_tasks = [tasks.c.study_instance_uid == study_instance_uid]
             if last is not None:

@@ -192,7 +192,10 @@ def what_next(story: Story, now: datetime) -> list[str]:
         lines += _of_tasks(uid, revision, now)
         lines += _of_deliveries(story, [one for task in revision.tasks for one in task.deliveries])
         if revision.state is StudyState.IGNORED:
-            lines.append("if it should be explained: `dicom-node rules test FILE` says which rule decides and why")
+            lines.append(
+                "if it should be explained: `dicom-node rules test FILE` says which rule decides and why; "
+                f"after the rule was changed, `dicom-node rerun {uid}` asks again"
+            )
     return lines
 
 
