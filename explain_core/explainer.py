@@ -6,6 +6,7 @@ the classifier and the generators is there, and when the bundle declares the sca
 """
 
 import dataclasses
+import math
 import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -102,6 +103,7 @@ class BundleExplainer:
 
         Raises:
             GeometryError: the image is constant or not finite.
+            AttributionError: what the classifier says is no number.
         """
         return self._assess(*self._prepare(radiograph))
 
@@ -385,7 +387,12 @@ def _rounded(value: float, threshold: float | None = None) -> float:
     """To 4 decimals, far above what the number of threads or the processor changes, so that texts repeat.
 
     Never across a threshold, or what is said of an image would not be what is explained: such a value stays as it is.
+
+    Raises:
+        AttributionError: the value is not finite, which would be less than any threshold and so a negative decision.
     """
+    if not math.isfinite(value):
+        raise AttributionError("the classifier's answer is no number: no image is analysed by it")
     rounded = round(value, 4)
     return value if threshold is not None and (rounded >= threshold) != (value >= threshold) else rounded
 

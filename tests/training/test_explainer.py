@@ -70,6 +70,14 @@ def site(tmp_path):
     sys.modules.pop(f"{METHODS}.site", None)
 
 
+def test_an_answer_that_is_no_number_is_no_negative_decision(bundle):
+    explainer = served(bundle, "gradient")
+    for weight in explainer._classifier.parameters():
+        weight.data[...] = float("nan")
+    with pytest.raises(AttributionError, match="no number"):
+        explainer.classify(radiograph())
+
+
 def test_every_method_explains_the_one_decision_in_the_order_asked_for(bundle):
     names = ["gradient", "similar_adversarial", "adversarial"]
     explainer = served(bundle, *names, augmentations=2)
