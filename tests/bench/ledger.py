@@ -117,7 +117,9 @@ def transactions(ledger: Ledger, number: int) -> dict[str, Callable[[], object]]
     image = instance(1, study=f"1.2.826.0.1.3680043.10.{number}", received_at=NOW)
     revision = study(image)
     owed = [
-        delivery(name, index, f"archive{number}", kind=kind, sop_instance_uid=f"2.25.9{number}{index}", next_attempt_at=NOW)
+        delivery(
+            name, index, f"archive{number}", kind=kind, sop_instance_uid=f"2.25.9{number}{index}", next_attempt_at=NOW
+        )
         for index, kind in enumerate(KINDS)
     ]
 
