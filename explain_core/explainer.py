@@ -6,7 +6,6 @@ the classifier and the generators is there, and when the bundle declares the sca
 """
 
 import dataclasses
-import math
 import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -37,6 +36,7 @@ from explain_core.explanation import (
     Prediction,
     Provenance,
     SecondOpinion,
+    reported,
 )
 from explain_core.geometry import Preprocessing
 from explain_core.method import (
@@ -167,7 +167,7 @@ class BundleExplainer:
             morphs=self._morphs(method, preprocessing, image, decision),
             provenance=self._provenance(name, method),
             out_of_distribution=assessment.out_of_distribution,
-            deletion=_rounded(deletion(decided, image, values, steps=DELETION_STEPS)),
+            deletion=reported(deletion(decided, image, values, steps=DELETION_STEPS)),
             statistics=assessment.statistics,
             seen=preprocessing.unpad(_plane(image)),
         )
@@ -189,7 +189,7 @@ class BundleExplainer:
         return Assessment(
             prediction=Prediction(
                 label=self.bundle.label,
-                probability=_rounded(float(self.probabilities(image)), self.bundle.threshold),
+                probability=reported(float(self.probabilities(image)), self.bundle.threshold),
                 threshold=self.bundle.threshold,
                 margin=self.bundle.margin,
             ),
@@ -216,8 +216,8 @@ class BundleExplainer:
             role: Counterfactual(
                 role=role,
                 image=preprocessing.unpad(_plane(image)),
-                probability=_rounded(probability, self.bundle.threshold),
-                second=None if second is None else _rounded(other, second.threshold),
+                probability=reported(probability, self.bundle.threshold),
+                second=None if second is None else reported(other, second.threshold),
             )
             for (role, image), probability, other in zip(made.items(), own, others, strict=True)
         }
@@ -234,7 +234,7 @@ class BundleExplainer:
                 name=one.name,
                 parts=one.parts,
                 images=np.stack([preprocessing.unpad(_plane(frame[None])) for frame in one.images]),
-                probabilities=tuple(_rounded(float(p)) for p in self.probabilities(one.images)),
+                probabilities=tuple(reported(float(p)) for p in self.probabilities(one.images)),
             )
             for one in applied
         )
@@ -242,7 +242,7 @@ class BundleExplainer:
     def _second_opinion(self, image: Tensor) -> SecondOpinion | None:
         if (second := self._second) is None:
             return None
-        probability = _rounded(float(second.probabilities(image)), second.threshold)
+        probability = reported(float(second.probabilities(image)), second.threshold)
         return SecondOpinion(name=second.name, probability=probability, threshold=second.threshold)
 
     def probabilities(self, images: Tensor) -> Tensor:
@@ -381,20 +381,6 @@ def _settings(method_name: str, method: Any) -> Mapping[str, str | int | float]:
 def _plane(images: Tensor) -> NDArray[np.float32]:
     """The first image of a batch."""
     return np.asarray(images[0, 0].cpu().numpy())
-
-
-def _rounded(value: float, threshold: float | None = None) -> float:
-    """To 4 decimals, far above what the number of threads or the processor changes, so that texts repeat.
-
-    Never across a threshold, or what is said of an image would not be what is explained: such a value stays as it is.
-
-    Raises:
-        AttributionError: the value is not finite, which would be less than any threshold and so a negative decision.
-    """
-    if not math.isfinite(value):
-        raise AttributionError("the classifier's answer is no number: no image is analysed by it")
-    rounded = round(value, 4)
-    return value if threshold is not None and (rounded >= threshold) != (value >= threshold) else rounded
 
 
 def open_bundle(

@@ -1,5 +1,6 @@
 """What a classifier said, how sure it can be, and why: Assessment and Explanation with their parts (NumPy only)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -8,10 +9,25 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from explain_core.errors import AttributionError
 from explain_core.radiograph import Radiograph
 
 CLASSIFICATION = "classification"
 """In the place of an explanation method's name, where a decision is not explained."""
+
+
+def reported(value: float, threshold: float | None = None) -> float:
+    """To 4 decimals, far above what the number of threads or the processor changes, so that texts repeat.
+
+    Never across a threshold, or what is said of an image would not be what is explained: such a value stays as it is.
+
+    Raises:
+        AttributionError: the value is not finite, which would be less than any threshold and so a negative decision.
+    """
+    if not math.isfinite(value):
+        raise AttributionError("the model's answer about this image is not a finite number; look at the model bundle")
+    rounded = round(value, 4)
+    return value if threshold is not None and (rounded >= threshold) != (value >= threshold) else rounded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,11 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from explain_core.bundles.bundle import load
 from explain_core.bundles.files import write_sums
 from explain_core.errors import ExplainError
 from explain_core.generators.similar_adversarial import SimilarAdversarial
@@ -274,6 +276,24 @@ def test_a_bundle_on_features_is_explained_with_its_controls(tmp_path, bundle, n
     page = report.markdown(found)
     assert "\nWhere: the delivered map of the bundle overlaps the boxes by IoU@90" in page
     assert "Maps as they are delivered" in page
+
+
+def test_a_random_classifier_answers_images_differently_and_has_gradients(tmp_path, bundle, nih_folder):
+    """Its norms are calibrated before they are folded away: without them it is a constant."""
+    spec = run.InputSpec(size=load(bundle).input_spec.size)
+    images = run.cohort.load(run.datasets.read(f"nih:{nih_folder}"), spec)[0]
+    bench = run.Bench(profiles.FULL, images, tmp_path, run.choose_device("cpu"), lambda _: None, bundle=bundle)
+    chance = bench.random_classifier
+    x = run.floats(images.images[:8], bench.device).requires_grad_()
+    logits = chance(x)[:, 0]
+    assert logits.std() > 1e-3
+    (gradient,) = torch.autograd.grad(logits.sum(), x)
+    assert gradient.abs().max() > 1e-3
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in chance.modules()), (
+        "it runs fused, as the other"
+    )
+    assert torch.equal(chance(x), run.Bench(profiles.FULL, images, tmp_path, bench.device, print, bundle=bundle)
+                       .random_classifier(x))  # fmt: skip
 
 
 @pytest.mark.slow

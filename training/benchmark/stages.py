@@ -84,21 +84,30 @@ class Bench:
     @cached_property
     def classifier(self) -> Classifier:
         """The classifier that is explained, ready for inference."""
+        network = self._trained
+        return _ready(network, self.device) if isinstance(network, nn.Module) else network
+
+    @cached_property
+    def _trained(self) -> Classifier | nn.Module:
+        """The same before batch norm is folded into its convolutions: what is randomised must keep its norms."""
         if self.bundle is not None:
             bundle = load_bundle(self.bundle)
             classifier, outputs = bundle.tempered(), len(bundle.description["classifier"]["outputs"])
             if self.cohort.exclusive and outputs != self.cohort.outputs:
                 names = ", ".join(self.cohort.classes)
                 raise BundleError(f"{self.bundle}: {outputs} outputs, and the data's classes are {names}")
-            return _ready(classifier, self.device) if isinstance(classifier, nn.Module) else classifier
+            return classifier
         return self._trained_classifier("classifier", self.profile.classifier, self.classifier_folder)
 
     @cached_property
     def random_classifier(self) -> Classifier | None:
         """The classifier with all its parameters drawn anew, None where they are hidden."""
-        if not self.classifier.differentiable:
+        network = self._trained
+        if not isinstance(network, nn.Module) or not self.classifier.differentiable:
             return None
-        return randomised(self.classifier, calibration=floats(self.training.images[:64], self.device))
+        whole: Any = network.to(self.device).float()
+        drawn: Any = randomised(whole, calibration=floats(self.training.images[:64], self.device))
+        return _ready(drawn, self.device)
 
     def network_of(self, classifier: Classifier | None) -> Any:
         """What tells one classifier from another: its weights, or the bundle's digest where they are hidden."""
@@ -110,7 +119,7 @@ class Bench:
     def second(self) -> Classifier:
         """Another classifier of the same data from another seed, for transfer."""
         settings = replace(self.profile.classifier, seed=self.profile.classifier.seed + 1)
-        return self._trained_classifier("second_classifier", settings, None)
+        return _ready(self._trained_classifier("second_classifier", settings, None), self.device)
 
     @cached_property
     def _given_second(self) -> Second | None:
@@ -158,7 +167,7 @@ class Bench:
 
     def _trained_classifier(
         self, name: str, settings: image_classifier.ImageClassifierSettings, folder: Path | None
-    ) -> Classifier:
+    ) -> nn.Module:
         out = folder or self.out / name
         settings = replace(settings, device=str(self.device))
         if folder is not None:
@@ -169,7 +178,7 @@ class Bench:
             image_classifier.train(settings, self.training.labelled(), self.validation.labelled(), out)
         model = image_classifier.build(settings.architecture, self.cohort.outputs)
         model.load_state_dict(torch.load(out / "classifier.pt", weights_only=True, map_location="cpu"))
-        return _ready(model, self.device)
+        return model
 
     def generators(self, row: str, classifier: Classifier, suffix: str = "") -> Generators:
         """The generators of a row of Table I, or on features, trained against `classifier`."""
