@@ -23,19 +23,23 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
     return images if sigma <= 0 else _convolved(images, sigma, "replicate")
 
 
-def weighted_blur(maps: Tensor, sigma: float) -> Tensor:
+def weighted_blur(maps: Tensor, sigma: float, known: Tensor | None = None) -> Tensor:
     """Maps under the same Gaussian, each value the weighted mean of those that there are: nothing continues outside.
 
     Args:
         maps: float, shape (N, C, H, W).
         sigma: standard deviation in pixels; at 0 or less the maps are returned as they are.
+        known: where there are values, bool, shape (1, 1, H, W); None for everywhere.
 
     Returns:
-        The blurred maps, of the same shape, between their lowest and highest value.
+        The blurred maps, of the same shape, between the lowest and the highest value that is known; 0 where no known
+        value is within 3 sigma.
     """
     if sigma <= 0:
         return maps
-    return _convolved(maps, sigma, "constant") / _convolved(torch.ones_like(maps[:1, :1]), sigma, "constant")
+    there = torch.ones_like(maps[:1, :1]) if known is None else known.to(maps)
+    weights = _convolved(there, sigma, "constant")
+    return torch.where(weights > 0, _convolved(maps * there, sigma, "constant") / weights, 0)
 
 
 def _convolved(images: Tensor, sigma: float, border: str) -> Tensor:

@@ -294,10 +294,13 @@ class BundleExplainer:
     def shown(
         self, images: Tensor, decisions: Tensor, method: str | None = None, blur: float | None = None
     ) -> tuple[Tensor, Tensor]:
-        """`heatmap` as it is shown: smoothed by the blur of the bundle's table, or by another one."""
+        """`heatmap` as it is shown: smoothed by the blur of the bundle's table, or by another one.
+
+        A pixel that no copy saw has no value: it takes nothing away from its neighbours.
+        """
         maps, coverage = self.heatmap(images, decisions, method)
         width = self.bundle.heatmaps[method or self.method].blur if blur is None else blur
-        return weighted_blur(maps, width * images.shape[-1]), coverage
+        return weighted_blur(maps, width * images.shape[-1], coverage > 0), coverage
 
     def _maps(self, name: str, images: Tensor, decisions: Tensor) -> Tensor:
         """One pass of a method over a batch."""

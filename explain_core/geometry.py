@@ -23,10 +23,20 @@ class InputSpec:
     Attributes:
         size: rows and columns of the square input grid in pixels.
         percentiles: luminance percentiles of the source mapped to 0 and 1; values outside are clipped.
+
+    Raises:
+        ValueError: a size that is no whole number above 0, or percentiles that do not rise within 0 to 100.
     """
 
     size: int = 224
     percentiles: tuple[float, float] = (0.5, 99.5)
+
+    def __post_init__(self) -> None:
+        if type(self.size) is not int or self.size < 1:
+            raise ValueError(f"the size of the input is a whole number of pixels above 0, got {self.size!r}")
+        low, high = self.percentiles
+        if not 0 <= low < high <= 100:  # noqa: PLR2004
+            raise ValueError(f"the percentiles of the input rise within 0 to 100, got {low} and {high}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -138,8 +138,8 @@ def load(folder: Path) -> Bundle:
         bundle = Bundle(
             identity=ModelIdentity(name=description["name"], version=description["version"], digest=digest),
             label=description["label"],
-            threshold=float(description["threshold"]),
-            margin=float(description.get("margin", 0.0)),
+            threshold=_share("threshold", description["threshold"]),
+            margin=_share("margin", description.get("margin", 0.0)),
             input_spec=InputSpec(
                 size=description["input"]["size"], percentiles=tuple(description["input"]["percentiles"])
             ),
@@ -209,6 +209,12 @@ def _count(copies: Any) -> int:
     return copies
 
 
+def _share(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{name} is a number from 0 to 1, got {value!r}")
+    return float(value)
+
+
 def _temperature(value: float) -> float:
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"the temperature is a finite number above 0, got {value}")
@@ -219,14 +225,18 @@ def _outlier(folder: Path, description: Mapping[str, Any]) -> OutlierTest | None
     """The test of the table [outlier] and its file; None without the table.
 
     Raises:
-        KeyError, ValueError: the table without its file, or a file that does not fit.
+        BundleError: the file holds something else.
+        KeyError, ValueError: the table without its file, or a table that lacks something.
     """
     table = description.get("outlier")
     if table is None:
         return None
     if OUTLIER not in listed(folder / SUMS):
         raise ValueError(f"the table [outlier] needs {OUTLIER} in {SUMS}")
-    model = OutlierModel.load(folder / OUTLIER)
+    try:
+        model = OutlierModel.load(folder / OUTLIER)
+    except Exception as error:  # of safetensors' own kind, or the arrays do not fit together
+        raise BundleError(f"{folder / OUTLIER} cannot be read: {error}") from error
     return OutlierTest(model=model, limit=float(table["limit"]), measure=table["measure"])
 
 
@@ -247,7 +257,7 @@ def _second(folder: Path, description: Mapping[str, Any]) -> Second | None:
         raise ValueError(f"[second] architecture: {name} is a file of its own and no second classifier")
     network = plugin(1)
     _fill(network, folder / SECOND)
-    return Second(name, network.eval(), float(table["threshold"]), int(table["size"]))
+    return Second(name, network.eval(), _share("threshold", table["threshold"]), int(table["size"]))
 
 
 def _attributes(folder: Path) -> "Attributes | None":

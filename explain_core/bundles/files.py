@@ -58,7 +58,7 @@ def listed(sums: Path) -> dict[str, str]:
         BundleError: a line cannot be read.
     """
     checksums: dict[str, str] = {}
-    for line in sums.read_text().splitlines():
+    for line in sums.read_text(errors="backslashreplace").splitlines():
         checksum, separator, name = line.partition("  ")
         if not separator or Path(name).name != name:
             raise BundleError(f"{sums}: cannot read the line {line!r}")

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from explain_core.classifier import Classifier, DecisionRule
+from explain_core.classifier import Classifier, DecisionRule, Look, look
 from explain_core.generators.kinds import Generators, seen_by
 
 
@@ -31,7 +31,15 @@ class Adversarial:
     def __call__(self, classifier: Classifier, images: Tensor, classes: Tensor) -> Tensor:
         """Maps of a batch; see `explain_core.method.Method`."""
         seen = seen_by(self.network, classifier, images)
-        x_a: Tensor = self.network(images, self.rule.decide(seen.logits, classes), seen)[1]
+        return self._maps(images, self.rule.decide(seen.logits, classes), seen)
+
+    @torch.no_grad()
+    def maps(self, classifier: Classifier, images: Tensor, decisions: Tensor) -> Tensor:
+        """Maps, shape (N, 1, S, S), of grey images of that shape under given decisions, shape (N,)."""
+        return self._maps(images, decisions, look(classifier, images) if self.network.reads_features else None)
+
+    def _maps(self, images: Tensor, decisions: Tensor, seen: Look | None) -> Tensor:
+        x_a: Tensor = self.network(images, decisions, seen)[1]
         return (images - x_a.clamp(0, 1)).abs()
 
 

@@ -32,3 +32,14 @@ def test_a_flat_map_stays_flat_and_no_value_leaves_the_range():
 def test_no_width_changes_nothing():
     assert torch.equal(weighted_blur(MAPS, 0.0), MAPS)
     assert torch.equal(gaussian_blur(MAPS, 0.0), MAPS)
+
+
+def test_what_is_not_known_takes_nothing_from_its_neighbours():
+    known = torch.ones(1, 1, 40, 30, dtype=torch.bool)
+    known[..., :12, :9] = False
+    flat = torch.full((1, 1, 40, 30), 0.3) * known
+    blurred = weighted_blur(flat, 4.0, known)
+    torch.testing.assert_close(blurred[known], flat[known])
+    assert (weighted_blur(flat, 1.0, known)[..., :8, :5] == 0).all()  # no known value within 3 sigma
+    with_rubbish = weighted_blur(torch.where(known, MAPS[:1], 7.0), 4.0, known)
+    assert torch.equal(with_rubbish, weighted_blur(MAPS[:1] * known, 4.0, known))

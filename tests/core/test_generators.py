@@ -57,7 +57,9 @@ def test_the_explanation_is_the_absolute_difference_of_the_clipped_images():
     x, first = torch.tensor([[[[0.5, 0.2]]]]), torch.zeros(1, dtype=torch.long)
     values = SimilarAdversarialMethod(network=Fixed([4, 8]))(logits, x, first)
     assert values.flatten().tolist() == pytest.approx([0.6, 0.8])
-    assert Adversarial(network=Fixed([4, 8]))(logits, x, first).flatten().tolist() == pytest.approx([0.1, 0.1])
+    naive = Adversarial(network=Fixed([4, 8]))
+    assert naive(logits, x, first).flatten().tolist() == pytest.approx([0.1, 0.1])
+    assert naive.maps(logits, x, 1 - first).flatten().tolist() == pytest.approx([0.2, 0.2])  # as copies are told
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,8 @@ class Bench:
     @property
     def second_mark(self) -> Any:
         """What tells one second classifier from another."""
-        return str(self.second_folder) if self.second_folder else self.network_of(self.second)
+        given = self._given_second
+        return self.network_of(self.second) if given is None else (given.network, given.threshold, given.size)
 
     @cached_property
     def explainer(self) -> BundleExplainer:
