@@ -18,6 +18,7 @@ SAID = [
         r"without the hottest tenth\? \| (\d+) of 100",
     ),
     ("reading-a-heatmap.md", r"pointing, delivered map \| ([\d.]+)", r"lie in a box\? \| (\d+) of 100"),
+    ("reading-a-heatmap.md", r"after a shift of 2 px \| ([\d.]+)", r"of the model's grid\? \| 0\.(\d+) overlap"),
     (
         "reading-a-heatmap.md",
         r"second classifier's decision, positives \| ([\d.]+)",
