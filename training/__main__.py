@@ -117,6 +117,7 @@ def _benchmark_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--second", type=Path, help="of `second`, or a bundle: for transfer, instead of training one")
     parser.add_argument("--rows", nargs="+", default=(), help="only these methods or presets")
     parser.add_argument("--plugins", type=Path, help="folder with further methods, one per file")
+    parser.add_argument("--randomisation", action="store_true", help="only what a classifier of random weights leaves")
     parser.add_argument("--device", default="auto")
     return parser
 
@@ -203,6 +204,7 @@ def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
         "second",
         "rows",
         "plugins",
+        "randomisation",
     )
     figures = benchmark(
         Request(

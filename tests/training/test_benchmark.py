@@ -127,6 +127,28 @@ def test_every_table_has_its_figures_and_a_second_start_makes_nothing_anew(tmp_p
 
 
 @pytest.mark.slow
+def test_the_randomisation_alone_trains_no_second_classifier_and_a_whole_run_goes_on_from_it(tmp_path):
+    alone = benchmark(request(tmp_path, randomisation=True, rows=("single_2_w", *ROWS)))
+    rows = alone["localisation"]["parts"]["all"]["rows"]
+    tested = {f"{name}+blur" for name in ROWS} | {f"random classifier:{name}+blur" for name in ROWS}
+    assert set(rows) == tested | {"location_prior", "centre", "random", "perfect_mask", "shuffled_boxes"}
+    assert set(alone["faithfulness"]) == set(ROWS)
+    assert all(set(entry) == {"randomisation", "randomisation_ssim"} for entry in alone["faithfulness"].values())
+    assert alone["absent"] == {"single_2_w": "trained, and not among the profile's randomised rows"}
+    assert not (tmp_path / "second_classifier").exists()
+    text = report.markdown(alone)
+    assert "| GradCAM" not in text
+    assert "control: Gradient, blurred, classifier of random weights |" in text
+    assert "| | similarity after model randomisation (lower) |" in text
+    assert not any(title in text for title in ("Table", "Time and memory", "Where:"))
+    whole = benchmark(request(tmp_path))
+    of_whole = whole["localisation"]["parts"]["all"]["rows"]
+    assert {name: of_whole[name] for name in tested} == {name: rows[name] for name in tested}
+    for name in ROWS:
+        assert whole["faithfulness"][name].items() >= alone["faithfulness"][name].items()
+
+
+@pytest.mark.slow
 def test_other_settings_are_not_answered_from_what_was_kept(tmp_path):
     first = benchmark(request(tmp_path, rows=("gradient",)))
     other = benchmark(request(tmp_path, rows=("gradient",), data="phantom?size=32&train=48&validation=24&test=30"))

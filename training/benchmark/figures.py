@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from explain_core.blur import BLUR
-from explain_core.classifier import Classifier
 from explain_core.generators.features import FeatureGenerators
 from explain_core.generators.kinds import Generators
 from explain_core.method import Method
@@ -29,7 +28,7 @@ from explain_core.quality.resampling import (
 from explain_core.quality.similarity import psnr, ssim
 from explain_core.quality.transfer import carried_over, smooth_noise
 from training.benchmark.profiles import FEATURE_ROWS, GENERATOR_ROWS, SEARCHING
-from training.benchmark.rows import Row, explain, explain_batch, smoothed, suffixes
+from training.benchmark.rows import Row, explain, explain_batch, method_row, smoothed, suffixes
 from training.benchmark.stages import Bench, floats
 from training.benchmark.timing import timed
 from training.cohort import Cohort
@@ -195,36 +194,34 @@ def _gain(row: Row, other: Row, use: NDArray[np.bool_], boxed: Cohort) -> Figure
     return figures
 
 
-def faithfulness_figures(bench: Bench, name: str, chance: Classifier | None) -> Figures:
-    """Deletion, insertion, ROAD, max-sensitivity and what is left of the maps when the classifier is random.
-
-    Trained methods are trained anew on the random classifier; on the images of `_few_images`.
-    """
-    chosen, x, classes = _few_images(bench)
+def faithfulness_figures(bench: Bench, name: str) -> Figures:
+    """Deletion, insertion, ROAD, max-sensitivity and stability of a method's maps of the images of `few_images`."""
+    _, x, classes = few_images(bench)
     method = bench.method(name)
-    maps = torch.from_numpy(explain(bench, method, chosen, augmented=False))[:, None].to(bench.device)
-    figures = _removed(bench, x, classes, maps)
+    figures = _removed(bench, x, classes, few_maps(bench, name))
     if name not in SEARCHING:
         figures |= {f"stable_{key}": values for key, values in _stability(bench, method, x, classes).items()}
     few = slice(0, max(1, bench.profile.faithfulness // 4))
     figures["max_sensitivity"] = faithfulness.max_sensitivity(method, bench.classifier, x[few], classes[few], samples=5)
-    if chance is not None and (method.trained_by is None or name in bench.profile.randomised_rows):
-        other = bench.method(name, chance, "_random_classifier")
-        parts = zip(x.split(16), classes.split(16), strict=True)
-        random_maps = torch.cat([other(chance, part, wanted) for part, wanted in parts])
-        similar = faithfulness.randomisation_similarity(maps, random_maps)
-        figures |= {"randomisation": similar["spearman"], "randomisation_ssim": similar["ssim"]}
     return {key: float(np.mean(values)) for key, values in figures.items()}
 
 
 def random_ranking_figures(bench: Bench) -> Figures:
     """Deletion, insertion and ROAD of a random ranking, which every method has to beat, on the same images."""
-    _, x, classes = _few_images(bench)
+    _, x, classes = few_images(bench)
     figures = _removed(bench, x, classes, removal.random_maps(x))
     return {key: float(np.mean(values)) for key, values in figures.items()}
 
 
-def _few_images(bench: Bench) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def few_maps(bench: Bench, name: str) -> torch.Tensor:
+    """A method's maps of the images of `few_images`, shape (N, 1, S, S); kept with its row where lesions are marked."""
+    chosen = few_images(bench)[0]
+    with_boxes = len(bench.boxed) > 0
+    maps = method_row(bench, name).maps if with_boxes else explain(bench, bench.method(name), chosen, augmented=False)
+    return torch.from_numpy(maps[: len(chosen)])[:, None].to(bench.device)
+
+
+def few_images(bench: Bench) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A few test images, those with lesions first, as stored and as floats, and the classes that are explained."""
     chosen = (bench.boxed if len(bench.boxed) else bench.test).images[: bench.profile.faithfulness]
     return chosen, floats(chosen, bench.device), torch.from_numpy(bench.classes(chosen)).to(bench.device)

@@ -19,7 +19,7 @@ from training.benchmark.report_cells import (
     number,
     row_name,
 )
-from training.benchmark.report_localisation import localisation_tables
+from training.benchmark.report_localisation import localisation_tables, smoothed_table
 
 _REFERENCE = "grad_cam"
 _PROBLEMS_SHOWN = 20
@@ -27,10 +27,12 @@ _PROBLEMS_SHOWN = 20
 
 def tables(result: Result) -> list[Table]:
     """Every table of the report, in order; no part of the result needs to be there."""
+    described = [data_table(result), problems_table(result), classifier_table(result)]
+    if get(result, "part") == "randomisation":
+        rows = mapping(result, "localisation", "parts", "all", "rows")
+        return [*described, smoothed_table(result, rows), faithfulness_table(result)]
     return [
-        data_table(result),
-        problems_table(result),
-        classifier_table(result),
+        *described,
         *generator_tables(result),
         *localisation_tables(result),
         faithfulness_table(result),
@@ -192,6 +194,7 @@ def faithfulness_table(result: Result) -> Table:
         "stable_noise": "noise of .01",
         "stable_jpeg": "JPEG of quality 90",
     }
+    columns = {key: name for key, name in columns.items() if any(key in entry for entry in entries.values())}
     lines = tuple(
         Line(row_name(row), kind_of(row), tuple(Cell(number(get(entry, key))) for key in columns))
         for row, entry in entries.items()

@@ -83,19 +83,11 @@ def suffixes(bench: Bench, name: str) -> tuple[str, ...]:
 
 def method_rows(bench: Bench, name: str, advance: Callable[[str], None]) -> dict[str, Row]:
     """A method's row: plain, smoothed as delivered maps are, augmented, and as smooth as that by a blur alone."""
-    method = bench.method(name)
-    truths = _truths(bench)
-    parts = [method_fingerprint(bench, method), bench.boxed.images, np.stack(truths)]
     rows: dict[str, Row] = {}
-    for row in (name + suffix for suffix in suffixes(bench, name)):
-        augmented = row.endswith(AUGMENTED)
-        settings = (bench.profile.augmentations, bench.profile.ranges, bench.profile.seed) if augmented else ()
-        rows[row] = kept(
-            bench.out / "rows" / f"{row}.npz",
-            fingerprint(*parts, *settings),
-            lambda augmented=augmented: score(explain(bench, method, bench.boxed.images, augmented=augmented), truths),  # type: ignore[misc]
-        )
-        advance(row)
+    for suffix in suffixes(bench, name):
+        rows[name + suffix] = method_row(bench, name, suffix)
+        advance(name + suffix)
+    truths = _truths(bench)
     rows[name + SMOOTHED] = score(smoothed(rows[name].maps), truths)
     if name + AUGMENTED not in rows:
         return rows
@@ -104,6 +96,22 @@ def method_rows(bench: Bench, name: str, advance: Callable[[str], None]) -> dict
     blurred = np.stack([controls.blurred(heatmap, sigma) for heatmap in plain])
     rows[f"{BLUR}{name}{AUGMENTED}"] = score(blurred, truths)
     return rows
+
+
+def method_row(bench: Bench, name: str, suffix: str = "") -> Row:
+    """A method's maps of the images with boxes as they are, or with `AUGMENTED` averaged over augmentations."""
+    method, truths = bench.method(name), _truths(bench)
+    settings = (bench.profile.augmentations, bench.profile.ranges, bench.profile.seed) if suffix else ()
+    return kept(
+        bench.out / "rows" / f"{name}{suffix}.npz",
+        fingerprint(method_fingerprint(bench, method), bench.boxed.images, np.stack(truths), *settings),
+        lambda: score(explain(bench, method, bench.boxed.images, augmented=bool(suffix)), truths),
+    )
+
+
+def smoothed_row(bench: Bench, row: Row) -> Row:
+    """A row's maps under the Gaussian of delivered maps."""
+    return score(smoothed(row.maps), _truths(bench))
 
 
 def smoothed(maps: Maps) -> Maps:

@@ -6,8 +6,7 @@ epoch, generators by checkpoint, maps by row, the slower figures by method.
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,12 +21,12 @@ from explain_core.bundles.bundle import load as load_bundle
 from explain_core.classifier import need_gradients
 from explain_core.engine import choose_device
 from explain_core.errors import ExplainError
-from explain_core.files import write
 from explain_core.geometry import InputSpec
 from explain_core.methods.adversarial import Adversarial
 from explain_core.methods.similar_adversarial import SimilarAdversarialMethod
 from training import cohort, datasets
-from training.benchmark import figures, report
+from training.benchmark import figures, randomisation, report
+from training.benchmark.keeping import or_absent, remembered
 from training.benchmark.profiles import (
     BASELINES,
     BUNDLE_ROW,
@@ -37,15 +36,11 @@ from training.benchmark.profiles import (
     OURS,
     OWN_MAPS,
     PROFILES,
-    SEARCHING,
     Profile,
 )
 from training.benchmark.rows import (
     AUGMENTED,
-    CHANCE,
-    SMOOTHED,
     Row,
-    chance_row,
     control_rows,
     delivered_row,
     explain,
@@ -80,6 +75,7 @@ class Request:
         second: of `python -m training second`, or a bundle, for transfer; None trains one.
         rows: only these methods, empty for all.
         plugins: a folder with further methods; each of its files is a row.
+        randomisation: measure the model-randomisation test alone.
         device: "auto", "cpu" or "cuda[:n]".
     """
 
@@ -103,6 +99,7 @@ class Request:
     second: Path | None = None
     rows: Sequence[str] = ()
     plugins: Path | None = None
+    randomisation: bool = False
     device: str = "auto"
 
 
@@ -145,10 +142,12 @@ def benchmark(request: Request) -> Figures:
             "absent": {},
         }
         progress.advance(steps)
-        measured, usable = _measure(bench, names, result["absent"], lambda: progress.advance(steps))
-        result |= measured
-        say("drawing cases")
-        result["figures"] = _cases(bench, usable)
+        if request.randomisation:
+            result |= randomisation.measure(bench, names, result["absent"], lambda: progress.advance(steps))
+        else:
+            measured, usable = _measure(bench, names, result["absent"], lambda: progress.advance(steps))
+            say("drawing cases")
+            result |= measured | {"figures": _cases(bench, usable)}
         progress.advance(steps, 2)
         say(f"done: {request.out}")
     return result
@@ -268,7 +267,7 @@ def _measure(
     result: Figures = {"generators": {}, "localisation": None, "faithfulness": {}, "timing": {}}
     usable = []
     for name in names:
-        with _or_absent(bench, name, absent):
+        with or_absent(bench, name, absent):
             method = bench.method(name)
             if method.needs_gradients:
                 need_gradients(bench.classifier, name)
@@ -288,7 +287,7 @@ def _measure(
     if rows:
         compared = next(row for row in (DELIVERED, OURS + AUGMENTED, *rows) if row in rows)
         rows |= control_rows(bench, rows[compared])
-        rows |= _of_chance(bench, [name for name in usable if name not in SEARCHING], absent)
+        rows |= randomisation.chance_rows(bench, usable, absent)
         bench.say("scoring")
         result["localisation"] = figures.localisation_figures(bench, rows, compared)
     if usable and bench.profile.faithfulness:
@@ -303,18 +302,18 @@ def _measure(
 
 
 def _faithfulness(bench: Bench, names: Sequence[str], absent: dict[str, str], advance: Callable[[], object]) -> Figures:
-    """Of every method, and of a random ranking."""
-    chance = bench.random_classifier
+    """Of every method, what is left of it when the classifier is random too, and of a random ranking."""
     found: Figures = {}
     for name in names:
         bench.say(f"faithfulness of {name}")
-        with _or_absent(bench, f"faithfulness of {name}", absent):
+        with or_absent(bench, f"faithfulness of {name}", absent):
             found[name] = remembered(
                 bench,
                 f"faithfulness-{name}",
-                fingerprint(method_fingerprint(bench, bench.method(name)), bench.network_of(chance)),
-                partial(figures.faithfulness_figures, bench, name, chance),
+                fingerprint(method_fingerprint(bench, bench.method(name))),
+                partial(figures.faithfulness_figures, bench, name),
             )
+            found[name] |= randomisation.similarity(bench, name)
         advance()
     return found | {"random": figures.random_ranking_figures(bench)}
 
@@ -323,43 +322,6 @@ def _rows(bench: Bench, name: str) -> dict[str, Row]:
     """Every row of a method; before those of a bundle's generators the map that it delivers."""
     delivered = {DELIVERED: delivered_row(bench)} if name == BUNDLE_ROW else {}
     return delivered | method_rows(bench, name, lambda row: bench.say(f"explained with {row}"))
-
-
-def _of_chance(bench: Bench, names: Sequence[str], absent: dict[str, str]) -> dict[str, Row]:
-    """Smoothed maps of a classifier with random weights, of methods that need no training or are trained anew on it."""
-    chance, rows = bench.random_classifier, dict[str, Row]()
-    for name in names:
-        untrained = bench.method(name).trained_by is None
-        if chance is not None and (untrained or name in bench.profile.randomised_rows):
-            with _or_absent(bench, CHANCE + name, absent):
-                rows[CHANCE + name + SMOOTHED] = chance_row(bench, name, chance)
-    return rows
-
-
-@contextmanager
-def _or_absent(bench: Bench, name: str, absent: dict[str, str]) -> Iterator[None]:
-    """Go on without what a method cannot do, and keep the reason; NaN in a map is a ValueError that names the image."""
-    try:
-        yield
-    except (ExplainError, ValueError) as error:
-        absent[name] = str(error)
-        bench.say(f"{name} left out: {error}")
-
-
-def remembered(bench: Bench, name: str, mark: str, make: Callable[[], Figures]) -> Figures:
-    """Figures that an earlier start of this benchmark wrote for the same things, else made anew and written."""
-    path = bench.out / "figures-kept" / f"{name}.json"
-    profile = json.dumps(asdict(bench.profile), default=str, sort_keys=True)
-    mark = fingerprint(mark, profile, bench.test.images, bench.boxed.images)
-    if path.is_file():
-        found: Figures = json.loads(path.read_text())
-        if found["mark"] == mark:
-            kept: Figures = found["figures"]
-            return kept
-    made = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, json.dumps({"mark": mark, "figures": made}))
-    return made
 
 
 def _cases(bench: Bench, names: Sequence[str]) -> list[Figures]:

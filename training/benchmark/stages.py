@@ -241,6 +241,11 @@ class Bench:
             options["rule"] = self.rule
         return _method(plugin, **options)
 
+    def is_trained(self, row: str) -> bool:
+        """Whether a row's method has networks of its own."""
+        trained = row in (*GENERATOR_ROWS, *FEATURE_ROWS, BUNDLE_ROW)
+        return trained or plugins.load(plugins.METHODS, row).trained_by is not None
+
     def _bundled(self) -> Generators:
         if self.bundle is None:
             raise BundleError(f"the row {BUNDLE_ROW} needs --bundle")
