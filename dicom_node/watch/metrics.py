@@ -100,7 +100,6 @@ MEASURES: Final = (
         labels=("destination", "status"),
     ),
 )
-_BY_NAME: Final = {one.name: one for one in MEASURES}
 
 
 class _Meters:

@@ -9,7 +9,6 @@ from training.report.evaluation import MAPS as NAMES
 
 Figures = Mapping[str, Any]
 BETTER, WORSE = "▲", "▼"
-DECIBELS = 1.0
 CLASSIFIER = ("auc", "average_precision", "ece", "sensitivity", "specificity")
 COUNTERFACTUALS = (
     "kept_rate", "flip_rate", "flip_rate_positive", "flip_rate_negative", "psnr_similar", "ssim_similar",
