@@ -11,11 +11,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, func, or_, select, update
 
-from dicom_node.nouns import Delivery, DeliveryState, SOPInstanceUID
+from dicom_node.nouns import Delivery, DeliveryState
 from dicom_node.storage.ledger.commitments import NO_COMMITMENT
 from dicom_node.storage.ledger.schema import deliveries, tasks, unreachable
 from dicom_node.storage.ledger.stand_ins import call_in_stand_ins
-from dicom_node.storage.ledger.store import Store, insert_missing
+from dicom_node.storage.ledger.store import Store, insert_missing, noun_of, row_of
 from dicom_node.storage.ledger.unreachable import left_in_peace
 
 LEASE_SECONDS = 30.0
@@ -194,27 +194,7 @@ def insert_deliveries(connection: Connection, rows: Sequence[Delivery], now: dat
     """
     for row in rows:
         reserve = row.state is DeliveryState.STANDBY
-        new = insert_missing(
-            connection,
-            deliveries,
-            {
-                "delivery_id": row.delivery_id,
-                "task_id": row.task_id,
-                "kind": row.kind,
-                "fallback": row.fallback,
-                "reserve": reserve,
-                "stand_in": row.stand_in,
-                "sop_instance_uid": row.sop_instance_uid,
-                "sop_class_uid": row.sop_class_uid,
-                "path": str(row.path),
-                "destination": row.destination,
-                "state": row.state,
-                "attempts": row.attempts,
-                "created_at": now,
-                "next_attempt_at": row.next_attempt_at,
-                "last_error": row.last_error,
-            },
-        )
+        new = insert_missing(connection, deliveries, row_of(row, deliveries, reserve=reserve, created_at=now))
         if not new and not reserve:
             waits = deliveries.c.state == DeliveryState.STANDBY
             connection.execute(
@@ -291,20 +271,4 @@ def _settled(state: DeliveryState, now: datetime) -> dict[str, Any]:
 
 
 def _delivery(row: RowMapping) -> Delivery:
-    return Delivery(
-        delivery_id=row["delivery_id"],
-        task_id=row["task_id"],
-        kind=row["kind"],
-        fallback=row["fallback"],
-        sop_instance_uid=SOPInstanceUID(row["sop_instance_uid"]),
-        sop_class_uid=row["sop_class_uid"],
-        path=Path(row["path"]),
-        destination=row["destination"],
-        state=DeliveryState(row["state"]),
-        attempts=row["attempts"],
-        next_attempt_at=row["next_attempt_at"],
-        last_error=row["last_error"],
-        stand_in=row["stand_in"],
-        study_instance_uid=row.get("study_instance_uid"),
-        revision=row.get("revision"),
-    )
+    return noun_of(Delivery, row, path=Path(row["path"]), state=DeliveryState(row["state"]))

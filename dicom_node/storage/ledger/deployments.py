@@ -14,7 +14,7 @@ from sqlalchemy import Boolean, Column, Connection, Integer, RowMapping, String,
 from sqlalchemy.exc import IntegrityError
 
 from dicom_node.storage.ledger.schema import KEY, STATE, UTCDateTime, metadata
-from dicom_node.storage.ledger.store import Store
+from dicom_node.storage.ledger.store import Store, noun_of, row_of
 
 Role = Literal["champion", "challenger"]
 Action = Literal["deploy", "rollback", "withdraw"]
@@ -228,16 +228,13 @@ class Deployments(Store):
     def swapped(self, swap: Swap) -> None:
         """Record what a worker did about a deployment."""
         with self._write() as connection:
-            values = {name: getattr(swap, name) for name in Swap.__slots__}
-            connection.execute(insert(model_swaps).values(values))
+            connection.execute(insert(model_swaps).values(row_of(swap, model_swaps)))
 
     def swaps(self, limit: int = 20) -> list[Swap]:
         """What workers did about deployments, newest first."""
         query = select(model_swaps).order_by(model_swaps.c.swap_id.desc()).limit(limit)
         with self._read() as connection:
-            return [
-                Swap(**{name: row[name] for name in Swap.__slots__}) for row in connection.execute(query).mappings()
-            ]
+            return [noun_of(Swap, row) for row in connection.execute(query).mappings()]
 
     def _append(self, role: Role, made: Any) -> Deployment:
         """One transaction that reads the last row and writes the next; again when another process was faster."""

@@ -31,7 +31,7 @@ from sqlalchemy import (
 
 from dicom_node.nouns import StudyState, TaskState
 from dicom_node.storage.ledger.schema import KEY, STATE, UID, UTCDateTime, instances, metadata, tasks
-from dicom_node.storage.ledger.store import Store, insert_missing
+from dicom_node.storage.ledger.store import Store, insert_missing, noun_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -303,6 +303,5 @@ def _row(one: Observation) -> dict[str, Any]:
 
 
 def _observation(row: RowMapping) -> Observation:
-    values = {column.name: row[column.name] for column in observations.columns}
-    values["statistics"] = json.loads(row["statistics"])
-    return Observation(**values, calling_ae_title=row["calling_ae_title"] or "")
+    sender = row["calling_ae_title"] or ""
+    return noun_of(Observation, row, statistics=json.loads(row["statistics"]), calling_ae_title=sender)

@@ -8,16 +8,13 @@ from typing import Any, Literal
 from sqlalchemy import Connection, RowMapping, and_, func, insert, or_, select, update
 
 from dicom_node.nouns import (
-    AETitle,
     Association,
     Instance,
-    SeriesInstanceUID,
-    SOPInstanceUID,
     StudyActivity,
     StudyInstanceUID,
 )
 from dicom_node.storage.ledger.schema import associations, closing, instances, quarantine, studies, touches
-from dicom_node.storage.ledger.store import Store, insert_missing
+from dicom_node.storage.ledger.store import Store, insert_missing, noun_of, row_of
 
 Added = Literal["added", "duplicate", "conflict"]
 LONGEST = timedelta(days=1)
@@ -32,18 +29,7 @@ class Receiving(Store):
     def open_association(self, association: Association) -> None:
         """Record an accepted association; a second call with the same id changes nothing."""
         with self._write() as connection:
-            insert_missing(
-                connection,
-                associations,
-                {
-                    "association_id": association.association_id,
-                    "calling_ae_title": association.calling_ae_title,
-                    "called_ae_title": association.called_ae_title,
-                    "peer_address": association.peer_address,
-                    "opened_at": association.opened_at,
-                    "listener": association.listener,
-                },
-            )
+            insert_missing(connection, associations, row_of(association, associations))
 
     def close_association(self, association_id: str, now: datetime) -> None:
         """Record the end of an association, however it ended; the first end counts."""
@@ -86,15 +72,8 @@ class Receiving(Store):
             OutOfResources: nothing is recorded; the peer must not be told success.
         """
         with self._write() as connection:
-            insert_missing(
-                connection,
-                touches,
-                {
-                    "association_id": instance.association_id,
-                    "study_instance_uid": instance.study_instance_uid,
-                },
-            )
-            row = _row(instance)
+            insert_missing(connection, touches, row_of(instance, touches))
+            row = row_of(instance, instances)
             if insert_missing(connection, instances, row) or _take_the_place(connection, row):
                 return "added"
             known = connection.execute(
@@ -207,35 +186,6 @@ def _take_the_place(connection: Connection, row: Mapping[str, Any]) -> bool:
     return connection.execute(anew).rowcount == 1
 
 
-def _row(instance: Instance) -> dict[str, Any]:
-    return {
-        "sop_instance_uid": instance.sop_instance_uid,
-        "sop_class_uid": instance.sop_class_uid,
-        "series_instance_uid": instance.series_instance_uid,
-        "study_instance_uid": instance.study_instance_uid,
-        "transfer_syntax_uid": instance.transfer_syntax_uid,
-        "association_id": instance.association_id,
-        "calling_ae_title": instance.calling_ae_title,
-        "path": str(instance.path),
-        "sha256": instance.sha256,
-        "size": instance.size,
-        "received_at": instance.received_at,
-    }
-
-
 def as_instance(row: RowMapping) -> Instance:
     """One row of `instances` as the noun."""
-    return Instance(
-        sop_instance_uid=SOPInstanceUID(row["sop_instance_uid"]),
-        sop_class_uid=row["sop_class_uid"],
-        series_instance_uid=SeriesInstanceUID(row["series_instance_uid"]),
-        study_instance_uid=StudyInstanceUID(row["study_instance_uid"]),
-        transfer_syntax_uid=row["transfer_syntax_uid"],
-        association_id=row["association_id"],
-        calling_ae_title=AETitle(row["calling_ae_title"]),
-        path=Path(row["path"]),
-        sha256=row["sha256"],
-        size=row["size"],
-        received_at=row["received_at"],
-        removed=row["removed_at"] is not None,
-    )
+    return noun_of(Instance, row, path=Path(row["path"]), removed=row["removed_at"] is not None)

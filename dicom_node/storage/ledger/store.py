@@ -9,8 +9,9 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect, select
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -21,6 +22,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from dicom_node.errors import ConfigError, OutOfResources
 from dicom_node.storage.ledger.schema import FIRST, SCHEMA, ledger_version, metadata
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Noun = TypeVar("Noun", bound="DataclassInstance")
 BUSY_SECONDS = 30
 CREATE_ATTEMPTS = 10
 _PATIENCE = {
@@ -126,6 +131,18 @@ def insert_missing(connection: Connection, table: Table, values: Mapping[str, An
     row = _insert_of(connection)(table).values(values)
     unless_there = row.on_conflict_do_nothing(index_elements=[column.name for column in table.primary_key])
     return connection.execute(unless_there, execution_options={"preserve_rowcount": True}).rowcount == 1
+
+
+def row_of(noun: Any, table: Table, **others: Any) -> dict[str, Any]:
+    """What a noun has for the columns of a table, a path as text; `others` are the other columns."""
+    values = {one.name: getattr(noun, one.name) for one in table.columns if hasattr(noun, one.name)}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()} | others
+
+
+def noun_of(kind: type[Noun], row: Mapping[Any, Any], **others: Any) -> Noun:
+    """A row as the noun whose fields are its columns; `others` are the fields that are no column as it is."""
+    names = [field.name for field in fields(kind) if field.name in row and field.name not in others]
+    return kind(**{name: row[name] for name in names}, **others)
 
 
 def _insert_of(connection: Connection) -> Any:

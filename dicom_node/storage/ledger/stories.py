@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, or_, select, union
 
-from dicom_node.nouns import DeliveryState, SOPInstanceUID, StudyInstanceUID, StudyState, TaskState
+from dicom_node.nouns import DeliveryState, StudyInstanceUID, StudyState, TaskState
 from dicom_node.storage.ledger.commitments import why_not
 from dicom_node.storage.ledger.observations import observations
 from dicom_node.storage.ledger.reports import Reports, Timeline
@@ -23,6 +23,7 @@ from dicom_node.storage.ledger.schema import (
     tasks,
     unreachable,
 )
+from dicom_node.storage.ledger.store import noun_of
 from dicom_node.storage.ledger.story import (
     Decided,
     DeliveryStory,
@@ -85,12 +86,7 @@ class Stories(Reports, Verdicts):
             study_instance_uid=StudyInstanceUID(study_instance_uid),
             revisions=tuple(told),
             quarantined=tuple(
-                Quarantined(
-                    sop_instance_uid=SOPInstanceUID(row["sop_instance_uid"]),
-                    reason=row["reason"],
-                    quarantined_at=row["quarantined_at"],
-                )
-                for row in sorted(aside, key=lambda one: one["quarantined_at"])
+                noun_of(Quarantined, row) for row in sorted(aside, key=lambda one: one["quarantined_at"])
             ),
             verdicts=tuple(self.verdicts(study_instance_uid)),
             away={name: reason for name, reason in sorted(missed.items()) if name in waiting},
@@ -181,17 +177,14 @@ def _image(
     of_it = {one["task_id"] for one in made}
     said = [one for one in seen if one["sop_instance_uid"] == uid and one["task_id"] in of_it]
     fate, reason = _fate(uid, state, made, {one["task_id"] for one in said}, {one["task_id"] for one in seen})
-    return ImageStory(
-        sop_instance_uid=SOPInstanceUID(uid),
-        sop_class_uid=row["sop_class_uid"],
-        series_instance_uid=row["series_instance_uid"],
+    return noun_of(
+        ImageStory,
+        row,
         sender=row["calling_ae_title"] + (f"@{address}" if address else ""),
-        received_at=row["received_at"],
-        size=row["size"],
         removed=row["removed_at"] is not None,
         fate=fate,
         reason=reason,
-        decisions=tuple(Decided(**{name: one[name] for name in Decided.__slots__}) for one in said),
+        decisions=tuple(noun_of(Decided, one) for one in said),
     )
 
 
@@ -221,41 +214,25 @@ def _fate(  # noqa: PLR0911 - one line for each fate
 
 
 def _task(row: RowMapping, sent: Sequence[RowMapping]) -> TaskStory:
-    return TaskStory(
-        task_id=row["task_id"],
-        route=row["route"],
+    return noun_of(
+        TaskStory,
+        row,
         images=len(json.loads(row["selected"])),
         destinations=tuple(json.loads(row["destinations"])),
         state=TaskState(row["state"]),
-        attempts=row["attempts"],
         reason=row["outcome_reason"] or row["given_up"] or row["reason"],
-        done=row["done"],
         outcome=None if row["outcome"] is None else StudyState(row["outcome"]),
-        created_at=row["created_at"],
-        submitted_at=row["submitted_at"],
-        leased_at=row["leased_at"],
-        finished_at=row["finished_at"],
-        emptied_at=row["emptied_at"],
         deliveries=tuple(_delivery(one) for one in sent),
     )
 
 
 def _delivery(row: RowMapping) -> DeliveryStory:
     state = DeliveryState(row["state"])
-    return DeliveryStory(
-        delivery_id=row["delivery_id"],
-        kind=row["kind"],
-        destination=row["destination"],
-        sop_instance_uid=SOPInstanceUID(row["sop_instance_uid"]),
-        sop_class_uid=row["sop_class_uid"],
+    return noun_of(
+        DeliveryStory,
+        row,
         state=state,
-        attempts=row["attempts"],
-        created_at=row["created_at"],
         next_attempt_at=row["next_attempt_at"] if state is DeliveryState.PENDING else None,
-        finished_at=row["finished_at"],
-        last_error=row["last_error"],
-        status=row["status"],
-        stand_in=row["stand_in"],
         commitment=_commitment(row, state),
         commitment_asked_at=row["asked_at"],
     )

@@ -16,7 +16,7 @@ from dicom_node.nouns import Delivery, PassedBy, SOPInstanceUID, Study, StudyIns
 from dicom_node.storage.ledger.deliveries import insert_deliveries
 from dicom_node.storage.ledger.receiving import as_instance
 from dicom_node.storage.ledger.schema import closing, instances, studies, tasks
-from dicom_node.storage.ledger.store import Store, insert_missing
+from dicom_node.storage.ledger.store import Store, insert_missing, noun_of, row_of
 
 _UNFINISHED = (TaskState.PENDING, TaskState.LEASED)
 
@@ -336,29 +336,16 @@ def _find(connection: Connection, task_id: str) -> Task | None:
 
 
 def _row(task: Task) -> dict[str, Any]:
-    return {
-        "task_id": task.task_id,
-        "study_instance_uid": task.study_instance_uid,
-        "revision": task.revision,
-        "route": task.route,
-        "destinations": json.dumps(list(task.destinations)),
-        "results": json.dumps(list(task.results)),
-        "passed_by": json.dumps([[one.sop_instance_uid, one.reason, one.code] for one in task.passed_by]),
-        "selected": json.dumps(list(task.selected)),
-        "reason": task.reason,
-        "state": task.state,
-        "attempts": task.attempts,
-        "created_at": task.created_at,
-    }
+    passed_by = json.dumps([[one.sop_instance_uid, one.reason, one.code] for one in task.passed_by])
+    lists = {name: json.dumps(list(getattr(task, name))) for name in ("destinations", "results", "selected")}
+    return row_of(task, tasks, passed_by=passed_by, **lists)
 
 
 def _task(row: RowMapping) -> Task:
     """One row as the noun. A task that was given up keeps its images and has the reason to report."""
-    return Task(
-        task_id=row["task_id"],
-        study_instance_uid=StudyInstanceUID(row["study_instance_uid"]),
-        revision=row["revision"],
-        route=row["route"],
+    return noun_of(
+        Task,
+        row,
         destinations=tuple(json.loads(row["destinations"])),
         results=tuple(json.loads(row["results"])),
         passed_by=tuple(
@@ -368,6 +355,4 @@ def _task(row: RowMapping) -> Task:
         selected=tuple(SOPInstanceUID(uid) for uid in json.loads(row["selected"])),
         reason=row["given_up"] or row["reason"],
         state=TaskState(row["state"]),
-        attempts=row["attempts"],
-        created_at=row["created_at"],
     )

@@ -9,7 +9,7 @@ from sqlalchemy import Column, Integer, RowMapping, Table, Text, insert, select
 from dicom_node.nouns import Instance, Note, Opinion, SOPInstanceUID, StudyInstanceUID
 from dicom_node.storage.ledger.receiving import as_instance
 from dicom_node.storage.ledger.schema import KEY, STATE, UID, UTCDateTime, instances, metadata
-from dicom_node.storage.ledger.store import Store
+from dicom_node.storage.ledger.store import Store, noun_of, row_of
 
 verdicts = Table(
     "verdicts",
@@ -50,17 +50,8 @@ class Verdicts(Store):
     def add_verdict(self, verdict: ReaderVerdict) -> None:
         """Keep a verdict; earlier ones of the same reader stay too."""
         with self._write() as connection:
-            connection.execute(
-                insert(verdicts).values(
-                    study_instance_uid=verdict.study_instance_uid,
-                    decisions=json.dumps(verdict.decisions),
-                    model=verdict.model,
-                    opinion=verdict.opinion,
-                    reader=verdict.reader,
-                    note=verdict.note,
-                    given_at=verdict.given_at,
-                )
-            )
+            row = row_of(verdict, verdicts, decisions=json.dumps(verdict.decisions))
+            connection.execute(insert(verdicts).values(row))
 
     def verdicts(self, study_instance_uid: str | None = None) -> list[ReaderVerdict]:
         """The verdicts on one study, or all, in the order in which they were given."""
@@ -89,12 +80,10 @@ class Verdicts(Store):
 
 
 def _verdict(row: RowMapping) -> ReaderVerdict:
-    return ReaderVerdict(
-        study_instance_uid=StudyInstanceUID(row["study_instance_uid"]),
+    return noun_of(
+        ReaderVerdict,
+        row,
         decisions={SOPInstanceUID(uid): positive for uid, positive in json.loads(row["decisions"]).items()},
-        model=row["model"],
         opinion=Opinion(row["opinion"]),
-        reader=row["reader"],
         note=None if row["note"] is None else Note(row["note"]),
-        given_at=row["given_at"],
     )
