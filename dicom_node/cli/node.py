@@ -266,14 +266,6 @@ def conformance() -> None:
     print(render(), end="")  # noqa: T201
 
 
-@app.command("cli-reference", hidden=True)
-def cli_reference() -> None:
-    """Print the reference of the command line, made from the code."""
-    from dicom_node.cli._reference import render  # noqa: PLC0415
-
-    print(render(), end="")  # noqa: T201
-
-
 @rules_app.command("test")
 def rules_test(
     files: Annotated[list[Path], typer.Argument(help="DICOM files or folders.")],

@@ -1,16 +1,29 @@
-"""The reference of the command line, made from the commands themselves: the whole of docs/cli.md."""
+"""docs/cli.md, the reference of the command line, made of the commands themselves.
+
+`python tests/docs/cli_page.py` writes it anew.
+"""
 
 import inspect
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import typer
 from typer.core import TyperGroup
 
+ROOT = Path(__file__).resolve().parents[2]
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+from dicom_node.cli import app  # noqa: E402 - of this checkout
+
+PAGE = ROOT / "docs" / "cli.md"
+
 _INTRO: Final = """\
 # Command line
 
-Made by `dicom-node cli-reference` from the commands themselves; do not edit.
+Made by `python tests/docs/cli_page.py` from the commands themselves; do not edit.
 
 | exit status | meaning |
 |---|---|
@@ -78,8 +91,6 @@ _EXAMPLES: Final = {
 
 def commands() -> Iterator[tuple[str, Any]]:
     """Every command, hidden ones too, by its words; groups are loaded."""
-    from dicom_node.cli import app  # noqa: PLC0415 - which has this module's command
-
     yield from _below(typer.main.get_command(app), ())
 
 
@@ -93,7 +104,7 @@ def _below(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
 
 
 def render() -> str:
-    """The reference as Markdown: the whole of docs/cli.md."""
+    """The whole page."""
     shown = [(name, command) for name, command in commands() if not command.hidden]
     lines = [_INTRO, "| command | what it does |", "|---|---|"]
     lines += [f"| [{name}](#dicom-node-{name.replace(' ', '-')}) | {_first(command)} |" for name, command in shown]
@@ -137,3 +148,7 @@ def _meaning(parameter: Any) -> str:
     more = [f"default: {default}"] if plain and "default" not in said else []
     more += ["may be repeated"] if parameter.multiple and "repeat" not in said else []
     return f"{said} ({'; '.join(more)})" if more else said
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(), encoding="utf-8")
