@@ -43,18 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     bundle.add_argument("--out", type=Path, required=True)
     _retrain_parser(commands)
     benchmark = _benchmark_parser(commands)
-    speed = commands.add_parser("speed", help="generators against grad-cam's GradCAM on one classifier")
-    speed.add_argument("--bundle", type=Path, help="whose networks run; without it, untrained ones")
-    speed.add_argument("--architecture", default="resnet50", help="a module of explain_core/classifiers")
-    speed.add_argument("--filters", type=int, nargs="+", default=[16, 32, 64, 128])
-    speed.add_argument("--size", type=int, default=224)
-    speed.add_argument("--features", action="store_true", help="untrained generators on the classifier's features")
-    speed.add_argument("--baselines", action="store_true", help="the paper's baselines too: minutes")
-    speed.add_argument("--threads", type=int, default=2)
-    speed.add_argument("--repeats", type=int, default=15)
-    speed.add_argument("--device", default="auto")
     further = systems.parser(commands)
-    for command in (*further, *measures, calibrate, scale, controls, bundle, benchmark, speed):
+    for command in (*further, *measures, calibrate, scale, controls, bundle, benchmark):
         command.add_argument("--json", type=Path, help="write the figures to this file")
     return parser
 
@@ -224,24 +214,6 @@ def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-def _speed(arguments: argparse.Namespace) -> dict[str, Any]:
-    from training.benchmark.speed import speed, table  # noqa: PLC0415 - torch, and the extra "benchmark"
-
-    figures = speed(
-        bundle=arguments.bundle,
-        architecture=arguments.architecture,
-        filters=tuple(arguments.filters),
-        size=arguments.size,
-        device=arguments.device,
-        repeats=arguments.repeats,
-        features=arguments.features,
-        threads=arguments.threads,
-        baselines=arguments.baselines,
-    )
-    print(table(figures))
-    return figures
-
-
 def _calibrate(arguments: argparse.Namespace) -> dict[str, Any]:
     from explain_core import plugins  # noqa: PLC0415 - start quickly
     from training import calibration, scales  # noqa: PLC0415
@@ -262,7 +234,7 @@ def _calibrate(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
-    others = {"benchmark": _benchmark, "speed": _speed} | dict.fromkeys(systems.COMMANDS, systems.run)
+    others = {"benchmark": _benchmark} | dict.fromkeys(systems.COMMANDS, systems.run)
     if arguments.command in others:
         return others[arguments.command](arguments)
     if arguments.command == "controls":

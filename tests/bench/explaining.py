@@ -31,9 +31,10 @@ from explain_core.processor import keep_memory
 from explain_core.quality.localisation import columns, score_maps
 from explain_core.quality.resampling import mean
 from training import cohort, datasets
-from training.benchmark.speed import DECISION, DELIVERED, ONE_PASS, PEER, speed
 from training.measure.estimates import gain
 from training.measure.localisation import AT_90
+
+from .speed import DECISION, DELIVERED, ONE_PASS, PEER, speed
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "dicom_node" / "bundles" / "default"
@@ -77,9 +78,7 @@ def measure(*, bundle: Path = BUNDLE, device: str = "auto", baselines: bool = Tr
     keep_memory()
     explainer = BundleExplainer(load(bundle), device=device, augmentations=0)
     figures: Figures = {
-        "methods": speed(
-            bundle=bundle, architecture="", filters=(), size=0, device=device, repeats=REPEATS, baselines=baselines
-        ),
+        "methods": speed(bundle=bundle, device=device, repeats=REPEATS, baselines=baselines),
         "roofline": roofline(explainer),
         "growth": growth(explainer),
     }

@@ -1,8 +1,4 @@
-"""`python -m training speed`: generators against grad-cam's own GradCAM call, on one classifier, in one run.
-
-Every call decides and explains. Speed does not depend on what networks have learnt, so that an untrained classifier of
-any architecture will do.
-"""
+"""A bundle's generators against grad-cam's own GradCAM call, on its classifier, in one run; every call decides too."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,19 +10,16 @@ from torch import Tensor, nn
 
 from explain_core import plugins
 from explain_core.augmentation import registered_average
-from explain_core.blur import BLUR, weighted_blur
+from explain_core.blur import weighted_blur
 from explain_core.bundles.bundle import load
 from explain_core.classifier import DecisionRule
 from explain_core.engine import choose_device, for_inference
 from explain_core.explainer import DEFAULT_METHOD
-from explain_core.generators.kinds import Generators
 from explain_core.generators.mask_generator import MaskGenerator
-from explain_core.generators.similar_adversarial import SimilarAdversarial
 from explain_core.geometry import AffineRange
 from explain_core.methods.grad_cam import GradCam
 from explain_core.methods.similar_adversarial import SimilarAdversarialMethod
 from training.benchmark.timing import timed
-from training.runs.generators import GeneratorSettings, from_preset
 
 PEER = "GradCAM as grad-cam's README calls it"
 DECISION, ONE_PASS, DELIVERED = "the decision alone", "similar_adversarial", "delivered map, blurred"
@@ -37,45 +30,24 @@ _MASK_FILTERS = (16, 32, 64, 128)
 
 def speed(
     *,
-    bundle: Path | None,
-    architecture: str,
-    filters: tuple[int, ...],
-    size: int,
+    bundle: Path,
     device: str,
     repeats: int,
-    features: bool = False,
-    threads: int | None = None,
     baselines: bool = False,
 ) -> dict[str, Any]:
     """Seconds per image at batch 1 and 16, and their ratio to the peer's.
 
     Args:
-        bundle: whose classifier and generators run; None for untrained ones.
-        architecture: of the untrained classifier.
-        filters: of the untrained generators, Single_2 with plain output.
-        size: of the untrained networks' input in pixels a side.
+        bundle: whose classifier and generators run.
         device: "auto", "cpu" or "cuda[:n]".
         repeats: timed calls of each, after one to warm up.
-        features: untrained generators on the classifier's features instead, as the preset "features" has them.
-        threads: of the processor; None leaves them.
         baselines: the paper's baselines (its Table IX) and captum's GradCAM too.
-
-    Raises:
-        FeaturesNeeded: `features`, and the classifier offers none.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    where = choose_device(device)
-    copies, blur, rule = 0, BLUR, DecisionRule()
-    if bundle is not None:
-        loaded = load(bundle)
-        classifier: Any = loaded.classifier
-        network, size = loaded.with_generators(), loaded.input_spec.size
-        copies, blur = loaded.augmentations, loaded.heatmaps[DEFAULT_METHOD].blur
-        rule = DecisionRule(threshold=loaded.threshold)
-    else:
-        classifier = plugins.load("explain_core.classifiers", architecture)(1)
-        network = _on_features(classifier, size) if features else SimilarAdversarial(filters)
+    where, loaded = choose_device(device), load(bundle)
+    classifier: Any = loaded.classifier
+    network, size = loaded.with_generators(), loaded.input_spec.size
+    copies, blur = loaded.augmentations, loaded.heatmaps[DEFAULT_METHOD].blur
+    rule = DecisionRule(threshold=loaded.threshold)
     ready = for_inference(classifier, where)
     method = SimilarAdversarialMethod(network=for_inference(network, where), rule=rule)
     images = torch.rand(16, 1, size, size, generator=torch.Generator().manual_seed(0)).to(where)
@@ -143,14 +115,10 @@ def _averaged(method: SimilarAdversarialMethod, classifier: Any, x: Tensor, copi
     return registered_average(lambda many, _: method(classifier, many, _first(many)), x, AffineRange(), copies, 0)[0]
 
 
-def _on_features(classifier: Any, size: int) -> Generators:
-    return from_preset(GeneratorSettings(), "features").fitted(classifier.eval(), size).network()
-
-
 def peer(classifier: nn.Module) -> Callable[[Tensor], Any]:
     """grad-cam's GradCAM on a classifier in eval mode with its parameters as they were trained."""
-    from pytorch_grad_cam import GradCAM  # noqa: PLC0415 - extra "benchmark"
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # noqa: PLC0415 - as above
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     layer: Any = classifier.cam_layer
     cam = GradCAM(model=classifier, target_layers=[layer])
@@ -159,16 +127,3 @@ def peer(classifier: nn.Module) -> Callable[[Tensor], Any]:
 
 def _first(images: Tensor) -> Tensor:
     return torch.zeros(len(images), dtype=torch.long, device=images.device)
-
-
-def table(figures: dict[str, Any]) -> str:
-    """The figures as text."""
-    heading = f"{figures['classifier']}, {figures['size']} px, generators of {figures['generators']:,} weights, "
-    heading += f"{figures['device']}, {figures['threads']} threads, {figures['augmentations']} copies delivered"
-    lines = [heading, f"{'':42}  batch 1 [ms]  ratio   batch 16 [ms/image]  ratio"]
-    for name, row in figures["rows"].items():
-        line = f"{name:42}  {row['batch_1'] * 1e3:12.1f}  {row['ratio_1']:5.2f}"
-        if "batch_16" in row:
-            line += f"   {row['batch_16'] * 1e3:19.1f}  {row['ratio_16']:5.2f}"
-        lines.append(line)
-    return "\n".join(lines)
