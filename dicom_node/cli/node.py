@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -260,10 +261,8 @@ def check_config(*, config: ConfigOption = None, as_json: JsonOption = False) ->
 
 @app.command()
 def conformance() -> None:
-    """Print the DICOM conformance tables, made from the code."""
-    from dicom_node.cli._conformance import render  # noqa: PLC0415
-
-    print(render(), end="")  # noqa: T201
+    """Print the DICOM conformance statement (PS3.2) of this version."""
+    print(resources.files("dicom_node.cli").joinpath("conformance.md").read_text("utf-8"), end="")  # noqa: T201
 
 
 @rules_app.command("test")

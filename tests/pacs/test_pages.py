@@ -3,9 +3,9 @@
 import re
 
 import pytest
+from conformance import example
 from contexts import items
 
-from dicom_node.cli._conformance import example
 from dicom_node.results import ResultOptions
 from explain_core import plugins
 

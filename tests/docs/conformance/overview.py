@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pydicom.uid import UID
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from dicom_node.cli._conformance.markdown import prose, table
+from conformance.markdown import prose, table
 from dicom_node.dicom import commitment
 from dicom_node.dicom.negotiation import storage_sop_classes
 from dicom_node.settings.sections import StudySettings
@@ -34,8 +34,8 @@ def overview(sent: Mapping[str, Sequence[str]]) -> list[str]:
         "# DICOM conformance statement",
         "",
         *prose(
-            "Made by `dicom-node conformance` from the code's own tables and from objects that are really",
-            "built; do not edit. The sections are those of the template that PS3.2 had as Annex A up to its",
+            "Made by `python tests/docs/conformance_page.py` from the code's own tables and from objects that are",
+            "really built; do not edit. The sections are those of the template that PS3.2 had as Annex A up to its",
             "edition of 2022.",
         ),
         "# 1 Conformance statement overview",

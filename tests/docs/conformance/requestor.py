@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from dicom_node.cli._conformance.example import RESULTS
-from dicom_node.cli._conformance.markdown import prose, table
+from conformance.example import RESULTS
+from conformance.markdown import prose, table
 from dicom_node.deliver import scu, stow
 from dicom_node.deliver.sender import RetryPolicy
 from dicom_node.dicom import commitment
@@ -44,7 +44,7 @@ def _policies() -> list[str]:
 
 
 def _contexts(sent: Mapping[str, Sequence[str]]) -> list[str]:
-    from dicom_node.results.encoding import TRANSFER_SYNTAXES as compressed  # noqa: N811, PLC0415 - loads codecs
+    from dicom_node.results.encoding import TRANSFER_SYNTAXES as compressed  # noqa: N811 - loads codecs
 
     plain = f"{ExplicitVRLittleEndian.name}, {ImplicitVRLittleEndian.name}"
     return [

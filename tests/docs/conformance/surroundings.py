@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydicom.charset import python_encoding
 from pydicom.datadict import dictionary_description
 
-from dicom_node.cli._conformance.markdown import prose, table
+from conformance.markdown import prose, table
 from dicom_node.dicom import structure
 from dicom_node.dicom.image_pixel import USUAL
 from dicom_node.dicom.tls import CIPHER_SUITES

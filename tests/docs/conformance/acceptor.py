@@ -4,7 +4,7 @@ from pydicom.uid import UID
 from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from dicom_node.cli._conformance.markdown import prose, table
+from conformance.markdown import prose, table
 from dicom_node.dicom import commitment
 from dicom_node.dicom.negotiation import NATIVE, TRANSFER_SYNTAXES, storage_sop_classes
 from dicom_node.results.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME

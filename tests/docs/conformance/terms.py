@@ -8,9 +8,9 @@ from pydicom.sr.codedict import codes as standard
 from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
-from dicom_node.cli._conformance import objects
-from dicom_node.cli._conformance.example import Variants
-from dicom_node.cli._conformance.markdown import prose, table
+from conformance import objects
+from conformance.example import Variants
+from conformance.markdown import prose, table
 from dicom_node.results import codes
 
 CONTEXT_GROUPS: Mapping[str, tuple[str, ...]] = {

@@ -1,6 +1,6 @@
 """The conformance statement (PS3.2), made from the tables that the code itself uses and from objects that it builds."""
 
-from dicom_node.cli._conformance import acceptor, example, objects, overview, requestor, surroundings, terms
+from conformance import acceptor, example, objects, overview, requestor, surroundings, terms
 from explain_core import plugins
 
 

@@ -3,11 +3,12 @@
 from copy import deepcopy
 from itertools import pairwise
 
+import conformance_page
 import pytest
+from conformance import example, objects, result_sop_classes, terms
 from typer.testing import CliRunner
 
 from dicom_node.cli import app
-from dicom_node.cli._conformance import example, objects, result_sop_classes, terms
 from dicom_node.dicom.negotiation import TRANSFER_SYNTAXES
 from dicom_node.dicom.tls import CIPHER_SUITES
 from dicom_node.results import codes
@@ -18,9 +19,7 @@ from explain_core import plugins
 
 @pytest.fixture(scope="module")
 def statement():
-    done = CliRunner().invoke(app, ["conformance"], catch_exceptions=False)
-    assert done.exit_code == 0
-    return done.stdout
+    return conformance_page.render()
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +27,10 @@ def contents():
     return objects.contents(example.built())
 
 
-def test_the_page_is_the_one_made_from_the_code(statement, root):
-    path = root / "docs" / "conformance.md"
-    assert path.read_text() == statement, "run: dicom-node conformance > docs/conformance.md"
+def test_the_page_is_the_one_made_from_the_code_and_the_command_prints_it(statement):
+    assert conformance_page.PAGE.read_text() == statement, "run: python tests/docs/conformance_page.py"
+    done = CliRunner().invoke(app, ["conformance"], catch_exceptions=False)
+    assert (done.exit_code, done.stdout) == (0, statement)
 
 
 def test_it_has_every_line_of_the_code_s_tables(statement):

@@ -14,8 +14,8 @@ from pydicom.datadict import dictionary_description, keyword_for_tag
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
-from dicom_node.cli._conformance.example import Variants
-from dicom_node.cli._conformance.markdown import prose, table
+from conformance.example import Variants
+from conformance.markdown import prose, table
 from dicom_node.dicom.image_pixel import USUAL
 
 _HEAD = ("Attribute", "Tag", "VR", "Value", "Presence", "Source")

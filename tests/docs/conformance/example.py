@@ -148,7 +148,7 @@ def source(texts: Mapping[str, Any], rows: int = 128) -> Dataset:
 def poor(rows: int = 128) -> Dataset:
     """A radiograph whose header states nothing but what it is and how its pixels are read."""
     y, x = np.mgrid[0:rows, 0:rows] / rows
-    spot = (x - 0.7) ** 2 + (y - 0.4) ** 2 < 0.01  # noqa: PLR2004 - what the toy explainer calls an opacity
+    spot = (x - 0.7) ** 2 + (y - 0.4) ** 2 < 0.01
     stored = np.rint((0.3 + 0.2 * y + 0.4 * spot) * 4095).astype("<u2")
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
