@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from toy_explainer import ToyExplainer
 
 from explain_core import display
 from explain_core.explanation import Attribution, HeatmapScale
 from explain_core.radiograph import Radiograph
-from explain_core.testing.explainer import ToyExplainer
 
 SCALE = HeatmapScale(full_scale=0.2, unit="test")
 

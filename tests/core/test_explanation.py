@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from toy_explainer import ToyExplainer
 
 from explain_core.explanation import Attribution, HeatmapScale, OutOfDistribution, Prediction
 from explain_core.radiograph import Radiograph
-from explain_core.testing.explainer import ToyExplainer
 
 
 def explained(image, explainer=None):

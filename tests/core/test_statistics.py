@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from toy_explainer import ToyExplainer
 
 from explain_core.radiograph import Radiograph
 from explain_core.statistics import OF_THE_IMAGE, image_statistics, load_reference, reference_of
-from explain_core.testing.explainer import ToyExplainer
 
 
 def test_a_ramp_has_the_statistics_of_a_ramp():

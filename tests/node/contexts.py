@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from radiographs import encode, study_of, synthetic, task_for
+from toy_explainer import TOY_MODEL, ToyExplainer
 
 from dicom_node.dicom import pixels
 from dicom_node.errors import Reason
@@ -23,7 +24,6 @@ from dicom_node.results import (
 from dicom_node.results.header import header_of
 from explain_core import plugins
 from explain_core.explanation import Morph
-from explain_core.testing.explainer import TOY_MODEL, ToyExplainer
 
 DCIODVFY = Path(sys.executable).parent / "dciodvfy"
 

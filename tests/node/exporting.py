@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from pydicom.uid import ExplicitVRLittleEndian
 from radiographs import synthetic
+from toy_explainer import ToyExplainer
 from typer.testing import CliRunner
 from working import settings, task
 
@@ -15,7 +16,6 @@ from dicom_node.learn.export import Wishes, export
 from dicom_node.nouns import AETitle, Association, Instance, SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.spool import Spool
-from explain_core.testing.explainer import ToyExplainer
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ROOT = "1.2.826.0.1.3680043.9.77"

@@ -3,9 +3,10 @@
 import sys
 from pathlib import Path
 
+from toy_explainer import ToyExplainer
+
 from dicom_node import app
 from dicom_node.settings.loading import load_settings
-from explain_core.testing.explainer import ToyExplainer
 
 if __name__ == "__main__":
     app.load_explainer = lambda *_, **__: ToyExplainer()

@@ -20,6 +20,8 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+from toy_explainer import ToyExplainer
+
 from dicom_node.deliver import scu
 from dicom_node.deliver.commitment import Committer
 from dicom_node.deliver.sender import Sender, register_deliver
@@ -29,7 +31,6 @@ from dicom_node.settings.sections import Settings
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.spool import Spool
 from dicom_node.watch import logs
-from explain_core.testing.explainer import ToyExplainer
 
 
 def die(*_: object, **__: object) -> None:

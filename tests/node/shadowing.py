@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset
 from radiographs import encode, phantom, synthetic
+from toy_explainer import ToyExplainer
 from working import association, at, instance, settings, study, task
 
 from dicom_node.explain import record
@@ -28,7 +29,6 @@ from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.spool import Spool
 from explain_core.bundles.files import verify, write_sums
 from explain_core.explanation import ModelIdentity
-from explain_core.testing.explainer import ToyExplainer
 
 RULES = [{"name": "chest", "action": "explain", "destinations": ["pacs"]}]
 STUDIES = "1.2.826.0.1.3680043.9.7"

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from pydicom import dcmread
 from radiographs import encode, synthetic
+from toy_explainer import ToyExplainer
 from working import STUDY, association, at, instance, settings, task
 
 from dicom_node.explain.worker import Worker
 from dicom_node.nouns import DeliveryState, StudyState
 from dicom_node.storage.ledger import Ledger
 from dicom_node.storage.spool import Spool
-from explain_core.testing.explainer import ToyExplainer
 
 SR_STORAGE = "1.2.840.10008.5.1.4.1.1.88.33"
 

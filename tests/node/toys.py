@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from toy_explainer import ToyExplainer
 from working import at
 
 from dicom_node.errors import ConfigError
@@ -15,7 +16,6 @@ from explain_core.bundles import files
 from explain_core.bundles.registry import Registry
 from explain_core.errors import BundleError
 from explain_core.explanation import ModelIdentity
-from explain_core.testing.explainer import ToyExplainer
 
 AWAY = Registry("http://127.0.0.1:9", "chest", Path("unused"))
 

@@ -17,6 +17,7 @@ from pydicom import Dataset, dcmread
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+from toy_explainer import TOY_MODEL, ToyExplainer
 
 from dicom_node.dicom import pixels
 from dicom_node.errors import Reason
@@ -25,7 +26,6 @@ from dicom_node.results import ExplainedImage, Refusal, ResultContext, ResultOpt
 from dicom_node.results.header import INHERITED, header_of
 from explain_core import plugins
 from explain_core.explanation import ModelIdentity, Morph
-from explain_core.testing.explainer import TOY_MODEL, ToyExplainer
 
 RESULTS = "dicom_node.results.objects"
 _TEXTS = {"AS": "050Y", "CS": "NO", "DA": "20240506", "DS": "1", "TM": "070809", "UI": "1.2.3.9", "US": 4}

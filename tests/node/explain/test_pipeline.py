@@ -8,6 +8,7 @@ from pydicom import Dataset
 from pydicom.uid import CTImageStorage
 from radiographs import encode, instance_of, phantom, real, reread, study_of, synthetic, task_for
 from radiographs import header as cr_header
+from toy_explainer import TOY_MODEL, ToyExplainer
 
 from dicom_node.dicom import elements, reading
 from dicom_node.errors import DatasetUnreadable, Reason
@@ -20,7 +21,6 @@ from dicom_node.route.rules import decide_study
 from dicom_node.settings.default_rules import DEFAULT_RULES
 from dicom_node.settings.sections import Settings
 from explain_core.errors import GeometryError
-from explain_core.testing.explainer import TOY_MODEL, ToyExplainer
 
 SR, SC, SEG = "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.66.4"
 OPTIONS = ResultOptions(long_edge=600, objects=("secondary_capture", "overlay", "structured_report"))

@@ -11,6 +11,7 @@ from pydicom import dcmread
 from radiographs import phantom
 from structlog.testing import capture_logs
 from tasks import RULES, SR_STORAGE, Doing, Node, chest
+from toy_explainer import TOY_METHODS, ToyExplainer
 from working import SC_STORAGE, STUDY, Peer, at, due, wait_for
 
 from dicom_node.deliver.sender import Sender
@@ -22,7 +23,6 @@ from dicom_node.settings.rule_tables import result_names
 from dicom_node.settings.sections import Settings
 from explain_core import plugins, progress
 from explain_core.errors import AttributionError
-from explain_core.testing.explainer import TOY_METHODS, ToyExplainer
 
 DEFAULT = ("presentation_state", "secondary_capture", "structured_report")
 

@@ -9,6 +9,7 @@ import pytest
 from pydicom import Dataset
 from shadowing import STUDIES, Node, load, observed
 from structlog.testing import capture_logs
+from toy_explainer import ToyExplainer
 from working import at, instance, study, task
 
 from dicom_node.dicom import reading
@@ -19,7 +20,6 @@ from dicom_node.models.agreement import agreement
 from dicom_node.nouns import StudyState, TaskState
 from dicom_node.storage.ledger.observations import pack, unpack
 from explain_core.radiograph import Radiograph
-from explain_core.testing.explainer import ToyExplainer
 
 
 @pytest.fixture

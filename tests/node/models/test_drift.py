@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from shadowing import Node, make_bundle, observed
+from toy_explainer import ToyExplainer
 from typer.testing import CliRunner
 
 from dicom_node.cli import app
@@ -19,7 +20,6 @@ from dicom_node.models import drift
 from dicom_node.models.drift import MINIMUM, STATISTICS, holm, judge, live_reference, model_facts, training_reference
 from explain_core.radiograph import Radiograph
 from explain_core.statistics import reference_of
-from explain_core.testing.explainer import ToyExplainer
 
 TOY = ToyExplainer(roughness_limit=0.06)
 

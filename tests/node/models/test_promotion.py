@@ -16,6 +16,7 @@ from pydicom.uid import generate_uid
 from radiographs import encode, synthetic
 from structlog.testing import capture_logs
 from tasks import Doing, Node
+from toy_explainer import ToyExplainer
 from toys import Site, bundle, toy
 from working import CR_STORAGE, Peer, RedisServer, at, free_port, python, short_folder, wait_for
 
@@ -33,7 +34,6 @@ from explain_core.bundles import files
 from explain_core.bundles.registry import Registry
 from explain_core.bundles.tracking import RegistryUnreachable
 from explain_core.errors import BundleError
-from explain_core.testing.explainer import ToyExplainer
 
 
 def deploy(ledger, digest: str, seconds: float = 0, role="champion", **changes):

@@ -7,11 +7,11 @@ from contexts import film
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from radiographs import encode
 from receiving import data_set_bytes, part10
+from toy_explainer import ToyExplainer
 
 from dicom_node.nouns import StudyState
 from dicom_node.offline.files import explain_files
 from dicom_node.settings.sections import Settings
-from explain_core.testing.explainer import ToyExplainer
 
 
 @pytest.mark.parametrize(

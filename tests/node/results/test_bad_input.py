@@ -17,11 +17,11 @@ from pydicom.uid import (
     XRayAngiographicImageStorage,
 )
 from radiographs import ACCEPTED, encode, phantom, synthetic
+from toy_explainer import ToyExplainer
 
 from dicom_node.offline.files import explain_files
 from dicom_node.results import codes
 from dicom_node.settings.sections import Settings
-from explain_core.testing.explainer import ToyExplainer
 
 EVERYTHING = Settings.model_validate({"rules": [{"name": "everything", "action": "explain"}]})
 OWN_RULES = Settings()

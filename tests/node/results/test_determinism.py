@@ -14,12 +14,12 @@ from dataclasses import replace
 import pytest
 from contexts import every, film
 from radiographs import REPOSITORY, encode, real, study_of, task_for
+from toy_explainer import ToyExplainer
 
 from dicom_node.dicom import reading
 from dicom_node.explain import building, pipeline
 from dicom_node.results import ResultOptions
 from explain_core.explanation import ModelIdentity
-from explain_core.testing.explainer import ToyExplainer
 
 SCRIPT = """
 import hashlib, json, sys

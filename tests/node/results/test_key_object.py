@@ -6,6 +6,7 @@ import pytest
 from contexts import assessed_of, context_of, errors_of, film, items, refused_study, study_context
 from oddities import NAMES, ODD, SYNTAXES, assert_names_kept, assert_repeatable, named, with_prediction
 from radiographs import ACCEPTED, real, reread
+from toy_explainer import ToyExplainer
 
 from dicom_node.dicom import reading
 from dicom_node.results import codes
@@ -15,7 +16,6 @@ from dicom_node.results.objects.overlay import PLUGIN as OVERLAY
 from dicom_node.results.objects.segmentation import PLUGIN as SEGMENTATION
 from dicom_node.results.objects.structured_report import PLUGIN as REPORT
 from dicom_node.results.objects.synthetic_images import PLUGIN as SYNTHETIC
-from explain_core.testing.explainer import ToyExplainer
 
 NEVER = ToyExplainer(threshold=1)
 

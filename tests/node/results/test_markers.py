@@ -13,10 +13,10 @@ from contexts import every
 from pydicom import Dataset
 from radiographs import synthetic
 from readers import region_of
+from toy_explainer import ToyExplainer
 
 from explain_core.explanation import Attribution, HeatmapScale
 from explain_core.geometry import InputSpec, Preprocessing
-from explain_core.testing.explainer import ToyExplainer
 
 GRID = 224
 KINDS = ("overlay", "structured_report", "presentation_state", "segmentation", "parametric_map")

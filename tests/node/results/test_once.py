@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from contexts import context_of, film
 from radiographs import encode, study_of, task_for
+from toy_explainer import ToyExplainer
 
 from dicom_node.explain import building, pipeline
 from dicom_node.results import ResultOptions
 from dicom_node.results.once import once
 from dicom_node.results.regions import places_of
 from explain_core import zones
-from explain_core.testing.explainer import ToyExplainer
 
 KINDS = (
     "secondary_capture",

@@ -12,6 +12,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage
 from radiographs import ACCEPTED, encode, in_two_halves, phantom, real, reread, synthetic
 from readers import polygon, polylines, region_of
+from toy_explainer import ToyExplainer
 
 from dicom_node.dicom import pixels
 from dicom_node.results import SourceReference
@@ -22,7 +23,6 @@ from dicom_node.results.objects.presentation_state import PLUGIN, SOURCE_LAYER
 from dicom_node.results.regions import MOST_POINTS, contours
 from dicom_node.results.text import READABLE, font, line_height
 from explain_core import display
-from explain_core.testing.explainer import ToyExplainer
 
 GREY = ("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "ModalityLUTSequence")
 RESCALE = ("RescaleSlope", "RescaleIntercept", "RescaleType", "PresentationLUTShape")

@@ -12,6 +12,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import EncapsulatedPDFStorage, JPEGLSLossless
 from radiographs import encode, reread
+from toy_explainer import ToyExplainer
 
 from dicom_node.errors import Reason
 from dicom_node.results import Refusal, ResultOptions, SourceReference
@@ -21,7 +22,6 @@ from dicom_node.results.notes import NOT_AN_OUTLINE, which
 from dicom_node.results.objects.report_page import COLUMNS, MOST_ROWS, PLUGIN, body, head, pages, render
 from dicom_node.results.objects.report_page import TEXT as HEIGHT
 from dicom_node.results.text import BACKGROUND, READABLE, TEXT, WARNING, font, line_height
-from explain_core.testing.explainer import ToyExplainer
 
 LATERAL = "it is a lateral view"
 

@@ -37,6 +37,7 @@ from pydicom.uid import (
 )
 from radiographs import ACCEPTED, REPOSITORY, encode, in_two_halves, real, reread
 from radiographs import header as cr_header
+from toy_explainer import TOY_MODEL, ToyExplainer
 
 from dicom_node.dicom import reading
 from dicom_node.results import ResultOptions
@@ -47,7 +48,6 @@ from dicom_node.results.objects.secondary_capture import PLUGIN as SECONDARY_CAP
 from dicom_node.results.objects.structured_report import PLUGIN as REPORT
 from explain_core import plugins
 from explain_core.explanation import ModelIdentity
-from explain_core.testing.explainer import TOY_MODEL, ToyExplainer
 
 GOLDEN = REPOSITORY / "tests" / "golden"
 KINDS = plugins.available("dicom_node.results.objects")

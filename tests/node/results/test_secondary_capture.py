@@ -19,6 +19,7 @@ from pydicom.uid import (
     RLELossless,
 )
 from radiographs import encode, phantom, real, reread
+from toy_explainer import ToyExplainer
 
 from dicom_node.results import ResultOptions, fonts
 from dicom_node.results.bands import LEAST_SHARE, Bands, framed, layout
@@ -29,7 +30,6 @@ from dicom_node.results.sides import Sides, sides
 from dicom_node.results.text import BACKGROUND, TEXT, WARNING, font, line_height
 from explain_core import display
 from explain_core.explanation import HeatmapScale, Prediction
-from explain_core.testing.explainer import ToyExplainer
 
 CAUTIOUS = ToyExplainer(margin=0.9, roughness_limit=0.001)
 """Near the threshold and far from the training data, whatever the image."""

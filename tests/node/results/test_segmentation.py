@@ -19,12 +19,12 @@ from oddities import (
     with_prediction,
 )
 from radiographs import ACCEPTED, encode, in_two_halves, phantom, real, reread
+from toy_explainer import TOY_MODEL
 
 from dicom_node.dicom import reading
 from dicom_node.results import codes
 from dicom_node.results.header import DISCLAIMER
 from dicom_node.results.objects.segmentation import PLUGIN
-from explain_core.testing.explainer import TOY_MODEL
 
 
 def region(context):

@@ -21,6 +21,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import EncapsulatedPDFStorage
 from radiographs import header as cr_header
 from radiographs import phantom, reread
+from toy_explainer import TOY_METHODS, TOY_MODEL, ToyExplainer
 
 from dicom_node.errors import Reason
 from dicom_node.results import Refusal, ResultOptions, codes
@@ -30,7 +31,6 @@ from dicom_node.results.objects.structured_report import PLUGIN as REPORT
 from dicom_node.results.summary import ALGORITHM_VERSION, read_summaries
 from explain_core import display
 from explain_core.explanation import Morph, OutOfDistribution, SecondOpinion
-from explain_core.testing.explainer import TOY_METHODS, TOY_MODEL, ToyExplainer
 
 TRACKING, TRACKING_UID = Code("112039", "DCM", "Tracking Identifier"), "112040"
 

@@ -1,4 +1,4 @@
-"""An explainer without a model, for tests and trials: small, deterministic, NumPy only."""
+"""An explainer without a model: small, deterministic, NumPy only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
