@@ -16,7 +16,7 @@ import multiprocessing
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from explain_core.second import Second
 from training import cohort, datasets, mediffusion
 from training.cohort import TEST, TRAIN, VALIDATION, Cohort
 from training.datasets.shapes import corner
+from training.errors import TrainingError
 from training.measure import joint_diffusion
 from training.measure.estimates import Figures, estimate, mean_of
 from training.measure.joint_diffusion import ENFORCE, REMOVE
@@ -71,6 +72,9 @@ class Plan:
         oracle_epochs: of the oracle.
         classifier_steps: of the classifiers that learn from real and synthetic images.
         how: counterfactuals are sought; samples take as many steps.
+
+    Raises:
+        TrainingError: 1 is not among the labels, or there is no seed.
     """
 
     data: str
@@ -85,6 +89,28 @@ class Plan:
     oracle_epochs: int = 12
     classifier_steps: int = 400
     how: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        if 1.0 not in self.labels or not all(0 < one <= 1 for one in self.labels):
+            raise TrainingError("labels are parts above 0 to 1, and 1 is among them: counterfactuals are of that model")
+        if not self.seeds or self.processes < 1:
+            raise TrainingError("claims need a seed and a process")
+
+    def claim(self) -> None:
+        """Make the folder this plan's; more seeds and labels go on in it.
+
+        Raises:
+            TrainingError: its models were made by another request.
+        """
+        free = {"out", "seeds", "labels", "processes"}
+        mine = {name: value for name, value in asdict(self).items() if name not in free}
+        mine, path = json.loads(json.dumps(mine, default=str)), self.out / "plan.json"
+        if path.is_file() and read_json(path) != mine:
+            raise TrainingError(f"{self.out} holds what another request has made (plan.json); name a new folder")
+        if not path.is_file() and self.out.is_dir() and any(self.out.iterdir()):
+            raise TrainingError(f"{self.out} holds something else; name a new folder")
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_json(path, mine)
 
     @property
     def tagged(self) -> str:
@@ -118,7 +144,7 @@ def trainings(plan: Plan) -> Iterator[_Training]:
 
 def run(plan: Plan) -> Figures:
     """Train, judge and write claims.json and claims.md to the plan's folder."""
-    plan.out.mkdir(parents=True, exist_ok=True)
+    plan.claim()
     with ProcessPoolExecutor(plan.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         for name in pool.map(_train, [(plan.out, one) for one in trainings(plan)]):
             print(json.dumps({"trained": name}), flush=True)
@@ -146,8 +172,8 @@ def _judge(asked: tuple[Plan, int]) -> dict[str, Any]:
     """Everything that one seed's models say of the test images, as lists for JSON; kept in its file."""
     plan, seed = asked
     kept = plan.out / f"judged-{seed}.json"
-    if kept.is_file():
-        return read_json(kept)
+    if kept.is_file() and {*(found := read_json(kept))["scores"]} == {f"{labels:g}" for labels in plan.labels}:
+        return found
     if plan.settings.threads:
         torch.set_num_threads(plan.settings.threads)
     images = _images(plan.data, plan.settings.size)
@@ -164,7 +190,7 @@ def _judge(asked: tuple[Plan, int]) -> dict[str, Any]:
         part = "" if labels is None else f"-{labels:g}"
         return load_model(plan.out / f"{kind}{part}-{seed}" / "model.safetensors")
 
-    found: dict[str, Any] = {
+    found = {
         "patients": list(test.patients),
         "targets": test.targets.tolist(),
         "scores": {
@@ -237,8 +263,8 @@ def _with_synthetic(
     sets = {"real": few, "both": _joined(few, made)}
     scores = {}
     for name, training in sets.items():
-        batch = min(16, len(training))
-        epochs = max(1, round(plan.classifier_steps * batch / len(training)))
+        batch = min(16, len(few))
+        epochs = max(1, round(plan.classifier_steps / (len(training) // batch)))
         settings = replace(second_classifier.SETTINGS, seed=100 + seed, epochs=epochs, batch=batch)
         out = plan.out / f"classifier-{name}-{labels:g}-{seed}"
         out.mkdir(exist_ok=True)

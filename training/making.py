@@ -121,7 +121,8 @@ def make(
         for decision, factor in strengths.items():
             generators.strengthen(decision, factor)
     if isinstance(weights, Mediffusion):
-        save_model(out / weights.file_name, weights.model, half(weights.model.state_dict()))
+        exact = dict(weights.model.named_buffers(recurse=False))  # of probabilities near 1 float16 would leave nothing
+        save_model(out / weights.file_name, weights.model, half(weights.model.state_dict()) | exact)
     else:
         save_file(half(weights.state_dict()), out / WEIGHTS)
     if second is not None:

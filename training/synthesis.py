@@ -67,19 +67,21 @@ class Made:
     Attributes:
         images: those that were kept, in [0, 1], shape (N, 1, S, S).
         tried: how many were made.
+        accepted: how many of those the head decides as asked; more than are kept where the last batch made too many.
         nearest: root mean square distance of each to its nearest training image, in latents, shape (N,).
         neighbours: which one that is, shape (N,).
     """
 
     images: Tensor
     tried: int
+    accepted: int
     nearest: Tensor
     neighbours: Tensor
 
     @property
     def acceptance(self) -> float:
         """Part of what was made that the head decides as asked."""
-        return len(self.images) / self.tried if self.tried else 0.0
+        return self.accepted / self.tried
 
 
 @torch.no_grad()
@@ -109,12 +111,13 @@ def sample(
         kept.append(latents[decided == bool(target)])
         tried += settings.batch
         progress(min(1.0, sum(map(len, kept)) / settings.count), target=target, tried=tried)
+    accepted = sum(map(len, kept))
     latents = torch.cat(kept)[: settings.count]
     distances = torch.cdist(latents.flatten(1), known) / known.shape[1] ** 0.5
     nearest, neighbours = (
         distances.min(dim=1) if len(latents) else (distances.new_zeros(0), torch.zeros(0, dtype=torch.long))
     )
-    return Made(model.decode(latents).clamp(0, 1), tried, nearest, neighbours)
+    return Made(model.decode(latents).clamp(0, 1), tried, accepted, nearest, neighbours)
 
 
 def synthesize(
@@ -200,7 +203,7 @@ def markdown(report: dict[str, Any]) -> str:
     for name in ("present", "absent"):
         row = report[name]
         lines.append(
-            f"{name}: {row['images']} kept of {row['tried']} ({row['acceptance']:.0%}); nearest training image "
+            f"{name}: {row['images']} kept, {row['acceptance']:.0%} of {row['tried']} accepted; nearest training image "
             f"{' / '.join(f'{value:.2f}' for value in row['nearest'])} (quartiles)"
         )
     apart = " / ".join(f"{value:.2f}" for value in report["training_apart"])

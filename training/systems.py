@@ -1,9 +1,22 @@
 """The commands of the further systems, Mediffusion and DiffEx; each module is loaded by its command alone."""
 
 import argparse
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+
+def _least(number: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number, `number` or more."""
+
+    def whole(text: str) -> int:
+        if not text.isdecimal() or int(text) < number:
+            raise argparse.ArgumentTypeError(f"give a whole number, {number} or more, not {text!r}")
+        return int(text)
+
+    return whole
+
 
 COMMANDS = ("run", "claims", "synthesize")
 _MODULES = {"mediffusion": "mediffusion", "diffex": "diffex.command", "claims": "claims", "synthesize": "synthesis"}
@@ -32,15 +45,15 @@ def parser(commands: Any) -> tuple[argparse.ArgumentParser, ...]:
     claims.add_argument("--data", default="phantom")
     claims.add_argument("--out", type=Path, required=True, help="started again, it goes on")
     claims.add_argument("--weights", default="", help="of the autoencoder that the preset works with")
-    claims.add_argument("--seeds", type=int, default=3, help="how many")
+    claims.add_argument("--seeds", type=_least(1), default=3, help="how many")
     claims.add_argument("--labels", type=float, nargs="+", default=[0.01, 0.02, 0.05, 0.1, 1.0])
     claims.add_argument("--steps", type=int, help="instead of the preset's")
-    claims.add_argument("--processes", type=int, default=2, help="trainings at once")
+    claims.add_argument("--processes", type=_least(1), default=2, help="trainings at once")
     synthesize = commands.add_parser("synthesize", help="labelled images that a joint diffusion model makes")
     synthesize.add_argument("--model", type=Path, required=True, help="model.safetensors of a run")
     synthesize.add_argument("--data", default="phantom", help="what the model has learnt from, to compare with")
     synthesize.add_argument("--out", type=Path, required=True, help="a new folder, for the reader `folder`")
-    synthesize.add_argument("--count", type=int, default=50, help="images of either label")
+    synthesize.add_argument("--count", type=_least(1), default=50, help="images of either label")
     synthesize.add_argument("--scale", type=float, default=300.0, help="of the guidance")
     synthesize.add_argument("--seed", type=int, default=0)
     return joint, diffex, claims, synthesize
@@ -61,22 +74,22 @@ def _diffex_parser(systems: Any) -> argparse.ArgumentParser:
     diffex.add_argument("--input-size", type=int, help="rows and columns of a file's images; default: --size")
     diffex.add_argument("--weights", default="", help="of the autoencoder that the preset works with")
     diffex.add_argument("--seed", type=int, default=0)
-    diffex.add_argument("--seeds", type=int, default=1, help="how many, from --seed on")
-    diffex.add_argument("--processes", type=int, default=1, help="seeds at once")
+    diffex.add_argument("--seeds", type=_least(1), default=1, help="how many, from --seed on")
+    diffex.add_argument("--processes", type=_least(1), default=1, help="seeds at once")
     diffex.add_argument("--attach", type=Path, help="a copy of the bundle with what was found, to explain studies by")
     diffex.add_argument("--no-gate", action="store_true", help="go on though the code is not used")
     diffex.add_argument("--unaware", action="store_true", help="the code is not told what the classifier says")
     instead = diffex.add_argument_group("instead of the preset's")
     for name, kind in (
-        ("size", int),
-        ("steps", int),
-        ("directions", int),
-        ("attributes", int),
-        ("parts", int),
-        ("ranked", int),
+        ("size", _least(1)),
+        ("steps", _least(1)),
+        ("directions", _least(2)),
+        ("attributes", _least(1)),
+        ("parts", _least(1)),
+        ("ranked", _least(1)),
         ("pull-below", int),
-        ("decoding-steps", int),
-        ("direction-steps", int),
+        ("decoding-steps", _least(1)),
+        ("direction-steps", _least(1)),
     ):
         instead.add_argument(f"--{name}", type=kind)
     for name in ("pull", "effect", "dropped", "strength"):

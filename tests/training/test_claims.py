@@ -16,6 +16,7 @@ from training import datasets
 from training.claims import JOINT, PLAIN, PRIOR, TAGGED, Plan, figures, markdown, run, trainings
 from training.datasets.shapes import corner
 from training.datasets.tables import DatasetError
+from training.errors import TrainingError
 from training.measure.joint_diffusion import density
 from training.measure.kid import kernel_distance
 from training.runs.mediffusion.settings import PRESETS
@@ -48,6 +49,23 @@ def test_every_joint_model_has_its_control_and_arms_differ_in_one_thing(tmp_path
     assert not any(one.name.startswith(TAGGED) for one in trainings(replace(plan(tmp_path), data="nih:x")))
 
 
+def test_a_plan_without_all_labels_or_for_another_s_folder_is_refused_at_once(tmp_path):
+    with pytest.raises(TrainingError, match="1 is among them"):
+        plan(tmp_path, labels=(0.05, 0.1))
+    with pytest.raises(TrainingError, match="a seed and a process"):
+        plan(tmp_path, seeds=())
+    asked = plan(tmp_path / "one")
+    asked.claim()
+    replace(asked, seeds=(0, 1, 2), labels=(0.02, 1.0), processes=2).claim()
+    for other in ({"data": f"{SMALL}0"}, {"settings": replace(asked.settings, steps=3)}, {"most": 5}):
+        with pytest.raises(TrainingError, match=r"another request has made \(plan\.json\)"):
+            replace(asked, **other).claim()
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "notes.txt").touch()
+    with pytest.raises(TrainingError, match="holds something else"):
+        plan(tmp_path / "two").claim()
+
+
 def test_gains_are_those_of_the_mean_over_seeds_and_missing_values_take_no_part():
     patients, targets = [f"p{n}" for n in range(8)], [0, 1] * 4
     good, bad = [0.1, 0.9] * 4, [0.9, 0.1] * 4
@@ -55,17 +73,17 @@ def test_gains_are_those_of_the_mean_over_seeds_and_missing_values_take_no_part(
 
     def seed(joint, plain, tag):
         return {
-            "patients": patients, "targets": targets, "scores": {"0.01": {JOINT: joint, PLAIN: plain}},
+            "patients": patients, "targets": targets, "scores": {"1": {JOINT: joint, PLAIN: plain}},
             "counterfactuals": none, "kid": {"real": [0.0, 0.01]}, "synthetic": {},
             "tag": {"with": {"remove": {"patients": ["p1", "p3"], "tag": tag, "tag_unguided": [1.0, 1.0]}},
                     "without": {}},
         }  # fmt: skip
 
     found = figures(
-        Plan(data="phantom", out=None, settings=PRESETS["tiny"], labels=(0.01,)),
+        Plan(data="phantom", out=None, settings=PRESETS["tiny"], labels=(1.0,)),
         [seed(good, bad, [3.0, None]), seed(good, good, [1.0, 2.0])],
     )
-    few = found["few"]["0.01"]
+    few = found["few"]["1"]
     assert (few[JOINT]["value"], few[PLAIN]["value"], few["gain"]["value"]) == (1.0, 0.5, 0.5)
     assert found["tag"]["with"]["remove"]["tag"]["value"] == pytest.approx(2.0)
     assert found["tag"]["with"]["remove"]["images"] == 4

@@ -87,6 +87,9 @@ class Averaged:
             self.average.load_state_dict(state["average"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.generator.set_state(state["generator"].cpu())
+            torch.set_rng_state(state["random"].cpu())
+            if fabric.device.type == "cuda":
+                torch.cuda.set_rng_state(state["random_cuda"].cpu(), fabric.device)
             self.step, self.history = state["step"], state["history"]
 
     def _save(self) -> None:
@@ -94,8 +97,10 @@ class Averaged:
             state = {
                 "network": self.network.state_dict(), "average": self.average.state_dict(),
                 "optimiser": self.optimiser.state_dict(), "generator": self.generator.get_state(),
-                "step": self.step, "history": self.history,
+                "random": torch.get_rng_state(), "step": self.step, "history": self.history,
             }  # fmt: skip
+            if self.fabric.device.type == "cuda":
+                state["random_cuda"] = torch.cuda.get_rng_state(self.fabric.device)
             checkpoints.save(self.path, state, self.mark)
 
     def go_on(

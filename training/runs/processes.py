@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 PRECISIONS = ("auto", "32-true", "64-true", "bf16-mixed")
 
 
-def start(device: str, precision: str) -> "Fabric":
+def start(device: str, precision: str, *, partly: bool = False) -> "Fabric":
     """Lightning Fabric for this process: alone, or one of those that torchrun started (gloo on CPU, nccl on GPU).
 
     Args:
         device: "auto", "cpu" or "cuda[:n]"; torchrun's processes take a GPU each.
         precision: one of `PRECISIONS`; "auto" is bfloat16 where the processor computes in it, else float32. For
             "64-true" network and images must be float64 already: Fabric's own would round the logits to float32.
+        partly: whether a step may leave parameters without a gradient.
 
     Raises:
         TrainingError: no such precision, or Lightning Fabric is not installed.
@@ -56,7 +57,7 @@ def start(device: str, precision: str) -> "Fabric":
             accelerator=chosen.type,
             devices=count,
             num_nodes=int(os.environ["WORLD_SIZE"]) // count,
-            strategy=DDPStrategy(process_group_backend=backend),
+            strategy=DDPStrategy(process_group_backend=backend, find_unused_parameters=partly),
             precision=wanted,
         )
     fabric.launch()

@@ -1,5 +1,7 @@
 """The latents of the training images in several changed versions, made once and kept."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -55,13 +57,14 @@ def material(
         raise TrainingError(f"images of {images.shape[-1]} pixels a side, and the model is for {settings.size}")
     if not bool((targets == targets).any()):  # noqa: PLR0124 - NaN is not itself
         raise TrainingError("no image has a label: the head would learn nothing")
-    given = () if initial is None else tuple(cast("nn.Module", initial.space).state_dict().values())
+    space = space_of(settings.space, settings.weights) if initial is None else initial.space
     mark = checkpoints.fingerprint(
-        images, *given, (settings.space, settings.weights, settings.views, settings.unlabelled, settings.seed)
+        images,
+        *cast("nn.Module", space).state_dict().values(),
+        (settings.space, settings.views, settings.unlabelled, settings.seed),
     )
     kept = checkpoints.load(out / "latents.pt", mark, torch.device("cpu"))
     if kept is None:
-        space = space_of(settings.space, settings.weights) if initial is None else initial.space
         generator = torch.Generator().manual_seed(settings.seed)
         weak = torch.stack([_latents(space, changed(images, generator)) for _ in range(settings.views)])
         strong = weak[:0]
@@ -69,12 +72,27 @@ def material(
             strong = torch.stack(
                 [_latents(space, changed(images, generator, strongly=True)) for _ in range(settings.views)]
             )
-        kept = {"weak": weak, "strong": strong, "scale": 1 / float(weak.float().std())}
+        kept = {"weak": weak, "strong": strong, "scale": 1 / _spread(weak)}
         checkpoints.save(out / "latents.pt", kept, mark)
     scale = float(kept["scale"] if initial is None else initial.scale)
-    return Material(
-        (kept["weak"].float() * scale).half(), (kept["strong"].float() * scale).half(), targets.float(), scale
-    )
+    for views in (kept["weak"], kept["strong"]):
+        for part in _parts(views):
+            part.copy_(part.float() * scale)
+    return Material(kept["weak"], kept["strong"], targets.float(), scale)
+
+
+def _parts(views: Tensor) -> Iterator[Tensor]:
+    """A few images of one view after the other: all in float32 at once would be four times as large."""
+    for view in views:
+        yield from view.split(ENCODE_BATCH)
+
+
+def _spread(views: Tensor) -> float:
+    """Standard deviation of all values."""
+    count = views.numel()
+    mean = sum(float(part.double().sum()) for part in _parts(views)) / count
+    squares = sum(float((part.double() - mean).square().sum()) for part in _parts(views))
+    return math.sqrt(squares / (count - 1))
 
 
 def _latents(space: Autoencoder, images: Tensor) -> Tensor:

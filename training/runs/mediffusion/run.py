@@ -109,7 +109,7 @@ def train(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     data = material(settings, images, targets, out, initial)
-    run = _Run(settings, data, processes.start(settings.device, settings.precision), out, initial)
+    run = _Run(settings, data, processes.start(settings.device, settings.precision, partly=True), out, initial)
     run.go_on(progress)
     return run.finish()
 
@@ -194,7 +194,7 @@ class _Run:
             noise = torch.randn(z.shape, generator=self.generator)
             left = self.model.left.cpu()[t]
             batch |= {"noisy": noised(z, noise, left), "t": t, "noise": noise}
-        if step % settings.every == 0:
+        if step % settings.every == 0 or not settings.diffusion:
             where = self.known[torch.randint(len(self.known), (settings.labelled_batch,), generator=self.generator)]
             z, t = self._views(data.weak, where), torch.zeros(settings.labelled_batch, dtype=torch.long)
             if settings.noisy:
