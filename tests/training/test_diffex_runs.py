@@ -34,8 +34,9 @@ from training.datasets.tables import DatasetError
 from training.diffex import show
 from training.diffex.attach import attach
 from training.diffex.command import CLAIM, own, run, seeds
-from training.diffex.explain import opposite
+from training.diffex.explain import CodeUnused, opposite
 from training.diffex.figures import figures, markdown, stability
+from training.diffex.judge import order
 from training.diffex.request import Request, check, request
 from training.errors import TrainingError
 from training.measure import attributes as measure
@@ -436,6 +437,43 @@ def judged_of(seed):
     }
 
 
+def test_the_order_is_that_of_directions_and_not_of_their_signs():
+    strengths = np.array([0.1, 0.2, 0.3, 0.4])
+    foreseen = np.stack([strengths, -strengths], axis=1).ravel()
+    turned = np.stack([strengths[::-1], -strengths[::-1]], axis=1).ravel()
+    assert order(foreseen.tolist(), foreseen.tolist()) == 1
+    assert order(foreseen.tolist(), turned.tolist()) == -1, "over both signs it would be above 0"
+    assert order((-foreseen).tolist(), (-turned).tolist()) == -1
+
+
+def test_a_network_that_was_trained_anew_is_another_request(tmp_path):
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    marks = set()
+    for text in ("one", "two"):
+        (folder / "SHA256SUMS").write_text(text)
+        asked = Request(data=SMALL, out=tmp_path / "out", settings=TINY, classifier=folder)
+        marks |= {own(asked), own(replace(asked, gate=False))}
+    assert len(marks) == 4
+
+
+@pytest.mark.slow
+def test_a_seed_whose_code_is_not_used_is_named_and_where_all_are_it_is_an_error(tmp_path):
+    """After so few steps no code is used: the gate refuses. Another seed is there already, as if it had passed."""
+    asked = Request(data=SMALL, out=tmp_path, settings=TINY)
+    with pytest.raises(CodeUnused):
+        seeds(asked, 1)
+    assert not (tmp_path / "seed-0" / "report.html").exists()
+    other = replace(asked, out=tmp_path / "seed-1", settings=replace(TINY, seed=1))
+    other.out.mkdir()
+    write_json(other.out / CLAIM, {"request": own(other)})
+    write_json(other.out / "judged.json", judged_of(1))
+    (other.out / "report.html").touch()
+    found = seeds(asked, 2)
+    assert (found["seeds"], [*found["refused"]]) == (1, ["seed-0"])
+    assert "Refused, seed-0: " in (tmp_path / "figures.md").read_text()
+
+
 def test_figures_pool_the_seeds_and_say_what_was_covered():
     found = figures([judged_of(0), judged_of(1)])
     part = found["questions"]["abnormal"]
@@ -446,7 +484,8 @@ def test_figures_pool_the_seeds_and_say_what_was_covered():
     assert part["sufficient"]["interval"][0] > 0
     assert part["covered"][0] == {"defining": 1, "of": 1, "nuisances": [], "led": ["heart", "heart"]}
     text = markdown(found)
-    assert "Kendall's tau over the whole bank: .800, .800" in text
+    assert "Kendall's tau of all directions at their better signs: .800, .800" in text
+    assert "Refused, seed-3: too little." in markdown(found | {"refused": {"seed-3": "too little"}})
     assert "Seed 1: the attributes lead heart, heart; 1 of 1 factors that define the class, 0 nuisances." in text
     json.dumps(found)
 

@@ -13,10 +13,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from explain_core.bundles.files import SUMS, digest_of
 from explain_core.files import read_json, write, write_json
 from training import checkpoints, subjects
 from training.diffex.attach import attach
-from training.diffex.explain import FILE, explain, within
+from training.diffex.explain import FILE, CodeUnused, explain, within
 from training.diffex.figures import figures, markdown
 from training.diffex.judge import JUDGED, judge
 from training.diffex.page import page
@@ -32,6 +33,7 @@ def run(asked: Request, progress: Progress = silent) -> dict[str, Any]:
     """One seed, in its own folder: train, rank, judge, and write its page; what is there already is taken.
 
     Raises:
+        CodeUnused: see `explain`.
         DatasetError, TrainingError, BundleError: see `materials` and `explain`.
     """
     mark = own(asked)
@@ -52,10 +54,19 @@ def own(asked: Request) -> str:
         TrainingError: it was made with other data, settings or classifier.
     """
     settings = {name: value for name, value in asdict(asked.settings).items() if name not in HOW}
-    mark = checkpoints.fingerprint({"data": asked.data, "classifier": str(asked.classifier)}, settings)
+    request = {"data": asked.data, "classifier": str(asked.classifier), "gate": asked.gate}
+    mark = checkpoints.fingerprint(request, settings, _digest(asked.classifier))
     if read_json(asked.out / CLAIM).get("request", mark) != mark:
         raise TrainingError(f"{asked.out} was made with other data, settings or classifier; use another folder")
     return mark
+
+
+def _digest(classifier: Path | subjects.File | None) -> str:
+    """Of a classifier that is given: the same name may hold another one tomorrow; "" where its file is not there."""
+    if classifier is None:
+        return ""
+    path = classifier.path if isinstance(classifier, subjects.File) else classifier / SUMS
+    return digest_of(path) if path.is_file() else ""
 
 
 def seeds(asked: Request, count: int, processes: int = 1, progress: Progress = silent) -> dict[str, Any]:
@@ -66,6 +77,9 @@ def seeds(asked: Request, count: int, processes: int = 1, progress: Progress = s
         count: how many.
         processes: at once.
         progress: told by the first one, where there is one process.
+
+    Raises:
+        CodeUnused: by every seed; where only some are refused, the figures name them and are of the others.
     """
     runs = [
         replace(
@@ -77,13 +91,29 @@ def seeds(asked: Request, count: int, processes: int = 1, progress: Progress = s
     ]
     if processes > 1 and count > 1:
         with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-            judged = list(pool.map(run, runs))
+            tried = list(pool.map(_tried, runs))
     else:
-        judged = [run(one, progress) for one in runs]
-    found = figures(judged)
+        tried = [_tried(one, progress) for one in runs]
+    judged = [one for one in tried if not isinstance(one, CodeUnused)]
+    refused = {one.out.name: why for one, why in zip(runs, tried, strict=True) if isinstance(why, CodeUnused)}
+    if not judged:
+        raise next(iter(refused.values()))
+    found = figures(judged) | {"refused": {name: str(why) for name, why in refused.items()}}
+    if len(judged) > 1:
+        first = next(one for one in runs if one.out.name not in refused)
+        given = materials(first)  # its page says how alike the seeds' attributes are
+        write(first.out / REPORT, page(first, given, explain(first, given), judged[0], found))
     write_json(asked.out / "figures.json", found)
     write(asked.out / "figures.md", markdown(found))
     return found
+
+
+def _tried(asked: Request, progress: Progress = silent) -> dict[str, Any] | CodeUnused:
+    """What `run` returns, or why the gate refused."""
+    try:
+        return run(asked, progress)
+    except CodeUnused as error:
+        return error
 
 
 def command(arguments: Namespace) -> dict[str, Any]:

@@ -25,6 +25,12 @@ from training.runs.diffex.directions import learn
 from training.runs.diffex.settings import DiffexSettings
 
 Record = dict[str, Any]
+
+
+class CodeUnused(TrainingError):
+    """The gate after the first stage: images do not follow from their codes, so that these explain nothing."""
+
+
 FILE = "attributes.safetensors"
 EFFECTS = "effects.json"
 NOISES: tuple[Noise, ...] = ("inverted", "fixed")
@@ -65,8 +71,8 @@ def explain(asked: Request, given: Materials, progress: Progress = silent) -> Fo
     held_out = given.validation.images[: 2 * settings.ranked].float().to(device) / 255
     use = measure.code_use(model, subject, held_out, settings.decoding())
     if asked.gate and (reason := measure.refusal(use)) is not None:
-        raise TrainingError(reason)
-    latents, codes, logits = _encoded(model, subject, given.own.images, device)
+        raise CodeUnused(reason)
+    latents, codes, logits = encoded(model, subject, given.own.images, device)
     decided = _numpy(subject.answers(logits, questions[0]))
     fixed, names, gap = references(_numpy(codes).astype(np.float64), decided, seed=settings.seed)
     if settings.parts:
@@ -130,7 +136,7 @@ def key(question: Question) -> str:
 
 
 @torch.no_grad()
-def _encoded(
+def encoded(
     model: SemanticAutoencoder, subject: Subject, images: Tensor, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Latents, standardised codes and the classifier's logits of uint8 images."""
@@ -144,12 +150,12 @@ def _encoded(
 
 
 def opposite(
-    images: Tensor, subject: Subject, question: Question, most: int, device: torch.device
+    images: Tensor, subject: Subject, question: Question, most: int, device: torch.device, *, least: int = LEAST
 ) -> tuple[Tensor, NDArray[np.int64]]:
     """The first images that are decided otherwise than asked, in [0, 1], and which of the uint8 ones they are.
 
     Raises:
-        TrainingError: fewer than `LEAST`.
+        TrainingError: fewer than `least`.
     """
     places: list[int] = []
     with torch.no_grad():
@@ -161,9 +167,9 @@ def opposite(
                 break
     places = places[:most]
     found = images[places].to(device).float() / 255
-    if len(found) < LEAST:
+    if len(found) < least:
         raise TrainingError(
-            f"{len(found)} images are decided otherwise than '{subject.named(question)}', and {LEAST} are needed: give "
+            f"{len(found)} images are decided otherwise than '{subject.named(question)}', and {least} are needed: give "
             "more images"
         )
     return found, np.array(places)

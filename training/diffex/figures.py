@@ -128,7 +128,7 @@ def markdown(found: Figures) -> str:
         f"{_numbers(use['agreement_fixed'])}, from its own {_numbers(use['agreement_inverted'])}; PSNR "
         f"{_numbers(use['psnr'])} dB."
     )
-    lines = [said, ""]
+    lines = [said, "", *(f"Refused, {name}: {why}." for name, why in found.get("refused", {}).items()), ""]
     for name, part in found["questions"].items():
         rows = [
             [
@@ -141,8 +141,9 @@ def markdown(found: Figures) -> str:
         lines += [*table(f"Towards '{name}', on test images of the other decision", heads, rows), ""]
         order = part["order"]
         lines.append(
-            f"Order foreseen and found, Kendall's tau over the whole bank: {_numbers(order['tau'])} (by logit "
-            f"{_numbers(order['tau_evidence'])}; from own and from one noise {_numbers(order['tau_noise'])})."
+            "Order foreseen and found, Kendall's tau of all directions at their better signs: "
+            f"{_numbers(order['tau'])} (by logit {_numbers(order['tau_evidence'])}; from own and from one noise "
+            f"{_numbers(order['tau_noise'])})."
         )
         if part["together"]:
             steps = "; ".join(

@@ -57,11 +57,11 @@ def judge(asked: Request, given: Materials, found: Found, progress: Progress = s
                 for name, column in _references(result.bank, foreseen["probability"])
             ],
             "order": {
-                "tau": _tau(foreseen["probability"], observed.probability.mean(axis=0)),
-                "tau_evidence": _tau(foreseen["evidence"], observed.evidence.mean(axis=0)),
-                "tau_noise": _tau(
+                "tau": order(foreseen["probability"], observed.probability.mean(axis=0).tolist()),
+                "tau_evidence": order(foreseen["evidence"], observed.evidence.mean(axis=0).tolist()),
+                "tau_noise": order(
                     foreseen["probability"],
-                    np.array(kept[key(question)]["inverted" if settings.noise == "fixed" else "fixed"]["probability"]),
+                    kept[key(question)]["inverted" if settings.noise == "fixed" else "fixed"]["probability"],
                 ),
             },
             "whole_bank": [_name(result.bank, c) for c in attfind(observed.probability, settings.attributes)],
@@ -87,8 +87,18 @@ def _name(bank: Bank, column: int) -> str:
     return f"{'-' if column % 2 else '+'}{bank.names[column // 2]}"
 
 
-def _tau(foreseen: Sequence[float], observed: Floats) -> float:
-    return float(stats.kendalltau(foreseen, observed).statistic)
+def order(foreseen: Sequence[float], observed: Sequence[float]) -> float:
+    """Kendall's tau of two effects of every direction at the sign that was foreseen to do more.
+
+    Over both signs it would be nearly free: what one sign gives the other takes.
+
+    Args:
+        foreseen: mean effects of the bank's columns: of each direction its positive, then its negative sign.
+        observed: the same of other images or noise.
+    """
+    columns = [2 * n + int(foreseen[2 * n + 1] > foreseen[2 * n]) for n in range(len(foreseen) // 2)]
+    one, other = (np.asarray(effects)[columns] for effects in (foreseen, observed))
+    return float(stats.kendalltau(one, other).statistic)
 
 
 def _references(bank: Bank, foreseen: Sequence[float]) -> list[tuple[str, int]]:

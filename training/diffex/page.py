@@ -8,16 +8,17 @@ import torch
 from scipy import stats
 
 from explain_core.diffex.attributes import Attribute
+from explain_core.diffex.ranking import prepare
 from explain_core.engine import choose_device
 from training.diffex import show
-from training.diffex.explain import Found
+from training.diffex.explain import Found, encoded, opposite
 from training.diffex.figures import KINDS
 from training.diffex.request import Materials, Request
 from training.measure.estimates import Figures
 from training.report import attributes as report
 from training.report.evaluation import cell
 
-LEAST_CORRELATION, MOST_NAMED = 0.2, 3
+LEAST_CORRELATION, MOST_NAMED, SHOWN = 0.2, 3, 3
 _STRIPS = (
     "Each strip is one image that is decided otherwise, changed along one attribute: backwards, as it is, half of it, "
     "all of it, and half more; below each frame the probability of the answer, bold where it is given. The last "
@@ -44,10 +45,8 @@ def page(asked: Request, given: Materials, found: Found, judged: Mapping[str, An
     """
     result, subject = found.attributes, given.subject
     device = choose_device(asked.settings.device)
-    images = given.test.images.to(device).float() / 255
-    with torch.no_grad():
-        latents = result.model.latents(images)
-        codes = result.model.code(latents, subject.probabilities(subject.logits(images)))
+    images = given.test.images
+    codes = encoded(result.model, subject, images, device)[1]
     known = show.covariates(given.test, () if given.reader is None else given.reader.factors)
     questions = []
     for question in subject.questions():
@@ -60,7 +59,7 @@ def page(asked: Request, given: Materials, found: Found, judged: Mapping[str, An
                     {
                         "name": one.name,
                         "facts": _facts(row, _alike(one, found, codes, known)),
-                        "strips": _strips(one, found, given, images),
+                        "strips": _strips(one, found, given, device),
                     }
                     for one, row in zip(result.of(question), rows, strict=True)
                 ],
@@ -114,8 +113,9 @@ def _facts(row: Mapping[str, Any], alike: list[tuple[str, float]]) -> list[str]:
     return lines
 
 
-def _strips(one: Attribute, found: Found, given: Materials, images: torch.Tensor) -> list[dict[str, Any]]:
-    ready = show.chosen(found.attributes, given.subject, one, images)
+def _strips(one: Attribute, found: Found, given: Materials, device: torch.device) -> list[dict[str, Any]]:
+    other, _ = opposite(given.test.images, given.subject, one.question, SHOWN, device, least=1)
+    ready = prepare(found.attributes.model, given.subject, other, found.attributes.how)
     shown = show.strips(found.attributes, given.subject, one, ready)
     threshold = 1 / len(given.subject.outputs) if given.subject.exclusive else given.subject.threshold
     limit = threshold if one.question.holds else 1 - threshold

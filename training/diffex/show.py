@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from explain_core.diffex.attributes import Attribute, Attributes
-from explain_core.diffex.ranking import Prepared, changed, prepare
+from explain_core.diffex.ranking import Prepared, changed
 from explain_core.diffex.subject import Subject
 from training.cohort import Cohort
 from training.datasets.samples import Factor
@@ -63,13 +62,6 @@ def coloured(change: NDArray[np.floating]) -> Pixels:
     strength = np.clip(np.abs(change) / FULL, 0, 1)[..., None]
     colour = np.where(change[..., None] > 0, BRIGHTER, DARKER)
     return np.asarray(np.rint((1 - strength + strength * colour) * 255), np.uint8)
-
-
-def chosen(found: Attributes, subject: Subject, attribute: Attribute, images: Tensor, most: int = 3) -> Prepared:
-    """The first images, in [0, 1], that are decided otherwise, ready to be morphed."""
-    with torch.no_grad():
-        other = images[~subject.answers(subject.logits(images), attribute.question)][:most]
-    return prepare(found.model, subject, other, found.how)
 
 
 def place(picture: NDArray[np.floating]) -> str:
