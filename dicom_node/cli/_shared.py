@@ -134,10 +134,20 @@ def _refuse_root(settings: "Settings") -> None:
             raise ConfigError(f"{there} is {name}'s, and what root writes there {name} cannot use: sudo -u {name} ...")
 
 
-def ledger_of(settings: "Settings") -> "Ledger":
-    """The node's ledger, in its present schema."""
+def ledger_of(settings: "Settings", *, make: bool = False) -> "Ledger":
+    """The node's ledger, in its present schema.
+
+    Raises:
+        ConfigError: there is none, and none is to be made: an empty one would answer for a node that is elsewhere.
+    """
     from dicom_node.app import open_ledger  # noqa: PLC0415
 
+    path = Path(settings.node.database.removeprefix("sqlite:///"))
+    if not make and settings.node.database.startswith("sqlite:///") and not path.exists():
+        raise ConfigError(
+            f"there is no ledger at {path.absolute()}: name the node's settings with --config or DICOM_NODE_CONFIG; of "
+            "a new node `dicom-node serve` makes it"
+        )
     return open_ledger(settings)
 
 

@@ -206,11 +206,15 @@ def rerun(
 def migrate(
     *,
     config: ConfigOption = None,
-    backup: Annotated[Path | None, typer.Option(help="File for the backup; default: beside the spool.")] = None,
+    backup: Annotated[
+        Path | None, typer.Option(help="File for the backup, made in any case; default: beside the spool, if need be.")
+    ] = None,
     no_backup: Annotated[bool, typer.Option("--no-backup", help="There is a backup already.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Bring the ledger up to this software's schema, after a backup. Stop the node first.
+
+    Where the schema is this software's already, --backup alone is done, beside a running node too.
 
     JSON: `before`, `after`, `backup` (null where none was made).
     """
@@ -219,7 +223,9 @@ def migrate(
 
     settings, target = settings_of(config), None
     found = migration.schema(settings.node.database)
-    if found is not None and found < SCHEMA and not no_backup:
+    if backup is not None and no_backup:
+        raise fail("give --backup or --no-backup", WRONG_USE)
+    if found is not None and (backup is not None or (found < SCHEMA and not no_backup)):
         target = backup or settings.node.spool.parent / f"ledger-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.backup"
         migration.back_up(settings.node.database, target)
     if target is not None and not as_json:

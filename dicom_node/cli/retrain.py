@@ -82,7 +82,7 @@ def _defaults(settings: Settings) -> dict[str, Any]:
     """What the node knows and job.toml need not say: which model runs, the registry, what training may claim."""
     from dicom_node.storage.bundles import bundle_path  # noqa: PLC0415
 
-    running = bundle_path(settings, ledger_of(settings).deployed("champion"))
+    running = bundle_path(settings, ledger_of(settings, make=True).deployed("champion"))
     return {
         "champion.bundle": str(running.absolute()),
         "registry.uri": settings.registry.uri,

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from dicom_node.cli import app
 from dicom_node.demo.run import sample
 from dicom_node.settings.sections import DEFAULT_BUNDLE
+from dicom_node.storage.ledger import Ledger
 
 FOUND = commands()
 
@@ -49,6 +50,7 @@ NOT_OURS = {
         ("docs/deploy.md", program): "needs systemd as the first process; tests/deploy/test_units.py verifies the units"
         for program in ("journalctl", "systemctl")
     },
+    ("docs/backup.md", "sudo"): "tests/docs/test_backup_page.py runs it in a folder",
     ("docs/pacs/any.md", "echoscu"): "a C-ECHO, as `dicom-node echo` has it",
     ("docs/pacs/dcmtk.md", "storescp"): "tests/pacs/test_dcmtk_recipe.py runs it",
 }
@@ -73,6 +75,10 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("typed")
     (folder / "node.toml").write_text('[node]\ncalling_ae_titles = ["PACS"]\n')
     shutil.copy(sample(), folder / "FILE")
+    (folder / "var").mkdir()
+    ledger = Ledger(f"sqlite:///{folder}/var/ledger.sqlite")
+    ledger.create()  # as `dicom-node serve` does
+    ledger.close()
     return folder
 
 

@@ -46,8 +46,9 @@ def test_nobody_to_tell_is_wrong_use(alert):
 
 
 def test_what_needs_a_person_is_listed(alert, tmp_path):
-    assert alert("list").exit_code == 0
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
+    ledger.create()
+    assert alert("list").exit_code == 0
     ledger.note([Noted(name="disk", level="bad", said="full", began_at=T0, seen_at=T0)])
     ledger.close()
     done = alert("list", "", "--json")

@@ -249,6 +249,13 @@ def test_a_damaged_bundle_is_refused_with_the_files_name(tmp_path, root):
 def test_status_and_rerun_of_an_empty_node(tmp_path):
     config = tmp_path / "node.toml"
     config.write_text(f'[node]\ndatabase = "sqlite:///{tmp_path}/ledger.sqlite"\nspool = "{tmp_path}/spool"\n')
+    for command in (("status",), ("rerun", "--failed"), ("verdict", "--list"), ("drift",), ("alert", "list")):
+        said = run(*command, "--config", config, expect=2).stderr
+        assert f"error: there is no ledger at {tmp_path}/ledger.sqlite: name the node's settings" in said
+    assert not (tmp_path / "ledger.sqlite").exists(), "an empty one would answer for another node"
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
+    ledger.create()
+    ledger.close()
     assert json.loads(run("status", "--config", config, "--json").stdout)["studies"] == []
     assert "0 task(s)" in run("rerun", "--failed", "--config", config).stdout
     assert "0 task(s)" in run("rerun", "--ignored", "--config", config).stdout

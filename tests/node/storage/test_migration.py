@@ -142,7 +142,11 @@ def test_the_command_makes_a_backup_first_and_then_migrates(old, tmp_path):
         assert copy.execute("SELECT count(*) FROM tasks").fetchone() == (4,)
         assert not copy.execute("SELECT name FROM sqlite_master WHERE name = 'ledger_version'").fetchall()
     assert migration.schema(f"sqlite:///{tmp_path}/before.backup") == FIRST
-    assert "nothing to do" in runner.invoke(app, arguments).output
+    again = runner.invoke(app, [*arguments[:-1], str(tmp_path / "after.backup")])
+    assert "nothing to do" in again.output
+    with closing(sqlite3.connect(tmp_path / "after.backup")) as copy:
+        assert copy.execute("SELECT count(*) FROM tasks").fetchone() == (4,), "asked for, it is made in any case"
+    assert runner.invoke(app, [*arguments, "--no-backup"]).exit_code == 2
 
 
 def test_a_backup_is_never_written_over(old, tmp_path):
