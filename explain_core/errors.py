@@ -5,7 +5,8 @@ ExplainError
 ├─ GeometryError      an image cannot be brought to the model's input, or back
 ├─ AttributionError   a method produced a map that cannot be used (NaN, wrong shape)
 ├─ GradientsNeeded    a method needs gradients that the classifier does not have
-└─ FeaturesNeeded     generators or a method read features or evidence that the classifier does not offer
+├─ FeaturesNeeded     generators or a method read features or evidence that the classifier does not offer
+└─ UnknownName        no module, preset or architecture of this name
 """
 
 
@@ -31,3 +32,7 @@ class GradientsNeeded(ExplainError):
 
 class FeaturesNeeded(ExplainError):
     """The generators read features of the classifier, and it offers none."""
+
+
+class UnknownName(ExplainError, LookupError):
+    """There is no module, preset or architecture of this name; the message lists those there are."""

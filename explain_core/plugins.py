@@ -8,6 +8,8 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
+from explain_core.errors import UnknownName
+
 METHODS = "explain_core.methods"
 """The package of explanation methods."""
 
@@ -58,12 +60,12 @@ def load(package: str, name: str) -> Any:
     """Import `name` from `package` and return its `PLUGIN`.
 
     Raises:
-        LookupError: no such module in the package, and the message lists the ones there are; or it has no `PLUGIN`.
+        UnknownName: no such module in the package, and the message lists the ones there are; or it has no `PLUGIN`.
     """
     names = available(package)
     if name not in names:
-        raise LookupError(f"{package} has no {name!r}; there is: {', '.join(names)}")
+        raise UnknownName(f"{package} has no {name!r}; there is: {', '.join(names)}")
     module = importlib.import_module(f"{package}.{name}")
     if not hasattr(module, "PLUGIN"):
-        raise LookupError(f"{module.__file__} defines no PLUGIN")
+        raise UnknownName(f"{module.__file__} defines no PLUGIN")
     return module.PLUGIN

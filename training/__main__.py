@@ -320,13 +320,20 @@ def main() -> None:
     os.umask(0o077)  # labels and films of patients
     share_cores()
     keep_memory()
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    if getattr(arguments, "json", None) and (arguments.json.is_dir() or not arguments.json.parent.is_dir()):
+        parser.error(f"--json {arguments.json}: no file can be written there")
     try:
         if arguments.command == "retrain":
             raise SystemExit(_retrain(arguments))
         figures = _run(arguments)
     except ExplainError as error:
         raise SystemExit(f"error: {error}") from error
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise SystemExit(f"error: {error.filename}: {error.strerror}") from error
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
     if arguments.command == "controls":

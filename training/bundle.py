@@ -28,7 +28,7 @@ from training.cohort import TRAIN, VALIDATION, Cohort
 from training.cohort import load as load_cohort
 from training.datasets.samples import Dataset, Sample
 from training.errors import TrainingError
-from training.making import finish, make
+from training.making import finish, make, need_room
 from training.measure.evaluate import evaluate
 from training.report.evaluation import markdown
 from training.runs import evidence_classifier, generators, temperature
@@ -149,6 +149,7 @@ def bundle(
     Raises:
         BundleError, DatasetError, TrainingError: the data or a folder cannot be used.
     """
+    need_room(out)
     dataset, spec = datasets.read(data) if dataset is None else dataset, InputSpec(size=recipe.size)
     samples = {split: dataset.part(split) for split in (TRAIN, VALIDATION)}
     for split, chosen in samples.items():

@@ -71,6 +71,10 @@ class OneLine(TyperGroup):
             raise fail(str(error), WRONG_USE) from error
         except (NodeError, ExplainError) as error:
             raise fail(str(error)) from error
+        except OSError as error:
+            if error.filename is None:
+                raise
+            raise fail(f"{error.filename}: {error.strerror}") from error
 
 
 class _Later(TyperGroup):

@@ -10,7 +10,17 @@ from typing import Annotated, Any
 
 import typer
 
-from dicom_node.cli._shared import ConfigOption, JsonOption, audit_of, console, fail, plain, print_json, settings_of
+from dicom_node.cli._shared import (
+    ConfigOption,
+    JsonOption,
+    audit_of,
+    console,
+    fail,
+    ledger_of,
+    plain,
+    print_json,
+    settings_of,
+)
 from dicom_node.models import promotion
 from dicom_node.settings.sections import Settings
 from dicom_node.storage import bundles
@@ -59,16 +69,11 @@ class _Place:
 
 @contextmanager
 def _place(config: Path | None, changing: str = "") -> Iterator[_Place]:
-    """Open ledger, registry, and the audit of a changing command; errors end the command in one line."""
-    from dicom_node.app import open_ledger  # noqa: PLC0415 - commands load only what they need
-
+    """Open ledger, registry, and the audit of a changing command."""
     settings = settings_of(config)
-    try:
-        ledger = open_ledger(settings)
-        with audit_of(settings, changing) if changing else nullcontext(Audit.nowhere()) as audit:
-            yield _Place(settings, ledger, promotion.open_registry(settings), audit)
-    except OSError as error:
-        raise fail(f"{error.filename or 'file'}: {error.strerror or error}") from error
+    ledger = ledger_of(settings, make=True)
+    with audit_of(settings, changing) if changing else nullcontext(Audit.nowhere()) as audit:
+        yield _Place(settings, ledger, promotion.open_registry(settings), audit)
 
 
 @app.command("list")

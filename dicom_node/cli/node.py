@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -158,6 +158,8 @@ def explain(
     wanted = tuple(dict.fromkeys(split_words(methods or ""))) or settings.results.methods
     explainer = node.load_explainer(settings, bundle or node.running_bundle(settings), wanted)
     studies, unreadable = explain_files(files, out, settings, explainer, chosen, wanted)
+    if not studies and not unreadable:
+        raise fail(_NO_FILES)
     if as_json:
         print_json({"studies": [study.as_json() for study in studies], "unreadable": unreadable})
     else:
@@ -245,6 +247,9 @@ def migrate(
         print(f"the ledger has the schema {after}, it had {before}")  # noqa: T201
 
 
+_NO_FILES: Final = "no DICOM file among what was named"
+
+
 @app.command("check-config")
 def check_config(*, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Check the settings, the files they name, and that the model serves its methods; one line says what is wrong.
@@ -299,6 +304,8 @@ def rules_test(
             unreadable.append(str(error))
             continue
         decided[path] = decide_instance(dcmread(path, stop_before_pixels=True), calling, settings.rules)
+    if not decided and not unreadable:
+        raise fail(_NO_FILES)
     if as_json:
         rows = [
             {"path": path, "action": one.action, "rule": one.rule and one.rule.name, "reason": one.reason,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from explain_core.errors import UnknownName
 from explain_core.generators.similar_adversarial import Kind
 from explain_core.geometry import AffineRange
 from explain_core.losses import LossWeights
@@ -40,10 +41,10 @@ def load(name: str) -> Preset:
     """Read one preset.
 
     Raises:
-        LookupError: there is none of this name; the message lists those there are.
+        UnknownName: there is none of this name; the message lists those there are.
     """
     if name not in available():
-        raise LookupError(f"no preset {name!r}; there is: {', '.join(available())}")
+        raise UnknownName(f"no preset {name!r}; there is: {', '.join(available())}")
     table = tomllib.loads(Path(__file__).with_name(f"{name}.toml").read_text())
     settings = table.get("settings", {})
     if "decision_affine" in settings:

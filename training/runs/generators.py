@@ -127,7 +127,7 @@ def from_preset(settings: GeneratorSettings, name: str) -> GeneratorSettings:
     """`settings` with the architecture, the loss weights and whatever else a preset says.
 
     Raises:
-        LookupError: no such preset.
+        UnknownName: no such preset.
     """
     preset = presets.load(name)
     made = replace(settings, kind=preset.kind, head_layers=preset.head_layers, weights=preset.weights)

@@ -80,7 +80,7 @@ def build(architecture: str, outputs: int) -> nn.Module:
     """An untrained classifier.
 
     Raises:
-        LookupError: no such architecture.
+        UnknownName: no such architecture.
     """
     network: nn.Module = plugins.load("explain_core.classifiers", architecture)(outputs)
     return network

@@ -246,6 +246,17 @@ def test_a_damaged_bundle_is_refused_with_the_files_name(tmp_path, root):
     assert not (tmp_path / "out").exists()
 
 
+def test_nothing_to_read_and_nowhere_to_write_are_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    config = tmp_path / "node.toml"
+    config.write_text(f'[node]\ndatabase = "sqlite:///{tmp_path}/ledger.sqlite"\nspool = "{tmp_path}/spool"\n')
+    for command in (("rules", "test", tmp_path / "empty"), ("explain", tmp_path / "empty", "--out", tmp_path / "out")):
+        assert run(*command, "--config", config, expect=1).stderr == "error: no DICOM file among what was named\n"
+    said = run("explain", sample(), "--out", tmp_path / "file", "--config", config, expect=1).stderr
+    assert said == f"error: {tmp_path}/file: File exists\n"
+
+
 def test_status_and_rerun_of_an_empty_node(tmp_path):
     config = tmp_path / "node.toml"
     config.write_text(f'[node]\ndatabase = "sqlite:///{tmp_path}/ledger.sqlite"\nspool = "{tmp_path}/spool"\n')
