@@ -1,8 +1,6 @@
 """The mask generator's training on images of 16 pixels: what it learns, how it resumes and how it stops."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -11,7 +9,6 @@ from torch import nn
 
 from explain_core.blur import gaussian_blur
 from explain_core.classifier import DecisionRule
-from explain_core.classifiers.efficientnet_lite0 import EfficientNetLite0
 from explain_core.generators.mask_generator import MaskWeights
 from explain_core.geometry import AffineRange
 from explain_core.methods.mask_generator import MaskGeneratorMethod
@@ -183,21 +180,3 @@ def test_the_learning_rate_rises_and_falls():
     assert rate_at(0, settings) == pytest.approx(0.001)
     assert rate_at(100, settings) == pytest.approx(0.1, rel=0.03)
     assert rate_at(999, settings) < 1e-5
-
-
-@pytest.mark.slow
-def test_the_command_line(nih_folder, tmp_path):
-    classifier = tmp_path / "c"
-    classifier.mkdir()
-    torch.save(EfficientNetLite0(15).state_dict(), classifier / "classifier.pt")
-    (classifier / "classifier.json").write_text("{}")
-    command = [sys.executable, "-m", "training.runs.mask_generator", "--data", f"nih:{nih_folder}"]
-    command += ["--classifier", str(classifier), "--out", str(tmp_path / "m"), "--filters", "4", "8"]
-    command += ["--steps", "2", "--batch", "2", "--report-every", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert [json.loads(line)["step"] for line in done.stdout.splitlines()] == [1, 2]
-    assert (tmp_path / "m" / "mask_generator.pt").is_file()
-    done = subprocess.run([*command, "--seed", "1"], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "other settings" in done.stderr

@@ -1,11 +1,10 @@
 """Train the mask generator of one output of a frozen classifier (arXiv:1705.07857, variant of arXiv:2012.07332).
 
-One flat script. The network learns to mark what must be replaced for the class to be lost (destroyer) and what alone
+The network learns to mark what must be replaced for the class to be lost (destroyer) and what alone
 keeps it (preserver), as little and as smooth as possible. The best state by validation loss is kept; an interrupted
-run resumes from its checkpoint exactly where it was. Test folds are never opened here.
+run resumes from its checkpoint exactly where it was.
 """
 
-import argparse
 import json
 import math
 import time
@@ -15,16 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from explain_core import plugins
 from explain_core.blur import gaussian_blur
 from explain_core.classifier import DecisionRule
-from explain_core.engine import choose_device, for_inference
 from explain_core.generators.mask_generator import MaskGenerator, MaskWeights, blend, terms
-from explain_core.geometry import AffineRange, InputSpec, draw_affine, warp
-from training import checkpoints, datasets
-from training.datasets import loading
+from explain_core.geometry import AffineRange, draw_affine, warp
+from training import checkpoints
 from training.errors import TrainingError
-from training.splits import TEST_FOLDS, VALIDATION_FOLDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,66 +295,3 @@ def improve(run: Run, training: Tensor, odds: Tensor, task: Task) -> dict[str, f
     run.optimiser.step()
     run.step += 1
     return {name: float(value.detach()) for name, value in losses.items()}
-
-
-def load_classifier(folder: Path) -> nn.Module:
-    """The classifier that an earlier run left in `folder`: classifier.pt, and classifier.json beside it."""
-    record = json.loads((folder / "classifier.json").read_text())
-    name = record.get("settings", {}).get("architecture", "efficientnet_lite0")
-    architecture = plugins.load("explain_core.classifiers", name)
-    state = torch.load(folder / "classifier.pt", weights_only=True, map_location="cpu")
-    model: nn.Module = architecture(len(state["output.bias"]))
-    model.load_state_dict(state)
-    return model
-
-
-def load_images(data: str) -> tuple[Tensor, Tensor]:
-    """Training and validation images, uint8, shape (N, 1, S, S), of the dataset `reader:folder`."""
-    samples, spec = datasets.read(data), InputSpec()
-    training = [s for s in samples if s.fold not in TEST_FOLDS | VALIDATION_FOLDS]
-    validation = [s for s in samples if s.fold in VALIDATION_FOLDS]
-    return loading.load_inputs(training, spec), loading.load_inputs(validation, spec)
-
-
-def main() -> None:
-    """Entry point: `python -m training.runs.mask_generator --help`."""
-    defaults, rule = MaskSettings(), DecisionRule()
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--data", required=True, help="reader:folder, e.g. nih:../shared/data/nih_cxr14_subset")
-    parser.add_argument("--classifier", type=Path, required=True, help="folder of an earlier classifier run")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--output", type=int, default=0, help="the classifier's output to explain")
-    parser.add_argument("--exclusive", action="store_true", help="one class of all outputs holds (softmax)")
-    parser.add_argument("--threshold", type=float, default=rule.threshold)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--filters", type=int, nargs="+", default=list(defaults.filters))
-    for name in ("seed", "steps", "batch", "learning_rate", "area_warm_up", "blur_probability", "report_every"):
-        value = getattr(defaults, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    for name, value in asdict(defaults.weights).items():
-        parser.add_argument(f"--weight-{name.replace('_', '-')}", type=float, default=value)
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    settings = replace(
-        defaults,
-        seed=arguments.seed,
-        filters=tuple(arguments.filters),
-        weights=MaskWeights(**{name: getattr(arguments, f"weight_{name}") for name in asdict(defaults.weights)}),
-        steps=arguments.steps,
-        batch=arguments.batch,
-        learning_rate=arguments.learning_rate,
-        area_warm_up=arguments.area_warm_up,
-        blur_probability=arguments.blur_probability,
-        report_every=arguments.report_every,
-    )
-    training, validation = load_images(arguments.data)
-    classifier = for_inference(load_classifier(arguments.classifier), choose_device(arguments.device))
-    rule = DecisionRule(exclusive=arguments.exclusive, threshold=arguments.threshold)
-    try:
-        train(settings, training, validation, classifier, rule, arguments.output, arguments.out)
-    except TrainingError as error:
-        raise SystemExit(f"error: {error}") from error
-
-
-if __name__ == "__main__":
-    main()
