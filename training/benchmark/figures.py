@@ -14,7 +14,7 @@ from explain_core.generators.features import FeatureGenerators
 from explain_core.generators.kinds import Generators
 from explain_core.method import Method
 from explain_core.quality import controls, faithfulness, hottest, removal
-from explain_core.quality.counterfactuals import Resampling, counterfactual_figures, distances
+from explain_core.quality.counterfactuals import counterfactual_figures, distances
 from explain_core.quality.localisation import PERCENTILES, Convention, Part, pr_auc
 from explain_core.quality.resampling import (
     Estimate,
@@ -69,10 +69,10 @@ def generator_figures(bench: Bench, row: str, network: Generators) -> Figures:
         parts["x_a"].append(x_a.cpu())
     x, x_s, x_a = images.float() / 255, torch.cat(parts["x_s"]), torch.cat(parts["x_a"])
     naive = row == "adversarial_tv"
-    how = Resampling(groups=bench.test.patients, draws=1000)
     estimates = counterfactual_figures(
-        logits, bench.logits(x_a), None if naive else bench.logits(x_s), rule=bench.rule, resampling=how
-    )
+        logits, bench.logits(x_a), None if naive else bench.logits(x_s), rule=bench.rule, draws=1000,
+        groups=bench.test.patients,
+    )  # fmt: skip
     figures: Figures = {
         "steps": bench.profile.generators.steps if row in (*GENERATOR_ROWS, *FEATURE_ROWS) else None,
         "weights": sum(parameter.numel() for parameter in network.parameters()),
