@@ -16,7 +16,6 @@ from training.gate import LEVELS
 
 Floats = NDArray[np.float64]
 Use = NDArray[np.bool_]
-Curve = Callable[[Floats, NDArray[np.bool_], Floats], Floats]
 GRID = np.linspace(0, 1, 101)
 LEAST = 5  # images that an interval needs; of fewer, resamples say nothing
 _CELLS = 4_000_000  # weights held at once
