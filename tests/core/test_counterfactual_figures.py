@@ -128,9 +128,7 @@ def test_patients_widen_the_intervals():
     x = np.repeat(logits(count=10), 20, axis=0)
     a = np.where(np.repeat(np.arange(10) % 2, 20)[:, None] == 1, -x, x)
     images = counterfactual_figures(x, a, rule=FINDING)["flip_rate"]
-    patients = counterfactual_figures(
-        x, a, rule=FINDING, groups=np.repeat(np.arange(10), 20).tolist()
-    )["flip_rate"]
+    patients = counterfactual_figures(x, a, rule=FINDING, groups=np.repeat(np.arange(10), 20).tolist())["flip_rate"]
     assert patients.value == images.value == 0.5
     assert patients.high - patients.low > 2 * (images.high - images.low)
 
