@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -109,7 +110,30 @@ class DecisionRule:
         return own - logits.scatter(1, classes[:, None], -torch.inf).amax(dim=1)
 
 
-class Tempered(nn.Module):
+class _OfAnother:
+    """What a classifier that wraps another one hands on."""
+
+    classifier: Any
+
+    @property
+    def differentiable(self) -> bool:
+        """As of the classifier."""
+        return bool(self.classifier.differentiable)
+
+    @property
+    def cam_layer(self) -> nn.Module:
+        """The classifier's."""
+        layer: nn.Module = self.classifier.cam_layer
+        return layer
+
+    @property
+    def perceptual_layers(self) -> Sequence[nn.Module]:
+        """The classifier's."""
+        layers: Sequence[nn.Module] = self.classifier.perceptual_layers
+        return layers
+
+
+class Tempered(_OfAnother, nn.Module):
     """A classifier with its logits divided by a temperature (Guo et al. 2017, arXiv:1706.04599).
 
     Args:
@@ -123,51 +147,18 @@ class Tempered(nn.Module):
         self.temperature: Tensor
         self.register_buffer("temperature", torch.tensor(float(temperature)))
 
-    @property
-    def differentiable(self) -> bool:
-        """As of the classifier."""
-        return self._inner.differentiable
-
-    @property
-    def cam_layer(self) -> nn.Module:
-        """The classifier's."""
-        return self._inner.cam_layer
-
-    @property
-    def perceptual_layers(self) -> Sequence[nn.Module]:
-        """The classifier's."""
-        return self._inner.perceptual_layers
-
     def forward(self, images: Tensor) -> Tensor:
         """Grey images in [0, 1], shape (N, 1, S, S) -> logits, shape (N, outputs)."""
-        return self._inner(images) / self.temperature
-
-    @property
-    def _inner(self) -> Classifier:
-        return cast("Classifier", self.classifier)
+        logits: Tensor = self.classifier(images) / self.temperature
+        return logits
 
 
-@dataclass(frozen=True, slots=True)
-class TemperedLogits:
+@dataclass(frozen=True)
+class TemperedLogits(_OfAnother):
     """The same for a classifier that is no module."""
 
     classifier: Classifier
     temperature: float
-
-    @property
-    def differentiable(self) -> bool:
-        """As of the classifier."""
-        return self.classifier.differentiable
-
-    @property
-    def cam_layer(self) -> nn.Module:
-        """The classifier's."""
-        return self.classifier.cam_layer
-
-    @property
-    def perceptual_layers(self) -> Sequence[nn.Module]:
-        """The classifier's."""
-        return self.classifier.perceptual_layers
 
     def __call__(self, images: Tensor, /) -> Tensor:
         """Grey images in [0, 1], shape (N, 1, S, S) -> logits, shape (N, outputs)."""
@@ -222,13 +213,16 @@ def look(classifier: Classifier | nn.Module, images: Tensor) -> Look:
 
 
 def look_through_hooks(network: Any, layers: Sequence[nn.Module], images: Tensor) -> Look:
-    """One pass of any network whose `layers` are watched; their outputs are its features."""
+    """One pass of any network whose `layers` are watched; their outputs are its features, of one used twice the first.
+
+    No hook outlives the call.
+    """
     found: dict[int, Tensor] = {}
 
-    def watch(index: int) -> Any:
-        return layers[index].register_forward_hook(lambda _module, _inputs, output: found.update({index: output}))
+    def keep(index: int, _layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        found.setdefault(index, output)
 
-    handles = [watch(index) for index in range(len(layers))]
+    handles = [layer.register_forward_hook(partial(keep, index)) for index, layer in enumerate(layers)]
     try:
         logits = network(images)
     finally:

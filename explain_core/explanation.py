@@ -320,16 +320,13 @@ class Explanation:
     @property
     def similar_kept(self) -> bool | None:
         """Whether the similar image really kept the decision; None without one."""
-        if self.similar is None:
-            return None
-        return (self.similar.probability >= self.prediction.threshold) == self.prediction.positive
+        crossed = self._crossed(self.similar)
+        return None if crossed is None else not crossed
 
     @property
     def decision_changed(self) -> bool | None:
         """Whether the adversarial image really crossed the decision threshold; None without one."""
-        if self.adversarial is None:
-            return None
-        return (self.adversarial.probability >= self.prediction.threshold) != self.prediction.positive
+        return self._crossed(self.adversarial)
 
     @property
     def second_changed(self) -> bool | None:
@@ -345,9 +342,12 @@ class Explanation:
     @property
     def control_changed(self) -> bool | None:
         """Whether the path alone crossed the decision threshold, without the aim; None without a control."""
-        if self.control is None:
+        return self._crossed(self.control)
+
+    def _crossed(self, image: Counterfactual | None) -> bool | None:
+        if image is None:
             return None
-        return (self.control.probability >= self.prediction.threshold) != self.prediction.positive
+        return (image.probability >= self.prediction.threshold) != self.prediction.positive
 
 
 class Explainer(Protocol):

@@ -56,24 +56,6 @@ class Place:
     sided: bool = True
 
 
-def places(
-    evidence: NDArray[np.floating], luminance: NDArray[np.float32], orientation: tuple[str, str] | None
-) -> tuple[Place, ...]:
-    """The zones in which evidence lies, the strongest first.
-
-    Args:
-        evidence: how much of it each pixel has, >= 0, shape (rows, columns).
-        luminance: the image, 0 to 1, same shape.
-        orientation: Patient Orientation of the rows and columns (PS3.3 C.7.6.1.1.1); None where it is not stated.
-
-    Returns:
-        The zones that together carry 80 % of it; none where there is no evidence.
-    """
-    rows, columns = np.nonzero(evidence)
-    box = lungs_box(upright(luminance, orientation))
-    return places_of(rows, columns, evidence[rows, columns], evidence.shape, box, orientation)
-
-
 def places_of(
     rows: Integers,
     columns: Integers,
@@ -82,7 +64,7 @@ def places_of(
     lungs: Box,
     orientation: tuple[str, str] | None,
 ) -> tuple[Place, ...]:
-    """The same for those who know the pixels with evidence, and where the lungs are.
+    """The zones that together carry 80 % of the evidence, the strongest first; none where there is no evidence.
 
     Args:
         rows: of each pixel that has any.
@@ -90,7 +72,7 @@ def places_of(
         evidence: how much it has, > 0.
         shape: rows and columns of the image.
         lungs: in the upright image.
-        orientation: as of `places`.
+        orientation: Patient Orientation of the rows and columns (PS3.3 C.7.6.1.1.1); None where it is not stated.
     """
     if not len(rows):
         return ()

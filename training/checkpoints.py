@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,11 @@ def fingerprint(*parts: Any) -> str:
             for piece in _pieces(value):
                 digest.update(piece)
     return digest.hexdigest()
+
+
+def fingerprint_of(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the tensors of a network's state in the order of their names."""
+    return fingerprint(*(value.detach().cpu() for _, value in sorted(state.items())))
 
 
 def _pieces(value: Any) -> Iterator[bytes | memoryview]:

@@ -1,6 +1,7 @@
 """Labelled images in memory, split by patient: what training runs and the benchmark work on."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,22 +85,13 @@ class Cohort:
     def take(self, index: NDArray[np.integer]) -> "Cohort":
         """The images at `index`, shape (M,), in that order."""
         chosen = index.tolist()
-        return replace(
-            self,
-            images=self.images[torch.from_numpy(np.asarray(index, np.int64))],
-            targets=self.targets[index],
-            truths=tuple(self.truths[i] for i in chosen),
-            boxes=self.boxes[index],
-            views=tuple(self.views[i] for i in chosen),
-            patients=tuple(self.patients[i] for i in chosen),
-            splits=tuple(self.splits[i] for i in chosen),
-            sexes=tuple(self.sexes[i] for i in chosen),
-            ages=self.ages[index],
-            names=tuple(self.names[i] for i in chosen),
-            sources=tuple(self.sources[i] for i in chosen),
-            shapes=tuple(self.shapes[i] for i in chosen),
-            factors=self.factors[index],
-        )
+        found: dict[str, Any] = {"images": self.images[torch.from_numpy(np.asarray(index, np.int64))]}
+        for name in ("targets", "boxes", "ages", "factors"):
+            found[name] = getattr(self, name)[index]
+        for name in ("truths", "views", "patients", "splits", "sexes", "names", "sources", "shapes"):
+            values = getattr(self, name)
+            found[name] = tuple(values[place] for place in chosen)
+        return replace(self, **found)
 
     def part(self, split: str) -> "Cohort":
         """The images of one split."""

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from explain_core.bundles.files import SUMS, verify
 from explain_core.errors import BundleError
@@ -194,17 +193,15 @@ def _scored(asked: CrossFit, explainer: BundleExplainer, split: Dataset) -> Figu
         "training_boxed": len(training),
         "names": [_named(asked, sample) for sample in samples],
         "called": explainer.decisions(chances[marked]).tolist(),
-        "rows": {name: {key: _rounded(values[key]) for key in KEPT} for name, values in rows.items()},
+        "rows": {
+            name: {key: np.round(values[key], _DECIMALS).tolist() for key in KEPT} for name, values in rows.items()
+        },
     }
 
 
 def _named(asked: CrossFit, sample: Sample) -> str:
     """An image's path within the data: two of one file name in two folders are two."""
     return os.path.relpath(sample.path, next(iter(datasets.places(asked.data)), None))
-
-
-def _rounded(values: NDArray[np.floating]) -> Any:
-    return np.round(values, _DECIMALS).tolist()
 
 
 def _decisions(asked: CrossFit, dataset: Dataset, done: Mapping[Group, Figures]) -> Figures:

@@ -79,10 +79,10 @@ def named(uri: str) -> Iterator[None]:
         raise
     except Exception as error:
         where = uri.rsplit("@", 1)[-1]  # without a password
-        causes = list(_causes(error))
-        names = {base.__name__ for one in causes for base in type(one).__mro__}
+        came_of = list(causes(error))
+        names = {base.__name__ for one in came_of for base in type(one).__mro__}
         if names & _AWAY or (code := getattr(error, "error_code", None)) in _AWAY_CODES:
-            raise RegistryUnreachable(f"the registry {where} does not answer ({type(causes[-1]).__name__})") from error
+            raise RegistryUnreachable(f"the registry {where} does not answer ({type(came_of[-1]).__name__})") from error
         if isinstance(error, OSError):
             raise RegistryError(f"the registry's files: {error.filename or where}: {error.strerror}") from error
         if code is None:
@@ -90,7 +90,8 @@ def named(uri: str) -> Iterator[None]:
         raise RegistryError(f"the registry {where} refuses: {str(error).splitlines()[0]}") from error
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what it came of, one after the other."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -1,6 +1,7 @@
 """What the classifiers that are read whole from a file share: no gradients, no layers, and a trial run."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -12,10 +13,7 @@ from explain_core.errors import BundleError, GradientsNeeded
 class LogitsOnly:
     """What a classifier says that can be asked for logits and for nothing else."""
 
-    @property
-    def differentiable(self) -> bool:
-        """Gradients do not flow."""
-        return False
+    differentiable: ClassVar[bool] = False
 
     @property
     def cam_layer(self) -> nn.Module:

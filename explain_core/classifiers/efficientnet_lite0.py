@@ -6,6 +6,7 @@ MBConv stages with ReLU6; the stem takes one channel, which equals three identic
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -108,20 +109,16 @@ class EfficientNetLite0(nn.Module):
 
     Args:
         outputs: number of logits.
-        dropout: probability before the last layer, in training.
     """
 
-    def __init__(self, outputs: int, dropout: float = 0.2) -> None:
+    differentiable: ClassVar[bool] = True
+
+    def __init__(self, outputs: int) -> None:
         super().__init__()
         self.stem, self.blocks = trunk()
         self.head = conv_norm(320, 1280, 1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(0.2)
         self.output = nn.Linear(1280, outputs)
-
-    @property
-    def differentiable(self) -> bool:
-        """Gradients flow."""
-        return True
 
     @property
     def perceptual_layers(self) -> tuple[nn.Module, ...]:

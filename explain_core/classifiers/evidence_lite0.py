@@ -47,6 +47,7 @@ class EvidenceLite0(nn.Module):
         outputs: number of logits; the first one is the finding that is decided.
     """
 
+    differentiable: ClassVar[bool] = True
     scale: ClassVar[Scale] = LITE0
 
     def __init__(self, outputs: int) -> None:
@@ -59,11 +60,6 @@ class EvidenceLite0(nn.Module):
         self.joined = conv_norm(WIDTH, WIDTH, 3)
         self.dropout = nn.Dropout(DROPOUT)
         self.output = _Decision(outputs)
-
-    @property
-    def differentiable(self) -> bool:
-        """Gradients flow."""
-        return True
 
     @property
     def perceptual_layers(self) -> tuple[nn.Module, ...]:

@@ -4,6 +4,8 @@ The published experiments use its pre-activation form; the stem takes one channe
 channels with summed weights.
 """
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 from torchvision.models import resnet50
 from torchvision.models.resnet import Bottleneck
@@ -16,15 +18,12 @@ class ResNet50(nn.Module):
         outputs: number of logits.
     """
 
+    differentiable: ClassVar[bool] = True
+
     def __init__(self, outputs: int) -> None:
         super().__init__()
         self.network = resnet50(weights=None, num_classes=outputs)
         self.network.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
-
-    @property
-    def differentiable(self) -> bool:
-        """Gradients flow."""
-        return True
 
     @property
     def perceptual_layers(self) -> tuple[nn.Module, ...]:

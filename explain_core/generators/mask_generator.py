@@ -25,12 +25,11 @@ class MaskGenerator(nn.Module):
 
     Args:
         filters: channels of the trunk per level; S must be divisible by 2 ** (len(filters) - 1) and even.
-        dropout: probability in the encoder, in training.
     """
 
-    def __init__(self, filters: Sequence[int], dropout: float = 0.0) -> None:
+    def __init__(self, filters: Sequence[int]) -> None:
         super().__init__()
-        self.trunk = UNet(filters, dropout=dropout)
+        self.trunk = UNet(filters)
         self.head = nn.Conv2d(self.trunk.channels, 2, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:

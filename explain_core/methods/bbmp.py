@@ -138,13 +138,12 @@ class Bbmp:
 
 
 @torch.no_grad()
-def smallest_circles(probability: Callable[[Tensor], Tensor], kept: Tensor, share: float = 0.99) -> Tensor:
-    """Where the optimisation starts: for each image the smallest centred circle that deletes enough.
+def smallest_circles(probability: Callable[[Tensor], Tensor], kept: Tensor) -> Tensor:
+    """Where the optimisation starts: for each image the smallest centred circle that takes 99 % of the fall.
 
     Args:
         probability: masks, shape (N, 1, M, M), -> the class's probability, shape (N,).
         kept: masks that keep everything: ones, shape (N, 1, M, M).
-        share: how much of the fall from the whole image to the wholly blurred image is enough.
 
     Returns:
         Masks, 0 in the circle and 1 outside, of the shape of `kept`. Nothing is deleted where nothing can fall.
@@ -153,7 +152,7 @@ def smallest_circles(probability: Callable[[Tensor], Tensor], kept: Tensor, shar
     places = (torch.arange(size, device=kept.device) + 0.5) / size - 0.5
     distance = torch.hypot(places[:, None], places[None, :])
     whole, blurred = probability(kept), probability(torch.zeros_like(kept))
-    enough = whole - share * (whole - blurred)
+    enough = whole - 0.99 * (whole - blurred)
     start = torch.zeros_like(kept)
     for step in reversed(range(_RADII)):
         radius = math.sqrt(0.5) * step / (_RADII - 1)

@@ -6,35 +6,14 @@ how far each pixel moved.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from explain_core.blur import gaussian_blur
-from explain_core.classifier import Classifier, DecisionRule, need_gradients
-
-
-def activations(classifier: Classifier, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The logits and the outputs of the classifier's perceptual layers; of a layer used twice, the first.
-
-    No hook outlives the call.
-    """
-    kept: dict[int, Tensor] = {}
-
-    def keep(index: int, _layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        kept.setdefault(index, output)
-
-    layers = classifier.perceptual_layers
-    handles = [layer.register_forward_hook(partial(keep, index)) for index, layer in enumerate(layers)]
-    try:
-        logits = classifier(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return logits, [kept[index] for index in range(len(layers))]
+from explain_core.classifier import Classifier, DecisionRule, look_through_hooks, need_gradients
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +68,7 @@ class PerceptualPerturbation:
     def perturbed(self, classifier: Classifier, image: Tensor, chosen: Tensor) -> Tensor:
         """The image z of one image x, both of shape (1, 1, S, S), for the class `chosen`, shape (1,)."""
         with torch.no_grad():
-            logits, phi_x = activations(classifier, image)
+            logits, phi_x, _ = look_through_hooks(classifier, classifier.perceptual_layers, image)
             decided = self.rule.margin(logits, chosen) >= 0
             target = torch.where(decided, self.value, -self.value)
         z = image.detach().clone().requires_grad_()
@@ -97,7 +76,7 @@ class PerceptualPerturbation:
 
         def closure() -> Tensor:
             with torch.enable_grad():
-                logits, phi_z = activations(classifier, z)
+                logits, phi_z, _ = look_through_hooks(classifier, classifier.perceptual_layers, z)
                 distance = functional.mse_loss(z, image)
                 margin = self.rule.margin(logits, chosen)
                 loss = self.objective(margin, target, list(zip(phi_z, phi_x, strict=True)), distance)

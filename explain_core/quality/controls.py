@@ -57,11 +57,6 @@ def derangement(count: int, seed: int = 0) -> NDArray[np.intp]:
     return other
 
 
-def shuffled(truths: Sequence[Mask], seed: int = 0) -> list[Mask]:
-    """Every image's truth replaced by another image's: what a map scores on lesions that it cannot know of."""
-    return [truths[index] for index in derangement(len(truths), seed)]
-
-
 def blurred(heatmap: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     """The map under a Gaussian of `sigma` pixels: the control for averaging being a low-pass filter."""
     image: NDArray[np.float32] = ndimage.gaussian_filter(heatmap, sigma)

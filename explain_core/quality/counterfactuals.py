@@ -1,11 +1,10 @@
 """Whether the generated images do what they are for: Table IV of arXiv:2012.07332, validity, proximity, transfer.
 
-Logits have shape (N, K). With findings of their own (sigmoid) the output `classes[n]` is in question for image n and
-its decision is 0 or 1; with exclusive classes (softmax) the decision is the winning class.
+Logits have shape (N, K). With findings of their own (sigmoid) the first output is in question and its decision is 0 or
+1; with exclusive classes (softmax) the decision is the winning class.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,38 +15,22 @@ from explain_core.classifier import DecisionRule
 from explain_core.quality.resampling import Estimate, bootstrap, mean, one_vs_rest_auc, share
 
 Floats = NDArray[np.floating]
-Classes = NDArray[np.integer]
 GREY_LEVEL = 1 / 255
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resampling:
-    """How the intervals are drawn.
-
-    Attributes:
-        draws: number of resamples.
-        seed: of the resamples.
-        groups: patient of each image, to resample patients whole; None resamples images.
-    """
-
-    draws: int = 2000
-    seed: int = 0
-    groups: Sequence[Any] | None = None
-
-
-def decisions(logits: Floats, rule: DecisionRule, classes: Classes | None = None) -> NDArray[np.int64]:
-    """y(x) of each image, shape (N,); `classes` None asks for output 0."""
-    decided: NDArray[np.int64] = rule.decide(_tensor(logits), torch.from_numpy(_asked(logits, classes))).numpy()
+def decisions(logits: Floats, rule: DecisionRule) -> NDArray[np.int64]:
+    """y(x) of each image, shape (N,)."""
+    decided: NDArray[np.int64] = rule.decide(_tensor(logits), torch.zeros(len(logits), dtype=torch.long)).numpy()
     return decided
 
 
-def flipped(logits: Floats, changed: Floats, rule: DecisionRule, classes: Classes | None = None) -> NDArray[np.bool_]:
+def flipped(logits: Floats, changed: Floats, rule: DecisionRule) -> NDArray[np.bool_]:
     """Whether the decision about each changed image is another than about the image, shape (N,).
 
     Given a second classifier's logits on x and on x_a it tells whether x_a carries over to that classifier, measured
     against its own decision on x.
     """
-    return np.asarray(decisions(logits, rule, classes) != decisions(changed, rule, classes))
+    return np.asarray(decisions(logits, rule) != decisions(changed, rule))
 
 
 def counterfactual_figures(
@@ -56,8 +39,8 @@ def counterfactual_figures(
     similar: Floats | None = None,
     *,
     rule: DecisionRule,
-    classes: Classes | None = None,
-    resampling: Resampling | None = None,
+    draws: int = 2000,
+    groups: Sequence[Any] | None = None,
 ) -> dict[str, Estimate]:
     """Table IV and the rates of kept and changed decisions, each with its interval.
 
@@ -66,8 +49,8 @@ def counterfactual_figures(
         adversarial: f(x_a), shape (N, K).
         similar: f(x_s), shape (N, K); None for a method without one.
         rule: how logits decide.
-        classes: the output in question for each image, shape (N,); None for output 0. Not used for exclusive classes.
-        resampling: how the intervals are drawn.
+        draws: number of resamples.
+        groups: patient of each image, to resample patients whole; None resamples images.
 
     Returns:
         similar_auc: AUC of f(x_s) against y(x). adversarial_auc: AUC of f(x_a) against 1 - y(x). For exclusive classes
@@ -75,23 +58,26 @@ def counterfactual_figures(
         others. kept_rate: y(x_s) = y(x). flip_rate: y(x_a) != y(x), with flip_rate_positive and flip_rate_negative by
         y(x), or flip_rate_class_k for exclusive classes. A figure that no image defines is absent.
     """
-    how = resampling or Resampling()
-    decided = decisions(logits, rule, classes)
+
+    def estimate(statistic: Any, *arrays: NDArray[Any]) -> Estimate:
+        return bootstrap(statistic, arrays, draws=draws, groups=groups)
+
+    decided = decisions(logits, rule)
     labels = decided[:, None] == (np.arange(logits.shape[1]) if rule.exclusive else np.ones(1))
     figures: dict[str, Estimate] = {}
     defined = (labels.any(axis=0) & ~labels.all(axis=0)).nonzero()[0]
     if similar is not None:
         if len(defined):
-            scores = _scores(similar, rule, classes)
-            figures["similar_auc"] = _estimate(how, one_vs_rest_auc, labels[:, defined], scores[:, defined])
-        figures["kept_rate"] = _estimate(how, mean, ~flipped(logits, similar, rule, classes))
+            scores = _scores(similar, rule)
+            figures["similar_auc"] = estimate(one_vs_rest_auc, labels[:, defined], scores[:, defined])
+        figures["kept_rate"] = estimate(mean, ~flipped(logits, similar, rule))
     if len(defined):
-        scores = _scores(adversarial, rule, classes)
-        figures["adversarial_auc"] = _estimate(how, one_vs_rest_auc, ~labels[:, defined], scores[:, defined])
-    changed = flipped(logits, adversarial, rule, classes)
-    figures["flip_rate"] = _estimate(how, mean, changed)
+        scores = _scores(adversarial, rule)
+        figures["adversarial_auc"] = estimate(one_vs_rest_auc, ~labels[:, defined], scores[:, defined])
+    changed = flipped(logits, adversarial, rule)
+    figures["flip_rate"] = estimate(mean, changed)
     for name, among in _decided_as(decided, rule):
-        figures[f"flip_rate_{name}"] = _estimate(how, share, changed, among)
+        figures[f"flip_rate_{name}"] = estimate(share, changed, among)
     return figures
 
 
@@ -124,22 +110,14 @@ def _tensor(logits: Floats) -> torch.Tensor:
     return torch.from_numpy(np.array(logits, np.float64))
 
 
-def _asked(logits: Floats, classes: Classes | None) -> NDArray[np.int64]:
-    return np.zeros(len(logits), np.int64) if classes is None else np.array(classes, np.int64)
-
-
-def _scores(logits: Floats, rule: DecisionRule, classes: Classes | None) -> Floats:
+def _scores(logits: Floats, rule: DecisionRule) -> Floats:
     """What ranks images as their probabilities do, without the ties of saturated ones; shape (N, K) or (N, 1)."""
     if rule.exclusive:
         scores: Floats = torch.log_softmax(_tensor(logits), dim=1).numpy()
         return scores
-    return np.take_along_axis(np.asarray(logits), _asked(logits, classes)[:, None], axis=1)
+    return np.asarray(logits)[:, :1]
 
 
 def _decided_as(decided: NDArray[np.int64], rule: DecisionRule) -> list[tuple[str, NDArray[np.bool_]]]:
     names = {0: "negative", 1: "positive"}
     return [(f"class_{k}" if rule.exclusive else names[k], decided == k) for k in np.unique(decided).tolist()]
-
-
-def _estimate(how: Resampling, statistic: Any, *arrays: NDArray[Any]) -> Estimate:
-    return bootstrap(statistic, arrays, draws=how.draws, seed=how.seed, groups=how.groups)

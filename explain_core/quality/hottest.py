@@ -25,22 +25,21 @@ BLOCKS = 14
 """Blocks on a side of the random control: 16 of 224 pixels, about as coarse as a map of evidence."""
 
 
-def hottest(maps: Tensor, share: float = TENTH) -> Tensor:
-    """The `share` of the pixels with the highest values, bool, of the maps' shape (N, 1, S, S)."""
-    masks = [salient_mask(plane, 100 * (1 - share)) for plane in maps[:, 0].cpu().numpy()]
+def hottest(maps: Tensor) -> Tensor:
+    """The tenth of the pixels with the highest values, bool, of the maps' shape (N, 1, S, S)."""
+    masks = [salient_mask(plane, 100 * (1 - TENTH)) for plane in maps[:, 0].cpu().numpy()]
     return torch.from_numpy(np.stack(masks))[:, None].to(maps.device)
 
 
-def random_part(side: int, share: float = TENTH, *, block: int = 1, seed: Any = 0) -> Mask:
+def random_part(side: int, *, block: int = 1, seed: Any = 0) -> Mask:
     """As many pixels as `hottest` takes, drawn in whole blocks (the last one cut), shape (side, side).
 
     Args:
         side: rows and columns in pixels.
-        share: of the pixels.
         block: rows and columns of a block in pixels; 1 draws single pixels, which a classifier hardly sees.
         seed: of the draw.
     """
-    count, across = round(side * side * share), -(-side // block)
+    count, across = round(side * side * TENTH), -(-side // block)
     ranks = np.random.default_rng(seed).permutation(across * across).reshape(across, across)
     rows, columns = np.indices((side, side))
     within = (rows % block) * block + columns % block
@@ -57,9 +56,7 @@ def reversed_by_parts(
     changed: Tensor,
     maps: Tensor,
     *,
-    share: float = TENTH,
     draws: int = 3,
-    seed: int = 0,
 ) -> dict[str, Floats]:
     """Whether parts of a change still reverse the decision, per image, shape (N,), 1 or 0; draws are averaged.
 
@@ -68,9 +65,7 @@ def reversed_by_parts(
         images: x, of that shape.
         changed: x_a, of the same shape and range.
         maps: whose pixels are ranked, of the same shape.
-        share: of the pixels that a part has.
-        draws: of the random parts.
-        seed: of the draws, the same for every image.
+        draws: of the random parts, the same for every image.
 
     Returns:
         "whole" (x_a itself), "hottest" (x with the change in the hottest pixels alone), "without" (the change without
@@ -81,19 +76,19 @@ def reversed_by_parts(
     def reverses(mask: Tensor) -> Floats:
         return np.asarray((decide(torch.where(mask, changed, images)) != before).double().cpu().numpy())
 
-    hot = hottest(maps, share)
+    hot = hottest(maps)
     found = {"whole": reverses(torch.ones_like(hot)), "hottest": reverses(hot), "without": reverses(~hot)}
     for name, block in (("random", max(1, side // BLOCKS)), ("random_pixels", 1)):
-        parts = [random_part(side, share, block=block, seed=(seed, draw)) for draw in range(draws)]
+        parts = [random_part(side, block=block, seed=(0, draw)) for draw in range(draws)]
         drawn = [reverses(torch.from_numpy(part).to(images.device).expand_as(hot)) for part in parts]
         found[name] = np.asarray(np.mean(drawn, axis=0))
     return found
 
 
-def overlaps(maps: Tensor, others: Tensor, share: float = TENTH) -> Floats:
-    """IoU of the hottest `share` of two maps of each image, both of shape (N, 1, H, W); shape (N,)."""
+def overlaps(maps: Tensor, others: Tensor) -> Floats:
+    """IoU of the hottest tenths of two maps of each image, both of shape (N, 1, H, W); shape (N,)."""
     pairs = zip(maps[:, 0].cpu().numpy(), others[:, 0].cpu().numpy(), strict=True)
-    percentile = 100 * (1 - share)
+    percentile = 100 * (1 - TENTH)
     return np.array([iou(salient_mask(one, percentile), salient_mask(two, percentile)) for one, two in pairs])
 
 
@@ -104,8 +99,6 @@ def stability(
     shift: int = 2,
     noise: float = 0.01,
     quality: int = 90,
-    share: float = TENTH,
-    seed: int = 0,
 ) -> dict[str, Floats]:
     """`overlaps` of the maps of images and of slightly changed copies, shape (N,) each.
 
@@ -113,10 +106,8 @@ def stability(
         explain: images in [0, 1], shape (N, 1, S, S) -> maps of that shape.
         images: of that shape.
         shift: in pixels of the images, at least 1.
-        noise: standard deviation of the Gaussian noise, in luminance.
+        noise: standard deviation of the Gaussian noise, in luminance; the same noise for every image.
         quality: of the JPEG.
-        share: of the pixels compared.
-        seed: of the noise, the same for every image.
 
     Returns:
         "shift": moved to the right, and moved down (the mean of both), the map moved back and compared where both
@@ -125,15 +116,15 @@ def stability(
     maps = explain(images)
     right = explain(functional.pad(images, (shift, 0, 0, 0), mode="replicate")[..., :-shift])
     down = explain(functional.pad(images, (0, 0, shift, 0), mode="replicate")[..., :-shift, :])
-    drawn = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(seed)) * noise
+    drawn = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(0)) * noise
     moved = (
-        overlaps(maps[..., :-shift], right[..., shift:], share),
-        overlaps(maps[..., :-shift, :], down[..., shift:, :], share),
+        overlaps(maps[..., :-shift], right[..., shift:]),
+        overlaps(maps[..., :-shift, :], down[..., shift:, :]),
     )
     return {
         "shift": np.asarray(np.mean(moved, axis=0)),
-        "noise": overlaps(maps, explain((images + drawn.to(images)).clamp(0, 1)), share),
-        "jpeg": overlaps(maps, explain(_as_jpeg(images, quality)), share),
+        "noise": overlaps(maps, explain((images + drawn.to(images)).clamp(0, 1))),
+        "jpeg": overlaps(maps, explain(_as_jpeg(images, quality))),
     }
 
 

@@ -26,14 +26,14 @@ Part = Literal["total", "partial"]
 
 
 @lru_cache(maxsize=8)
-def _fixed_order(size: int, seed: int) -> NDArray[np.intp]:
-    order: NDArray[np.intp] = np.random.default_rng(seed).permutation(size)
+def _fixed_order(size: int) -> NDArray[np.intp]:
+    order: NDArray[np.intp] = np.random.default_rng(0).permutation(size)
     return order
 
 
-def ranking(heatmap: Heatmap, seed: int = 0) -> NDArray[np.intp]:
+def ranking(heatmap: Heatmap) -> NDArray[np.intp]:
     """Flat pixel indices from the highest to the lowest value; ties in a fixed pseudo-random order."""
-    shuffled = _fixed_order(heatmap.size, seed)
+    shuffled = _fixed_order(heatmap.size)
     falling = np.negative(heatmap.ravel()[shuffled], dtype=np.result_type(heatmap, np.float32))
     ranked: NDArray[np.intp] = shuffled[np.argsort(falling, kind="stable")]
     return ranked

@@ -16,6 +16,7 @@ from explain_core.quality.localisation import Part, curve_area
 
 Floats = NDArray[np.float64]
 Statistic = Callable[..., Floats]
+LEVEL = 0.95
 _CELLS = 4_000_000  # weights held at once
 
 
@@ -40,17 +41,15 @@ def bootstrap(
     *,
     draws: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
     groups: Sequence[Any] | NDArray[Any] | None = None,
 ) -> Estimate:
-    """A statistic of per-image arrays with its interval; all arrays are resampled by the same images.
+    """A statistic of per-image arrays with its interval of 95 %; all arrays are resampled by the same images.
 
     Args:
         statistic: as described at the top; NaN where a draw leaves it undefined, which draws are left out.
         arrays: per-image values, shape (N, ...) each.
         draws: number of resamples.
         seed: of the resamples.
-        level: of the interval.
         groups: who each image is of, length N: patients are then resampled whole. None: every image on its own.
 
     Raises:
@@ -68,7 +67,7 @@ def bootstrap(
     values = values[np.isfinite(values)]
     if not len(values):
         return Estimate(value=value, low=float("nan"), high=float("nan"))
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(value=value, low=float(low), high=float(high))
 
 
@@ -146,8 +145,6 @@ def paired_gain(
     statistic: Statistic = mean,
     *,
     draws: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
     groups: Sequence[Any] | NDArray[Any] | None = None,
 ) -> Estimate:
     """statistic(a) - statistic(b) of two methods on the same images, resampled together.
@@ -157,8 +154,6 @@ def paired_gain(
         b: those of the other, or of a control, of the same shape.
         statistic: of one array: `mean`, or `mean_curve_auc()` for curves.
         draws: as for `bootstrap`.
-        seed: as for `bootstrap`.
-        level: as for `bootstrap`.
         groups: as for `bootstrap`.
 
     Raises:
@@ -170,7 +165,7 @@ def paired_gain(
     def difference(weights: Floats, first: NDArray[Any], second: NDArray[Any]) -> Floats:
         return statistic(weights, first) - statistic(weights, second)
 
-    return bootstrap(difference, (a, b), draws=draws, seed=seed, level=level, groups=groups)
+    return bootstrap(difference, (a, b), draws=draws, groups=groups)
 
 
 def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> Floats:

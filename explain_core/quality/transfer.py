@@ -12,18 +12,17 @@ Decisions = NDArray[np.integer]
 _RING = 0.05
 
 
-def smooth_noise(changes: Tensor, sigma: float, seed: int = 0) -> Tensor:
+def smooth_noise(changes: Tensor, sigma: float) -> Tensor:
     """Random smooth changes of the same energy: Gaussian noise under a Gaussian of `sigma` pixels.
 
     Args:
         changes: x_a - x, shape (N, 1, S, S).
-        sigma: of the blur, in pixels.
-        seed: of the noise, the same for every image.
+        sigma: of the blur, in pixels; the noise is the same for every image.
 
     Returns:
         of the same shape, each with the root mean square of its change.
     """
-    noise = torch.randn((1, *changes.shape[1:]), generator=torch.Generator().manual_seed(seed)).to(changes)
+    noise = torch.randn((1, *changes.shape[1:]), generator=torch.Generator().manual_seed(0)).to(changes)
     smooth = weighted_blur(noise, sigma)
     wanted = changes.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
     return smooth / smooth.square().mean().sqrt().clamp(min=1e-12) * wanted

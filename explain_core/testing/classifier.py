@@ -1,5 +1,7 @@
 """A classifier of a few hundred weights, and one without gradients."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
@@ -19,6 +21,8 @@ class ToyClassifier(nn.Module):
         width: filters of the first convolution; the second has twice as many, at half the size.
     """
 
+    differentiable: ClassVar[bool] = True
+
     def __init__(self, outputs: int = 3, *, seed: int = 0, width: int = 4) -> None:
         super().__init__()
         self.first = skip_init(nn.Conv2d, 1, width, 3, padding=1)
@@ -31,11 +35,6 @@ class ToyClassifier(nn.Module):
             deviation = (2 / values[0].numel()) ** 0.5 if values.dim() > 1 else 0.1
             values.data = deviation * torch.randn(values.shape, generator=generator)
         self.eval().requires_grad_(requires_grad=False)
-
-    @property
-    def differentiable(self) -> bool:
-        """Gradients flow."""
-        return True
 
     @property
     def cam_layer(self) -> nn.Module:

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from toys_mask import SIDE, Frozen, Squares, images, inside, naive_blur, untouched
 
-from explain_core.classifier import DecisionRule
+from explain_core.classifier import DecisionRule, look_through_hooks
 from explain_core.errors import GradientsNeeded
-from explain_core.methods.perceptual_perturbation import PLUGIN, PerceptualPerturbation, activations
+from explain_core.methods.perceptual_perturbation import PLUGIN, PerceptualPerturbation
 
 CLASSES = torch.tensor([0, 1, 0])
 
@@ -63,8 +63,8 @@ def test_the_objective_is_its_definition():
     classifier, rule = Layered(), DecisionRule(exclusive=True)
     x, z = torch.rand(2, 1, 1, 6, 6)
     method = PerceptualPerturbation(rule=rule, gamma=30.0, pixels=2.0)
-    logits, phi_z = activations(classifier, z)
-    _, phi_x = activations(classifier, x)
+    logits, phi_z, _ = look_through_hooks(classifier, classifier.perceptual_layers, z)
+    phi_x = look_through_hooks(classifier, classifier.perceptual_layers, x).features
     margin = rule.margin(logits, torch.tensor([1]))
     phi = list(zip(phi_z, phi_x, strict=True))
     found = method.objective(margin, torch.tensor([-2.0]), phi, (z - x).square().mean())
@@ -106,18 +106,18 @@ def test_the_decision_is_changed_whichever_it_was(chosen):
 def test_a_higher_gamma_keeps_the_activations_closer():
     classifier, rule = Layered(), DecisionRule(exclusive=True)
     x, c = torch.rand(1, 1, 8, 8), torch.tensor([0])
-    phi_x = activations(classifier, x)[1]
+    phi_x = look_through_hooks(classifier, classifier.perceptual_layers, x).features
     distances = []
     for gamma in (1.0, 100.0):
         z = PerceptualPerturbation(rule=rule, gamma=gamma).perturbed(classifier, x, c)
-        phi_z = activations(classifier, z)[1]
+        phi_z = look_through_hooks(classifier, classifier.perceptual_layers, z).features
         distances.append(sum(naive_square(*pair) for pair in zip(phi_z, phi_x, strict=True)))
     assert distances[1] < distances[0] / 2
 
 
 def test_of_an_activation_used_twice_the_first_output_counts():
     classifier, x = Layered(), torch.rand(1, 1, 6, 6)
-    _, (one, two) = activations(classifier, x)
+    one, two = look_through_hooks(classifier, classifier.perceptual_layers, x).features
     assert torch.equal(one, torch.relu(classifier.first(x)))
     assert torch.equal(two, torch.relu(classifier.second(one)))
 

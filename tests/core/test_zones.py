@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from explain_core import zones
-from explain_core.zones import OUTSIDE, Place, in_words, lungs_box, places
+from explain_core.zones import OUTSIDE, Place, in_words, lungs_box, places_of, upright
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 SHAPE = (300, 260)
@@ -33,6 +33,12 @@ def spot(*at, shape=SHAPE):
         row, column = round(y * shape[0]), round(x * shape[1])
         values[row - 4 : row + 4, column - 4 : column + 4] = 1
     return values
+
+
+def places(evidence, luminance, orientation):
+    rows, columns = np.nonzero(evidence)
+    lungs = lungs_box(upright(luminance, orientation))
+    return places_of(rows, columns, evidence[rows, columns], evidence.shape, lungs, orientation)
 
 
 def said(*at, orientation=("L", "F")):

@@ -128,9 +128,9 @@ def test_every_table_of_the_paper_is_there_beside_ours():
     for number in ("IV", "V", "VI", "VII", "VIII", "IX", "X", "XI"):
         assert f"## Table {number}: " in text
     row = line(complete(), "Table VI:", "Single_2 (W,TV)")
-    assert [cell.ours for cell in row.cells] == ["0.211"] * 5 + ["-0.050"]
+    assert [cell.text for cell in row.cells] == ["0.211"] * 5 + ["-0.050"]
     assert [cell.paper for cell in row.cells] == ["0.248", "0.250", "0.232", "0.173", "0.097", ""]
-    assert row.cells[0].interval == "0.191 to 0.231"
+    assert row.cells[0].small == "0.191 to 0.231"
     assert "0.211 (0.191 to 0.231) *0.248*" in text
 
 
@@ -166,7 +166,7 @@ def test_a_row_without_a_value_says_so_and_why():
     result = complete() | {"absent": {"bbmp": "stopped: CUDA out of memory"}}
     del result["localisation"]["parts"]["all"]["rows"]["bbmp"]
     row = line(result, "Table VIII:", "BBMP")
-    assert [cell.ours for cell in row.cells] == ["-"] * 5 + [""]
+    assert [cell.text for cell in row.cells] == ["-"] * 5 + [""]
     assert row.cells[0].paper == "0.233"
     notes = " ".join(table(result, "Table VIII:").notes)
     assert "CUDA out of memory): BBMP." in notes
@@ -212,23 +212,23 @@ def test_numbers_that_are_none_are_a_dash():
     result = complete()
     rows = result["localisation"]["parts"]["all"]["rows"]
     rows["gradient"]["iou"] = [float("nan"), float("inf"), "x", True]
-    assert [cell.ours for cell in line(result, "Table VIII:", "Gradient").cells][:5] == ["-"] * 5
+    assert [cell.text for cell in line(result, "Table VIII:", "Gradient").cells][:5] == ["-"] * 5
 
 
 def test_times_are_beside_the_papers_with_the_ratio_to_grad_cam():
     row = line(complete(), "Time and memory", "Similar/adversarial")
-    assert [cell.ours for cell in row.cells] == ["0.125", "0.25", "0.05", "0.20", "1"]
+    assert [cell.text for cell in row.cells] == ["0.125", "0.25", "0.05", "0.20", "1"]
     ours = line(complete(), "Table XI:", "Single_2 (W,TV)").cells[-1]
-    assert (ours.ours, ours.paper) == ("0.125", "0.05")
+    assert (ours.text, ours.paper) == ("0.125", "0.05")
     alone = complete()
     del alone["timing"]["grad_cam"]
-    assert line(alone, "Time and memory", "Gradient").cells[1].ours == "-"
+    assert line(alone, "Time and memory", "Gradient").cells[1].text == "-"
     assert table(alone, "Time and memory").notes
 
 
 def test_problems_are_counted_and_the_first_are_named():
     notes = table(complete(), "Problems").notes
-    assert line(complete(), "Problems", "image file missing").cells[0].ours == "23"
+    assert line(complete(), "Problems", "image file missing").cells[0].text == "23"
     assert notes[0] == "image file missing - 0.png: no such file"
     assert len(notes) == 21
     assert notes[-1] == "and 3 more"
@@ -279,15 +279,15 @@ def test_settings_are_in_the_report():
 
 def test_generated_images_are_beside_the_papers_with_intervals():
     row = line(complete(), "Table IV:", "Single_2 (W,TV)").cells
-    assert [(c.ours, c.interval, c.paper) for c in row] == [
+    assert [(c.text, c.small, c.paper) for c in row] == [
         ("0.988", "0.970 to 0.990", "0.998"),
         ("0.954", "", "0.952"),
     ]
     quality = line(complete(), "Table V:", "Single_2 (W,TV)").cells
-    assert [c.ours for c in quality] == ["0.991", "44.44", "0.982", "41.11", "0.993", "48.88"]
+    assert [c.text for c in quality] == ["0.991", "44.44", "0.982", "41.11", "0.993", "48.88"]
     assert [c.paper for c in quality] == ["0.995", "43.88", "0.994", "42.63", "0.999", "51.93"]
     decisions = line(complete(), "Decisions", "Single_2 (W,TV)").cells
-    assert [(c.ours, c.interval) for c in decisions] == [
+    assert [(c.text, c.small) for c in decisions] == [
         ("0.990", ""), ("0.910", "0.850 to 0.950"), ("0.920", ""), ("-", ""), ("0.123", ""),
         ("3000", ""),
     ]  # fmt: skip
@@ -300,7 +300,7 @@ def test_a_generator_of_our_own_joins_the_generators_tables():
     rows["cyclic"] = rows["cyclic+aug"] = entry(0.4, 0.1)
     for start in ("Table IV:", "Table VI:", "Table VII:", "Table X:", "Table XI:"):
         assert line(result, start, "cyclic")
-    assert line(result, "Table VI:", "cyclic + augmentation").cells[0].ours == "0.400"
+    assert line(result, "Table VI:", "cyclic + augmentation").cells[0].text == "0.400"
 
 
 def test_the_papers_tables_agree_with_each_other():

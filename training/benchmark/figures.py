@@ -13,7 +13,7 @@ from explain_core.generators.features import FeatureGenerators
 from explain_core.generators.kinds import Generators
 from explain_core.method import Method
 from explain_core.quality import controls, faithfulness, hottest, removal
-from explain_core.quality.counterfactuals import Resampling, counterfactual_figures, distances
+from explain_core.quality.counterfactuals import counterfactual_figures, distances
 from explain_core.quality.localisation import PERCENTILES, Convention, Part, pr_auc
 from explain_core.quality.resampling import (
     Estimate,
@@ -56,6 +56,10 @@ def classifier_figures(bench: Bench) -> Figures:
     return figures | {"auc": estimate.value, "interval": [estimate.low, estimate.high]}
 
 
+def _told(name: str, estimate: Estimate) -> Figures:
+    return {name: estimate.value, f"{name}_interval": [estimate.low, estimate.high]}
+
+
 def generator_figures(bench: Bench, row: str, network: Generators) -> Figures:
     """Tables IV and V for one row, which part of the change reverses decisions, and transfer, on all test images."""
     images = bench.test.images
@@ -68,17 +72,17 @@ def generator_figures(bench: Bench, row: str, network: Generators) -> Figures:
         parts["x_a"].append(x_a.cpu())
     x, x_s, x_a = images.float() / 255, torch.cat(parts["x_s"]), torch.cat(parts["x_a"])
     naive = row == "adversarial_tv"
-    how = Resampling(groups=bench.test.patients, draws=1000)
     estimates = counterfactual_figures(
-        logits, bench.logits(x_a), None if naive else bench.logits(x_s), rule=bench.rule, resampling=how
-    )
+        logits, bench.logits(x_a), None if naive else bench.logits(x_s), rule=bench.rule, draws=1000,
+        groups=bench.test.patients,
+    )  # fmt: skip
     figures: Figures = {
         "steps": bench.profile.generators.steps if row in (*GENERATOR_ROWS, *FEATURE_ROWS) else None,
         "weights": sum(parameter.numel() for parameter in network.parameters()),
-        "heads": heads_of(network),
+        "heads": network.decisions if isinstance(network, FeatureGenerators) else len(network.adversarial),
     }
-    figures |= {name: estimate.value for name, estimate in estimates.items()}
-    figures |= {f"{name}_interval": [estimate.low, estimate.high] for name, estimate in estimates.items()}
+    for name, estimate in estimates.items():
+        figures |= _told(name, estimate)
     pairs = {"x_a": (x, x_a)} if naive else {"x_s": (x, x_s), "x_a": (x, x_a), "s_a": (x_s, x_a)}
     for name, (first, second) in pairs.items():
         figures[f"psnr_{name}"] = float(psnr(first, second).mean())
@@ -88,11 +92,6 @@ def generator_figures(bench: Bench, row: str, network: Generators) -> Figures:
     figures |= {name: float(values.mean()) for name, values in distances(x.numpy(), x_a.numpy()).items()}
     maps = (x - x_a if naive else x_s - x_a).abs()
     return figures | _parts(bench, x, x_a, maps) | _transfer(bench, decided.numpy(), x, x_a)
-
-
-def heads_of(network: Generators) -> int:
-    """Adversarial heads: how many decisions are told apart."""
-    return network.decisions if isinstance(network, FeatureGenerators) else len(network.adversarial)
 
 
 def _parts(bench: Bench, x: torch.Tensor, x_a: torch.Tensor, maps: torch.Tensor) -> Figures:
@@ -140,19 +139,14 @@ def localisation_figures(bench: Bench, rows: Mapping[str, Row], best: str) -> Fi
     called = bench.decisions(boxed.images).numpy() > 0
     views = boxed.views if any(boxed.views) else None
     strata = controls.strata(truths, boxed.boxes.tolist(), views, called)
-    parts = {"all": np.ones(len(boxed), np.bool_)} | strata
+    everyone = np.ones(len(boxed), np.bool_)
+    parts = {"all": everyone} | strata
     return {
         "percentiles": list(PERCENTILES),
         "best": best,
         "parts": {name: _part(boxed, rows, use) for name, use in parts.items() if use.any()},
-        "ahead": {
-            other: _gain(rows[best], row, _everyone(boxed), boxed) for other, row in rows.items() if other != best
-        },
+        "ahead": {other: _gain(rows[best], row, everyone, boxed) for other, row in rows.items() if other != best},
     }
-
-
-def _everyone(boxed: Cohort) -> NDArray[np.bool_]:
-    return np.ones(len(boxed), np.bool_)
 
 
 def _part(boxed: Cohort, rows: Mapping[str, Row], use: NDArray[np.bool_]) -> Figures:
@@ -165,9 +159,7 @@ def _row(boxed: Cohort, rows: Mapping[str, Row], name: str, use: NDArray[np.bool
     iou = [bootstrap(mean, [column], groups=patients) for column in columns["iou"].T]
     figures: Figures = {"iou": [e.value for e in iou], "iou_interval": [[e.low, e.high] for e in iou]}
     for part in PARTS:
-        estimate = bootstrap(mean_curve_auc(part=part), [columns["curve"]], groups=patients)
-        figures[f"{part}_auc"] = estimate.value
-        figures[f"{part}_auc_interval"] = [estimate.low, estimate.high]
+        figures |= _told(f"{part}_auc", bootstrap(mean_curve_auc(part=part), [columns["curve"]], groups=patients))
     figures["conventions"] = {
         way: [pr_auc(columns["curve"], way, "total"), pr_auc(columns["curve"], way, "partial")] for way in CONVENTIONS
     }
@@ -189,8 +181,8 @@ def _gain(row: Row, other: Row, use: NDArray[np.bool_], boxed: Cohort) -> Figure
         "total_auc": (mean_curve_auc(), lambda columns: columns["curve"]),
     }
     for name, (statistic, of) in statistics.items():
-        gain: Estimate = paired_gain(of(row.columns)[use], of(other.columns)[use], statistic, groups=patients)
-        figures[name], figures[f"{name}_interval"] = gain.value, [gain.low, gain.high]
+        gain = paired_gain(of(row.columns)[use], of(other.columns)[use], statistic, groups=patients)
+        figures |= _told(name, gain)
     return figures
 
 

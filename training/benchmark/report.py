@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.benchmark.report_cells import ABOVE, BELOW, Cell, Result, Table, get
+from training.benchmark.report_cells import ABOVE, BELOW, Result
 from training.benchmark.report_localisation import remembered
 from training.benchmark.report_tables import tables
+from training.report.cells import Cell, Table, get, plain
+from training.report.page import environment
 
 Box = tuple[float, float, float, float]
-TEMPLATES = Path(__file__).parent / "templates"
 LEGEND = (
     "Ours with the 95 % interval; the paper's value (arXiv:2012.07332; another classifier, RSNA test images, other "
     f"hardware) beside it. {ABOVE} and {BELOW}: the interval of a difference lies above or below 0."
@@ -67,10 +68,7 @@ def markdown(result: Result) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that neither ends a table's cell nor becomes markup."""
-    for character in "\\|*_`<[":
-        text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
+    return plain(text, "\\|*_`<[")
 
 
 def _markdown_table(table: Table) -> list[str]:
@@ -86,7 +84,7 @@ def _markdown_table(table: Table) -> list[str]:
 
 
 def _markdown_cell(cell: Cell) -> str:
-    parts = [_plain(cell.ours), f"({cell.interval})" if cell.interval else "", cell.mark]
+    parts = [_plain(cell.text), f"({cell.small})" if cell.small else "", cell.mark]
     parts.append(f"*{cell.paper}*" if cell.paper else "")
     return " ".join(part for part in parts if part)
 
@@ -98,23 +96,18 @@ def html(result: Result, folder: Path) -> str:
         result: the benchmark's result.
         folder: where the files of `result["figures"]` lie.
     """
-    import jinja2  # noqa: PLC0415 - extra "benchmark"
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
-        title=title(result),
-        heading=heading(result),
-        remembered=remembered(result),
-        legend=LEGEND,
-        tables=tables(result),
-        figures=[_figure(figure, folder) for figure in result.get("figures") or ()],
-        settings=settings_text(result),
+    return str(
+        environment(escape=True)
+        .get_template("benchmark.html.j2")
+        .render(
+            title=title(result),
+            heading=heading(result),
+            remembered=remembered(result),
+            legend=LEGEND,
+            tables=tables(result),
+            figures=[_figure(figure, folder) for figure in result.get("figures") or ()],
+            settings=settings_text(result),
+        )
     )
 
 

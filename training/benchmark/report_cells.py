@@ -1,30 +1,25 @@
-"""Cells, lines and tables of a benchmark report, and safe access to a result in which any part may be missing."""
+"""What a benchmark's report calls its rows, and how it writes their figures."""
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from training.benchmark import paper
+from training.benchmark.profiles import BUNDLE_ROW, DELIVERED
+from training.benchmark.rows import AUGMENTED, BLUR, CHANCE, SMOOTHED
+from training.report.cells import Cell, Line, Table, finite, get
 
 Result = Mapping[str, Any]
 
-CONTROLS = ("location_prior", "centre", "random", "shuffled_boxes", "perfect_mask")
-AUGMENTED = "+aug"
-SMOOTHED = "+blur"
-BLUR = "blur:"
-CHANCE = "random classifier:"
-DELIVERED, BUNDLE = "delivered", "bundle"
 ABOVE, BELOW = "▲", "▼"
 _OWN_NAMES = {
     DELIVERED: "delivered map of the bundle",
-    BUNDLE: "generators of the bundle",
+    BUNDLE_ROW: "generators of the bundle",
     "features": "generators on features, free",
     "features_gated": "generators on features, gated",
     "evidence": "evidence map of the classifier",
     "optimum": "optimum an image",
 }
-_CONTROL_NAMES = {
+CONTROLS = {
     "location_prior": "control: location prior (mean of the training truths, no image)",
     "centre": "control: distance to the centre",
     "random": "control: random",
@@ -33,57 +28,10 @@ _CONTROL_NAMES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One value of ours with its interval, the paper's value beside it, and a mark for an interval without zero."""
-
-    ours: str = ""
-    interval: str = ""
-    paper: str = ""
-    mark: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One row of a table: its name, its kind ("", "augmented", "smoothed", "blur" or "control") and its cells."""
-
-    name: str
-    kind: str
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """A table with a title, a sentence above and notes below; one without lines says only its notes."""
-
-    title: str
-    text: str = ""
-    columns: tuple[str, ...] = ()
-    lines: tuple[Line, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-def get(tree: Any, *keys: str | int) -> Any:
-    """The value under nested keys and indices, None where any of them is missing."""
-    for key in keys:
-        if isinstance(tree, Mapping):
-            tree = tree.get(key)
-        elif isinstance(tree, Sequence) and not isinstance(tree, str) and isinstance(key, int) and key < len(tree):
-            tree = tree[key]
-        else:
-            return None
-    return tree
-
-
 def mapping(tree: Any, *keys: str | int) -> Mapping[str, Any]:
     """The mapping under nested keys, an empty one where there is none."""
     found = get(tree, *keys)
     return found if isinstance(found, Mapping) else {}
-
-
-def finite(value: Any) -> bool:
-    """Whether a value is a number that can be printed."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def number(value: Any, style: str = ".3f") -> str:
@@ -99,21 +47,28 @@ def interval_text(value: Any, style: str = ".3f") -> str:
 
 def estimate(value: Any, interval: Any = None, published: float | None = None, style: str = ".3f") -> Cell:
     """A value of ours with its interval beside the paper's value."""
-    return Cell(number(value, style), interval_text(interval, style), number(published, style) if published else "")
+    printed = number(published, style) if published else ""
+    return Cell(number(value, style), interval_text(interval, style), paper=printed)
 
 
-def difference(value: Any, interval: Any) -> Cell:
-    """A paired difference with its interval, marked where the interval excludes zero."""
+def measured(entry: Any, name: str, published: float | None = None) -> Cell:
+    """The figure `name` of an entry with the interval that stands beside it, and the paper's value."""
+    return estimate(get(entry, name), get(entry, f"{name}_interval"), published)
+
+
+def difference(entry: Any, name: str) -> Cell:
+    """The paired difference `name` of an entry with its interval, marked where the interval excludes zero."""
+    interval = get(entry, f"{name}_interval")
     low, high = get(interval, 0), get(interval, 1)
     known = finite(low) and finite(high)
     mark = ABOVE if known and low > 0 else BELOW if known and high < 0 else ""
-    return Cell(number(value, "+.3f"), interval_text(interval, "+.3f"), "", mark)
+    return Cell(number(get(entry, name), "+.3f"), interval_text(interval, "+.3f"), mark)
 
 
 def row_name(row: str) -> str:
     """What a row is called in a table."""
-    if row in _CONTROL_NAMES:
-        return _CONTROL_NAMES[row]
+    if row in CONTROLS:
+        return CONTROLS[row]
     if row.startswith(BLUR):
         return f"control: {row_name(base_of(row.removeprefix(BLUR)))} under a Gaussian of equal bandwidth"
     if row.startswith(CHANCE):
@@ -135,6 +90,16 @@ def kind_of(row: str) -> str:
     if row.startswith(BLUR):
         return "blur"
     return "augmented" if row.endswith(AUGMENTED) else "smoothed" if row.endswith(SMOOTHED) or row == DELIVERED else ""
+
+
+def line(row: str, cells: Iterable[Cell]) -> Line:
+    """A row of a table under the name that readers know it by."""
+    return Line(row_name(row), tuple(cells), kind_of(row))
+
+
+def left_out(result: Result, part: str, title: str, otherwise: str) -> Table:
+    """A table that says only why a part of the result is not there."""
+    return Table(title=title, notes=(f"Left out: {get(result, 'absent', part) or otherwise}.",))
 
 
 def missing(result: Result, rows: Iterable[str], present: Mapping[str, Any]) -> tuple[str, ...]:

@@ -5,45 +5,46 @@ from typing import Any
 
 from explain_core import blur
 from training.benchmark import paper
+from training.benchmark.profiles import BUNDLE_ROW, DELIVERED
 from training.benchmark.report_cells import (
     ABOVE,
-    AUGMENTED,
     BELOW,
-    BLUR,
     CONTROLS,
-    DELIVERED,
-    Cell,
-    Line,
     Result,
-    Table,
     base_of,
     difference,
     estimate,
-    finite,
-    get,
     kind_of,
+    left_out,
+    line,
     mapping,
+    measured,
     missing,
     number,
     row_name,
 )
+from training.benchmark.rows import AUGMENTED, BLUR
+from training.report.cells import Cell, Line, Table, finite, get
 
 Published = Mapping[str, Sequence[float]]
 
 _METHOD_OF_PRESET = {"adversarial_tv": "adversarial"}
 _MIDDLE = 90
 _AT_MIDDLE = paper.PERCENTILES.index(_MIDDLE)
-_OURS = frozenset({"bundle", "features", "features_gated", "evidence", "optimum", *paper.PRESETS})
+_OURS = frozenset({BUNDLE_ROW, "features", "features_gated", "evidence", "optimum", *paper.PRESETS})
 _GAIN = "gain over the prior"
+_MAIN = (f"IoU@{_MIDDLE}", f"{_GAIN}, IoU@{_MIDDLE}", "total AUC", f"{_GAIN}, total AUC")
 
 
 def localisation_tables(result: Result) -> list[Table]:
     """Every table about where a map points, or one note why there are none."""
     rows = mapping(result, "localisation", "parts", "all", "rows")
     if not rows:
-        reason = get(result, "absent", "localisation") or "the data mark no lesions on the test images"
-        return [Table(title="Localisation (Tables VI to XI)", notes=(f"Left out: {reason}.",))]
-    generators = _generator_rows(result, rows)
+        why = "the data mark no lesions on the test images"
+        return [left_out(result, "localisation", "Localisation (Tables VI to XI)", why)]
+    ours = [row for row in _plain(rows) if row in mapping(result, "generators") and row != "adversarial_tv"]
+    further = [row for row in (*ours, *(f"{row}{AUGMENTED}" for row in ours)) if row in rows]
+    generators = list(dict.fromkeys([*paper.TABLE_VI, *further]))
     baselines = list(dict.fromkeys([*paper.TABLE_VIII, *(row for row in _plain(rows) if row not in generators)]))
     pairs, timed_pairs = _pairs(paper.TABLE_X, rows), _pairs(paper.TABLE_XI, rows)
     return [
@@ -75,21 +76,11 @@ def smoothed_table(result: Result, rows: Mapping[str, Any]) -> Table:
     """The delivered map beside every method's under the same Gaussian, and every control."""
     wanted = [row for row in rows if kind_of(row) == "smoothed"]
     wanted += [row for row in rows if kind_of(row) == "control"]
-
-    def cells(entry: Any) -> tuple[Cell, ...]:
-        return (
-            estimate(get(entry, "iou", _AT_MIDDLE), get(entry, "iou_interval", _AT_MIDDLE)),
-            _gain(entry, "iou_90"),
-            estimate(get(entry, "total_auc"), get(entry, "total_auc_interval")),
-            _gain(entry, "total_auc"),
-            estimate(get(entry, "pointing"), get(entry, "pointing_interval")),
-        )
-
     return Table(
         title="Maps as they are delivered: every method under the same blur",
         text=f"{_on(result)} Gaussian of {100 * blur.BLUR:g} % of the width.",
-        columns=(f"IoU@{_MIDDLE}", f"{_GAIN}, IoU@{_MIDDLE}", "total AUC", f"{_GAIN}, total AUC", "pointing game"),
-        lines=tuple(Line(row_name(row), kind_of(row), cells(rows[row])) for row in wanted),
+        columns=(*_MAIN, "pointing game"),
+        lines=tuple(line(row, (*_main(rows[row], _AT_MIDDLE), measured(rows[row], "pointing"))) for row in wanted),
     )
 
 
@@ -107,11 +98,11 @@ def remembered(result: Result) -> tuple[str, ...]:
     others = sorted((row for row in others if finite(values[row])), key=lambda row: -float(values[row]))
     gain = _gain(rows[best], "iou_90")
     where = f"Where: the {row_name(best)} overlaps the boxes by IoU@{_MIDDLE} {reached(best)}, the average place of "
-    where += f"lesions by {reached('location_prior')} (gain {gain.ours}, {gain.interval})"
+    where += f"lesions by {reached('location_prior')} (gain {gain.text}, {gain.small})"
     where += (
         f"; the best of {len(others)} other methods, {row_name(others[0])}, by {reached(others[0])}" if others else ""
     )
-    made = mapping(result, "generators", "bundle" if best == DELIVERED else base_of(best))
+    made = mapping(result, "generators", BUNDLE_ROW if best == DELIVERED else base_of(best))
     named = {"flip_rate": "x_a", "part_hottest": "its hottest tenth alone", "part_random": "a random tenth"}
     shares = [f"{text} {number(made.get(name), '.2f')}" for name, text in named.items() if made.get(name) is not None]
     why = f"Why: decisions changed by {', '.join(shares)}" if shares else "Why: not measured"
@@ -122,13 +113,6 @@ def remembered(result: Result) -> tuple[str, ...]:
 
 def _plain(rows: Iterable[str]) -> list[str]:
     return [row for row in rows if not kind_of(row)]
-
-
-def _generator_rows(result: Result, rows: Mapping[str, Any]) -> list[str]:
-    """The paper's rows of Table VI, then further generators of ours, plain and augmented."""
-    ours = [row for row in _plain(rows) if row in mapping(result, "generators") and row != "adversarial_tv"]
-    further = [row for row in (*ours, *(f"{row}{AUGMENTED}" for row in ours)) if row in rows]
-    return list(dict.fromkeys([*paper.TABLE_VI, *further]))
 
 
 def _pairs(published: Published, rows: Mapping[str, Any]) -> list[str]:
@@ -149,7 +133,7 @@ def _with_controls(wanted: Sequence[str], rows: Mapping[str, Any]) -> list[str]:
 
 
 def _lines(wanted: Sequence[str], rows: Mapping[str, Any], cells: Any) -> tuple[Line, ...]:
-    return tuple(Line(row_name(row), kind_of(row), tuple(cells(row))) for row in _with_controls(wanted, rows))
+    return tuple(line(row, cells(row)) for row in _with_controls(wanted, rows))
 
 
 def _on(result: Result) -> str:
@@ -164,10 +148,8 @@ def iou_table(result: Result, title: str, wanted: Sequence[str], published: Publ
 
     def cells(row: str) -> list[Cell]:
         entry = rows.get(row)
-        values = [
-            estimate(get(entry, "iou", index), get(entry, "iou_interval", index), _printed(published, row, percentile))
-            for index, percentile in enumerate(percentiles)
-        ]
+        printed = dict(zip(paper.PERCENTILES, published.get(row, ()), strict=False))
+        values = [_iou(entry, index, printed.get(percentile)) for index, percentile in enumerate(percentiles)]
         return [*values, _gain(entry, "iou_90")]
 
     columns = (*(f"IoU@{percentile}" for percentile in percentiles), f"{_GAIN}, IoU@{_MIDDLE}")
@@ -175,14 +157,18 @@ def iou_table(result: Result, title: str, wanted: Sequence[str], published: Publ
     return Table(title=title, text=_on(result), columns=columns, lines=lines, notes=notes)
 
 
-def _printed(published: Published, row: str, percentile: Any) -> float | None:
-    known = percentile in paper.PERCENTILES and row in published
-    return published[row][paper.PERCENTILES.index(percentile)] if known else None
-
-
 def _gain(entry: Any, measure: str) -> Cell:
     gain = get(entry, "gain_over_prior")
-    return difference(get(gain, measure), get(gain, f"{measure}_interval")) if gain else Cell()
+    return difference(gain, measure) if gain else Cell()
+
+
+def _iou(entry: Any, index: int, published: float | None = None) -> Cell:
+    return estimate(get(entry, "iou", index), get(entry, "iou_interval", index), published)
+
+
+def _main(entry: Any, middle: int) -> list[Cell]:
+    """The cells of `_MAIN`; `middle` is where the percentile 90 stands."""
+    return [_iou(entry, middle), _gain(entry, "iou_90"), measured(entry, "total_auc"), _gain(entry, "total_auc")]
 
 
 def auc_table(result: Result, title: str, wanted: Sequence[str], published: Published, *, timed: bool = False) -> Table:
@@ -191,10 +177,8 @@ def auc_table(result: Result, title: str, wanted: Sequence[str], published: Publ
 
     def cells(row: str) -> list[Cell]:
         entry, printed = rows.get(row), published.get(row)
-        values = [
-            estimate(get(entry, name), get(entry, f"{name}_interval"), get(printed, index))
-            for index, name in enumerate(("total_auc", "partial_auc"))
-        ]
+        names = ("total_auc", "partial_auc")
+        values = [measured(entry, name, get(printed, index)) for index, name in enumerate(names)]
         seconds = estimate(get(timing_of(result, row), "batch_1"), None, get(printed, 2), ".3g")
         times = [seconds if kind_of(row) in {"", "augmented"} else Cell()]
         return [*values, _gain(entry, "total_auc"), *(times if timed else ())]
@@ -232,9 +216,7 @@ def verdict(result: Result, rows: Mapping[str, Any]) -> Table:
         behind = [
             row_name(row)
             for row, entry in ahead.items()
-            if any(
-                difference(get(entry, m), get(entry, f"{m}_interval")).mark != ABOVE for m in ("iou_90", "total_auc")
-            )
+            if any(difference(entry, measure).mark != ABOVE for measure in ("iou_90", "total_auc"))
         ]
         text = f"not ahead of {', '.join(behind)}" if behind else "ahead of every other row compared"
         notes.append(f"Row compared with all others: {row_name(best)}; in IoU@{_MIDDLE} and total AUC it is {text}.")
@@ -247,14 +229,8 @@ def _ahead(result: Result) -> list[Table]:
     ahead, best = mapping(result, "localisation", "ahead"), get(result, "localisation", "best")
     if not ahead or not best:
         return []
-    lines = tuple(
-        Line(
-            row_name(row),
-            kind_of(row),
-            tuple(difference(get(entry, m), get(entry, f"{m}_interval")) for m in ("iou_90", "total_auc")),
-        )
-        for row, entry in ahead.items()
-    )
+    measures = ("iou_90", "total_auc")
+    lines = tuple(line(row, (difference(entry, one) for one in measures)) for row, entry in ahead.items())
     title = f"{row_name(best)} minus every other row, paired over images"
     return [Table(title=title, text=_on(result), columns=(f"IoU@{_MIDDLE}", "total AUC"), lines=lines)]
 
@@ -271,21 +247,9 @@ def _strata(result: Result) -> list[Table]:
         if not rows:
             tables.append(Table(title=title, notes=("No test image with a marked lesion is in it.",)))
             continue
-        lines = tuple(
-            Line(row_name(row), kind_of(row), tuple(_stratum_cells(values, middle))) for row, values in rows.items()
-        )
-        columns = (f"IoU@{_MIDDLE}", f"{_GAIN}, IoU@{_MIDDLE}", "total AUC", f"{_GAIN}, total AUC")
-        tables.append(Table(title=title, text=f"{get(entry, 'images')} images.", columns=columns, lines=lines))
+        lines = tuple(line(row, _main(values, middle)) for row, values in rows.items())
+        tables.append(Table(title=title, text=f"{get(entry, 'images')} images.", columns=_MAIN, lines=lines))
     return tables
-
-
-def _stratum_cells(entry: Any, middle: int) -> list[Cell]:
-    return [
-        estimate(get(entry, "iou", middle), get(entry, "iou_interval", middle)),
-        _gain(entry, "iou_90"),
-        estimate(get(entry, "total_auc"), get(entry, "total_auc_interval")),
-        _gain(entry, "total_auc"),
-    ]
 
 
 def other_measures(rows: Mapping[str, Any]) -> Table:
@@ -296,10 +260,7 @@ def other_measures(rows: Mapping[str, Any]) -> Table:
         "energy": "energy pointing game",
         "iou_matched_area": "IoU at the lesions' own area",
     }
-    lines = tuple(
-        Line(row_name(row), kind_of(row), tuple(Cell(number(get(entry, measure))) for measure in measures))
-        for row, entry in rows.items()
-    )
+    lines = tuple(line(row, (Cell(number(get(entry, key))) for key in measures)) for row, entry in rows.items())
     return Table(title="Other measures of localisation", columns=tuple(measures.values()), lines=lines)
 
 
@@ -308,16 +269,10 @@ def _conventions(rows: Mapping[str, Any]) -> list[Table]:
     names = list(dict.fromkeys(name for entry in rows.values() for name in mapping(entry, "conventions")))
     if not names:
         return []
-    lines = tuple(
-        Line(
-            row_name(row),
-            kind_of(row),
-            tuple(
-                Cell(f"{number(get(e, 'conventions', name, 0))} / {number(get(e, 'conventions', name, 1))}")
-                for name in names
-            ),
-        )
-        for row, e in rows.items()
-    )
+
+    def cell(way: Any) -> Cell:
+        return Cell(f"{number(get(way, 0))} / {number(get(way, 1))}")
+
+    lines = tuple(line(row, (cell(get(entry, "conventions", name)) for name in names)) for row, entry in rows.items())
     title = "Total / partial AUC by integration convention"
     return [Table(title=title, columns=tuple(name.replace("_", " ") for name in names), lines=lines)]

@@ -5,21 +5,18 @@ from typing import Any
 
 from training.benchmark import paper
 from training.benchmark.report_cells import (
-    Cell,
-    Line,
     Result,
-    Table,
     base_of,
     estimate,
-    finite,
-    get,
-    kind_of,
+    left_out,
+    line,
     mapping,
+    measured,
     missing,
     number,
-    row_name,
 )
 from training.benchmark.report_localisation import localisation_tables, smoothed_table
+from training.report.cells import Cell, Line, Table, finite, get
 
 _REFERENCE = "grad_cam"
 _PROBLEMS_SHOWN = 20
@@ -50,7 +47,7 @@ def data_table(result: Result) -> Table:
         "boxed": "images with marked lesions", "train": "images for training", "validation": "images for validation",
         "test": "images for the test",
     }  # fmt: skip
-    lines = [Line(name, "", (Cell(_words(data[key])),)) for key, name in names.items() if data.get(key) is not None]
+    lines = [Line(name, (Cell(_words(data[key])),)) for key, name in names.items() if data.get(key) is not None]
     return Table(title="Data", columns=("value",), lines=tuple(lines))
 
 
@@ -66,7 +63,7 @@ def problems_table(result: Result) -> Table:
     if not counts:
         return Table(title="Problems of the data", notes=("None found.",))
     cases = get(result, "data", "problems") or []
-    lines = tuple(Line(str(kind), "", (Cell(str(count)),)) for kind, count in counts.items())
+    lines = tuple(Line(str(kind), (Cell(str(count)),)) for kind, count in counts.items())
     notes = [
         f"{get(case, 0)} - {get(case, 1)}: {get(case, 2)}"
         for case in cases[:_PROBLEMS_SHOWN]
@@ -83,9 +80,9 @@ def classifier_table(result: Result) -> Table:
     entry = mapping(result, "classifier")
     if not entry:
         return Table(title="Classifier", notes=("The result does not say.",))
-    lines = [Line("ROC AUC on the test images", "", (estimate(entry.get("auc"), entry.get("interval")),))]
+    lines = [Line("ROC AUC on the test images", (estimate(entry.get("auc"), entry.get("interval")),))]
     lines += [
-        Line(str(key).replace("_", " "), "", (Cell(_words(value)),))
+        Line(str(key).replace("_", " "), (Cell(_words(value)),))
         for key, value in entry.items()
         if key not in {"auc", "interval"} and not isinstance(value, Mapping) and value is not None
     ]
@@ -96,22 +93,20 @@ def generator_tables(result: Result) -> list[Table]:
     """Tables IV and V and what else is known of the generated images."""
     entries = mapping(result, "generators")
     if not entries:
-        reason = get(result, "absent", "generators") or "no generators were trained or evaluated"
-        return [Table(title="Generated images (Tables IV and V)", notes=(f"Left out: {reason}.",))]
+        title = "Generated images (Tables IV and V)"
+        return [left_out(result, "generators", title, "no generators were trained or evaluated")]
     rows = list(dict.fromkeys([*paper.TABLE_IV, *entries]))
     notes = missing(result, rows, entries)
     auc, quality, decisions, reasons = [], [], [], []
     for row in rows:
         entry, printed = entries.get(row), paper.TABLE_IV.get(row, (None, None))
-        cells = tuple(
-            estimate(get(entry, f"{name}_auc"), get(entry, f"{name}_auc_interval"), printed[index])
-            for index, name in enumerate(("similar", "adversarial"))
-        )
-        auc.append(Line(row_name(row), kind_of(row), cells))
-        quality.append(Line(row_name(row), kind_of(row), _quality(row, entry)))
+        names = ("similar_auc", "adversarial_auc")
+        auc.append(line(row, (measured(entry, name, value) for name, value in zip(names, printed, strict=True))))
+        quality.append(line(row, _quality(row, entry)))
         if row in entries:
-            decisions.append(Line(row_name(row), kind_of(row), (*_rates(entry, _DECISIONS), Cell(_steps(entry)))))
-            reasons.append(Line(row_name(row), kind_of(row), _rates(entry, _REASONS)))
+            steps = Cell(number(get(entry, "steps"), "d"))
+            decisions.append(line(row, (*(measured(entry, name) for name in _DECISIONS), steps)))
+            reasons.append(line(row, (measured(entry, name) for name in _REASONS)))
     return [
         Table(
             title="Table IV: ROC AUC of the generated images",
@@ -140,14 +135,6 @@ def generator_tables(result: Result) -> list[Table]:
             lines=tuple(reasons),
         ),
     ]
-
-
-def _rates(entry: Any, names: Mapping[str, str]) -> tuple[Cell, ...]:
-    return tuple(estimate(get(entry, name), get(entry, f"{name}_interval")) for name in names)
-
-
-def _steps(entry: Any) -> str:
-    return number(get(entry, "steps"), "d")
 
 
 _DECISIONS = {
@@ -182,8 +169,7 @@ def faithfulness_table(result: Result) -> Table:
     """Measures that need no boxes."""
     title, entries = "Faithfulness", mapping(result, "faithfulness")
     if not entries:
-        reason = get(result, "absent", "faithfulness") or "not part of this run"
-        return Table(title=title, notes=(f"Left out: {reason}.",))
+        return left_out(result, "faithfulness", title, "not part of this run")
     columns = {
         "deletion": "deletion AUC (lower is better)",
         "insertion": "insertion AUC (higher)",
@@ -195,10 +181,7 @@ def faithfulness_table(result: Result) -> Table:
         "stable_jpeg": "JPEG of quality 90",
     }
     columns = {key: name for key, name in columns.items() if any(key in entry for entry in entries.values())}
-    lines = tuple(
-        Line(row_name(row), kind_of(row), tuple(Cell(number(get(entry, key))) for key in columns))
-        for row, entry in entries.items()
-    )
+    lines = tuple(line(row, (Cell(number(get(entry, key))) for key in columns)) for row, entry in entries.items())
     return Table(title=title, columns=tuple(columns.values()), lines=lines)
 
 
@@ -206,8 +189,7 @@ def timing_table(result: Result) -> Table:
     """Median seconds per image, the ratio to Grad-CAM in the same run, and peak memory."""
     title, entries = "Time and memory", mapping(result, "timing")
     if not entries:
-        reason = get(result, "absent", "timing") or "not part of this run"
-        return Table(title=title, notes=(f"Left out: {reason}.",))
+        return left_out(result, "timing", title, "not part of this run")
     lines = []
     for row, entry in entries.items():
         cells = []
@@ -217,7 +199,7 @@ def timing_table(result: Result) -> Table:
             cells += [Cell(number(seconds, ".3g")), Cell(number(ratio, ".2f"))]
         peak = get(entry, "peak_bytes")
         cells.append(Cell(number(peak / 2**20 if finite(peak) else None, ".0f")))
-        lines.append(Line(row_name(row), kind_of(row), tuple(cells)))
+        lines.append(line(row, cells))
     columns = ("s/image, batch 1", "of GradCAM's", "s/image, batch 16", "of GradCAM's", "peak memory, MiB")
     notes = () if _REFERENCE in map(base_of, entries) else ("GradCAM was not timed in this run: no ratios.",)
     return Table(

@@ -177,9 +177,7 @@ class Bench:
             out.mkdir(parents=True, exist_ok=True)
             self.say(f"training {name.replace('_', ' ')} ({settings.architecture}, {settings.epochs} epochs)")
             image_classifier.train(settings, self.training.labelled(), self.validation.labelled(), out)
-        model = image_classifier.build(settings.architecture, self.cohort.outputs)
-        model.load_state_dict(torch.load(out / "classifier.pt", weights_only=True, map_location="cpu"))
-        return model
+        return image_classifier.trained(out, settings.architecture, self.cohort.outputs)
 
     def generators(self, row: str, classifier: Classifier, suffix: str = "") -> Generators:
         """The generators of a row of Table I, or on features, trained against `classifier`."""

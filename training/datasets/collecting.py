@@ -9,7 +9,7 @@ from pathlib import Path
 
 from training.datasets.images import THREADS, Header, UnreadableImage, header
 from training.datasets.samples import OLDEST, SEXES, SPLITS, Box, Dataset, Sample
-from training.datasets.tables import Kind, Problem
+from training.datasets.tables import Kind, Problem, Row
 
 
 class Collector:
@@ -21,6 +21,14 @@ class Collector:
     def note(self, kind: Kind, where: str, detail: str) -> None:
         """Record one problem."""
         self.problems.append(Problem(kind, where, detail))
+
+    def by_name(self, rows: Iterable[Row], column: str) -> dict[str, Row]:
+        """Rows by what stands in a column; of several with one name the first, the others are recorded."""
+        kept: dict[str, Row] = {}
+        for row in rows:
+            if kept.setdefault(row.text(column), row) is not row:
+                self.note(Kind.DUPLICATE_ROW, row.where, row.text(column))
+        return kept
 
     def box(self, where: str, corners: Box, width: float = 1.0, height: float = 1.0) -> Box | None:
         """A box in pixels of an image of `width` x `height` as fractions of it, cut to the image.

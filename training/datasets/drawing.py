@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.datasets.samples import Dataset, Factor, Sample, fold_of_split
+from training.datasets.samples import SPLITS, Dataset, Factor, Sample, fold_of_split
 from training.datasets.shapes import Field
 from training.datasets.tables import DatasetError
 
@@ -46,6 +46,22 @@ def factors_of(factors: Sequence[Factor], seed: int, tag: int) -> tuple[dict[str
     return values, target
 
 
+def asked(options: Mapping[str, str], name: str) -> tuple[int, int, list[str]]:
+    """Size in pixels, tag in percent (50 where there is none), and the split of each image, of a reader's options.
+
+    Raises:
+        DatasetError: an option is not a number above 0, or the tag not one of 0 to 100.
+    """
+    tag = options.get("tag", "50")
+    if not tag.isdigit() or int(tag) > 100:  # noqa: PLR2004 - percent
+        raise DatasetError(f"{name}?tag={tag}: give a whole number of 0 to 100")
+    for option, value in options.items():
+        if option != "tag" and (not value.isdigit() or not int(value)):
+            raise DatasetError(f"{name}?{option}={value}: give a whole number above 0")
+    splits = [split for split in SPLITS for _ in range(int(options[split]))]
+    return int(options["size"]), int(tag), splits
+
+
 def dataset(
     draw: Draw, factors: Sequence[Factor], classes: tuple[str, str], options: Mapping[str, str], name: str
 ) -> Dataset:
@@ -61,16 +77,10 @@ def dataset(
     Raises:
         DatasetError: an option is not a number above 0, or the tag not one of 0 to 100.
     """
-    tag = options.get("tag", "50")
-    if not tag.isdigit() or int(tag) > 100:  # noqa: PLR2004 - percent
-        raise DatasetError(f"{name}?tag={tag}: give a whole number of 0 to 100")
-    for option, value in options.items():
-        if option != "tag" and (not value.isdigit() or not int(value)):
-            raise DatasetError(f"{name}?{option}={value}: give a whole number above 0")
-    splits = [split for split in ("train", "validation", "test") for _ in range(int(options[split]))]
-    known = [factors_of(factors, seed, int(tag)) for seed in range(len(splits))]
+    size, tag, splits = asked(options, name)
+    known = [factors_of(factors, seed, tag) for seed in range(len(splits))]
     with ThreadPoolExecutor() as pool:
-        drawn = list(pool.map(lambda seed: image(draw, known[seed][0], seed, int(options["size"])), range(len(splits))))
+        drawn = list(pool.map(lambda seed: image(draw, known[seed][0], seed, size), range(len(splits))))
     samples = [
         Sample(
             path=Path(f"{name}-{seed}"),
@@ -80,7 +90,7 @@ def dataset(
             target=known[seed][1],
             target_source="phantom",
             split=split,
-            pixels=partial(_same, drawn[seed]),
+            pixels=partial(same, drawn[seed]),
             factors=tuple(known[seed][0].values()),
         )
         for seed, split in enumerate(splits)
@@ -90,11 +100,12 @@ def dataset(
     def redraw(patient: str, changes: Mapping[str, float]) -> Sample:
         seed = seeds[patient]
         values = {**known[seed][0], **changes}
-        pixels = image(draw, values, seed, int(options["size"]))
-        return replace(samples[seed], pixels=partial(_same, pixels), factors=tuple(values.values()))
+        pixels = image(draw, values, seed, size)
+        return replace(samples[seed], pixels=partial(same, pixels), factors=tuple(values.values()))
 
     return Dataset(samples=tuple(samples), classes=classes, factors=tuple(factors), redraw=redraw)
 
 
-def _same(pixels: Field) -> Field:
+def same(pixels: Field) -> Field:
+    """What is drawn already, for `Sample.pixels`, which may travel to another process."""
     return pixels

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from training.report.cells import finite
+
 Figures = Mapping[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 # role -> colour, line, hatch of the band, marker
@@ -95,7 +97,7 @@ def _calibration(axis: Any, models: Figures) -> None:
 
 def history(rows: Rows) -> str:
     """The curves of one stage of training, one small chart a figure; "" where there is nothing to draw."""
-    known = {key for row in rows for key, value in row.items() if _finite(value)}
+    known = {key for row in rows for key, value in row.items() if finite(value)}
     x_name = next((name for name in _X if name in known), "")
     names = [key for key in dict.fromkeys(key for row in rows for key in row) if key in known - set(_X)][:_MOST]
     if not names:
@@ -106,7 +108,7 @@ def history(rows: Rows) -> str:
             axis.set_axis_off()
         for axis, name in zip(axes, names, strict=False):
             points = [
-                (row.get(x_name, index + 1), row[name]) for index, row in enumerate(rows) if _finite(row.get(name))
+                (row.get(x_name, index + 1), row[name]) for index, row in enumerate(rows) if finite(row.get(name))
             ]
             axis.plot([x for x, _ in points], [y for _, y in points], color=STYLES["challenger"][0], marker=".")
             axis.set_title(name.replace("_", " "))
@@ -114,7 +116,3 @@ def history(rows: Rows) -> str:
 
     columns = min(_COLUMNS, len(names))
     return _picture(draw, columns, -(-len(names) // columns), (3.0, 2.2))
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

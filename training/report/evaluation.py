@@ -6,6 +6,7 @@ from typing import Any
 
 from training.measure.classification import GROUPS
 from training.measure.localisation import AT_90, DELIVERED, EVIDENCE, PRIOR
+from training.report.cells import get
 
 Figures = Mapping[str, Any]
 Path = tuple[str | int, ...]
@@ -36,7 +37,7 @@ class Target:
 
     def verdict(self, figures: Figures) -> str:
         """In words whether it is met; "not measured" where there is no figure."""
-        entry = at(figures, self.path)
+        entry = get(figures, *self.path)
         if entry is None:
             return "not measured"
         value, interval = entry["value"], entry.get("interval")
@@ -137,18 +138,6 @@ _CHANGES = {
 }
 
 
-def at(figures: Any, path: Path) -> Any:
-    """What stands at a path; None where any part is missing."""
-    for key in path:
-        if isinstance(figures, Mapping):
-            figures = figures.get(str(key))
-        elif isinstance(figures, Sequence) and isinstance(key, int) and key < len(figures):
-            figures = figures[key]
-        else:
-            return None
-    return figures
-
-
 def cell(entry: Any, *, signed: bool = False, unit: str = "") -> str:
     """`value (low to high)`; "-" where there is none."""
     if not isinstance(entry, Mapping) or entry.get("value") is None:
@@ -161,13 +150,13 @@ def cell(entry: Any, *, signed: bool = False, unit: str = "") -> str:
 
 def summary(figures: Figures) -> list[str]:
     """Two lines to remember: where the map points, and whether it is the reason."""
-    value = {name: at(figures, path) for name, path in _REMEMBERED.items()}
+    value = {name: get(figures, *path) for name, path in _REMEMBERED.items()}
 
     def number(name: str) -> str:
         entry = value[name]
         return "-" if entry is None else f"{entry['value']:.2f}"
 
-    images = at(figures, ("localisation", "parts", "all", "images"))
+    images = get(figures, "localisation", "parts", "all", "images")
     where = (
         f"**Where:** on {images} images of patients nobody trained on, the delivered map overlaps the radiologists' "
         f"boxes by IoU@90 {number('iou')} (the average place of opacities: {number('prior')}; gain "
@@ -210,7 +199,7 @@ def markdown(figures: Figures) -> str:
         "|---|---|---|---|---|",
     ]
     for target in TARGETS:
-        entry, signed = at(figures, target.path), target.excludes_zero
+        entry, signed = get(figures, *target.path), target.excludes_zero
         sign = "<= " if target.at_most else ("+" if signed else "")
         limits = f"{sign}{target.floor:g} | {sign}{target.goal:g}"
         shown = cell(entry, signed=signed, unit=target.unit)
@@ -232,7 +221,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 def _by_view(figures: Figures) -> list[str]:
     views = list(figures["classification"])
     made = [
-        [text, *(cell(at(figures, ("counterfactuals", view, name))) for view in views)]
+        [text, *(cell(get(figures, "counterfactuals", view, name)) for view in views)]
         for name, text in _COUNTERFACTUALS.items()
     ]
     return table("Decisions and generated images", ["", *views], [*decision_rows(figures["classification"]), *made])

@@ -8,8 +8,8 @@ from explain_core.generators.kinds import NONE
 from training.calibration import HEADING, section_of
 from training.gate import ALL, Verdict
 from training.report import tables
+from training.report.cells import Cell, Table, plain
 from training.report.page import environment, headline, lineage
-from training.report.tables import Cell, Table
 
 Figures = Mapping[str, Any]
 HISTORY = "Training history"
@@ -135,7 +135,7 @@ def _numbers(figures: Figures, verdict: Verdict, job: Mapping[str, Any]) -> str:
         f"**{headline(verdict)}.**" + "".join(f"\n- {finding.sentence}" for finding in verdict.failures),
     ]
     if job.get("forced") and not verdict.passed:
-        parts.append(f"Forced in spite of the verdict. Reason given: {_plain(str(job['forced']))}")
+        parts.append(f"Forced in spite of the verdict. Reason given: {plain(str(job['forced']))}")
     found = (tables.classifier(figures), tables.subgroups(figures), tables.explanations(figures))
     parts += [_markdown(table) for table in found]
     localisation = tables.localisation(figures)
@@ -145,23 +145,16 @@ def _numbers(figures: Figures, verdict: Verdict, job: Mapping[str, Any]) -> str:
 
 
 def _markdown(table: Table) -> str:
-    lines = [f"**{_plain(table.title)}**", ""]
+    lines = [f"**{plain(table.title)}**", ""]
     if table.text:
-        lines += [_plain(table.text), ""]
-    lines += [f"| | {' | '.join(map(_plain, table.columns))} |", "|---|" + "---|" * len(table.columns)]
-    lines += [f"| {_plain(name)} | {' | '.join(map(_cell, cells))} |" for name, cells in table.lines]
+        lines += [plain(table.text), ""]
+    lines += [f"| | {' | '.join(map(plain, table.columns))} |", "|---|" + "---|" * len(table.columns)]
+    lines += [f"| {plain(line.name)} | {' | '.join(map(_cell, line.cells))} |" for line in table.lines]
     if table.notes:
-        lines += ["", *(_plain(note) for note in table.notes)]
+        lines += ["", *(plain(note) for note in table.notes)]
     return "\n".join(lines)
 
 
 def _cell(cell: Cell) -> str:
     parts = (cell.text, f"({cell.small})" if cell.small else "", cell.mark)
-    return " ".join(_plain(part) for part in parts if part)
-
-
-def _plain(text: str) -> str:
-    """Text that neither ends a table's cell nor becomes markup."""
-    for character in "\\|*`<[":
-        text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
+    return " ".join(plain(part) for part in parts if part)

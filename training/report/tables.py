@@ -1,10 +1,10 @@
 """Tables of a training run's report: text in cells, so that page and card say the same."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from training.gate import ALL, MEASURES, Measure
+from training.report.cells import Cell, Line, Table, get
 from training.report.evaluation import MAPS as NAMES
 
 Figures = Mapping[str, Any]
@@ -21,33 +21,6 @@ MAPS = {
     "equal_blur": "control: one pass blurred as smooth as the delivered map",
 }
 CONTROLS = ("location_prior", "centre", "random", "perfect_mask")
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A value, what stands small below it, and a mark beside it."""
-
-    text: str
-    small: str = ""
-    mark: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """A table with a title, a sentence above it and notes below."""
-
-    title: str
-    columns: tuple[str, ...]
-    lines: tuple[tuple[str, tuple[Cell, ...]], ...]
-    text: str = ""
-    notes: tuple[str, ...] = ()
-
-
-def get(tree: Any, *keys: str) -> Any:
-    """The value under nested keys, None where any is missing."""
-    for key in keys:
-        tree = tree.get(key) if isinstance(tree, Mapping) else None
-    return tree
 
 
 def number(value: Any, measure: Measure | None = None, *, signed: bool = False) -> str:
@@ -77,19 +50,19 @@ def _interval(entry: Any, measure: Measure | None, *, signed: bool = False) -> s
     return "" if interval is None else " to ".join(number(value, measure, signed=signed) for value in interval)
 
 
-def _compared(figures: Figures, names: Sequence[str], group: str = ALL) -> tuple[tuple[str, tuple[Cell, ...]], ...]:
+def _compared(figures: Figures, names: Sequence[str]) -> tuple[Line, ...]:
     lines = []
     for name in names:
         measure = MEASURES[name]
-        own = get(figures, "models", "challenger", "figures", name, group)
-        other = get(figures, "models", "champion", "figures", name, group)
+        own = get(figures, "models", "challenger", "figures", name, ALL)
+        other = get(figures, "models", "champion", "figures", name, ALL)
         if own is None and other is None:
             continue
-        gain = difference(get(figures, "differences", name, group), measure)
+        gain = difference(get(figures, "differences", name, ALL), measure)
         images = Cell(str(get(own, "images") or "-"))
         text = measure.text[:1].upper() + measure.text[1:] + (", dB" if measure.unit else "")
         text += "" if measure.higher else " (less is better)"
-        lines.append((text, (images, estimate(own, measure), estimate(other, measure), gain)))
+        lines.append(Line(text, (images, estimate(own, measure), estimate(other, measure), gain)))
     return tuple(lines)
 
 
@@ -120,8 +93,8 @@ def confusion(figures: Figures, role: str) -> Table:
         title=f"{role.capitalize()}, threshold {found.get('threshold', '-')}",
         columns=("called present", "called absent"),
         lines=(
-            (f"{label} present", (count("true_positive"), count("false_negative"))),
-            (f"{label} absent", (count("false_positive"), count("true_negative"))),
+            Line(f"{label} present", (count("true_positive"), count("false_negative"))),
+            Line(f"{label} absent", (count("false_positive"), count("true_negative"))),
         ),
         notes=tuple(
             f"{text}: {cell.text} ({cell.small})."
@@ -142,7 +115,7 @@ def subgroups(figures: Figures) -> Table:
             cells.append(estimate(get(figures, "models", "challenger", "figures", name, group), measure))
             cells.append(estimate(get(figures, "models", "champion", "figures", name, group), measure))
             cells.append(difference(get(figures, "differences", name, group), measure))
-        lines.append((group, tuple(cells)))
+        lines.append(Line(group, tuple(cells)))
     kinds = ("challenger", "champion", "difference")
     return Table(
         title="Groups of patients",
@@ -171,9 +144,9 @@ def localisation(figures: Figures) -> Table | None:
     lines = []
     for role in ("challenger", "champion"):
         rows = get(figures, "models", role, "localisation", "rows") or {}
-        lines += [(f"{role}: {text}", _map_cells(rows[name])) for name, text in MAPS.items() if name in rows]
+        lines += [Line(f"{role}: {text}", _map_cells(rows[name])) for name, text in MAPS.items() if name in rows]
     controls = found["controls"]
-    lines += [(NAMES[name], _map_cells(controls[name])) for name in CONTROLS if name in controls]
+    lines += [Line(NAMES[name], _map_cells(controls[name])) for name in CONTROLS if name in controls]
     widths = ", ".join(
         f"{get(figures, 'models', role, 'localisation', 'blur_sigma_pixels'):g} pixels ({role})"
         for role in ("challenger", "champion")
@@ -200,11 +173,13 @@ def data(figures: Figures) -> Table:
     splits: Mapping[str, Any] = get(figures, "data", "splits") or {}
     names = ("images", "patients", "positive", "negative", "labelled", "boxed")
     texts = {"boxed": "with boxes"}
-    lines = [(texts.get(name, name), tuple(Cell(str(row.get(name, "-"))) for row in splits.values())) for name in names]
+    lines = [
+        Line(texts.get(name, name), tuple(Cell(str(row.get(name, "-"))) for row in splits.values())) for name in names
+    ]
     for kind, text in (("views", "view"), ("sexes", "sex"), ("ages", "age"), ("sources", "label by")):
         known = list(dict.fromkeys(key for row in splits.values() for key in row.get(kind, {})))
         lines += [
-            (f"{text} {key}", tuple(Cell(str(row.get(kind, {}).get(key, 0))) for row in splits.values()))
+            Line(f"{text} {key}", tuple(Cell(str(row.get(kind, {}).get(key, 0))) for row in splits.values()))
             for key in known
         ]
     return Table(title="Data", columns=tuple(splits), lines=tuple(lines))

@@ -19,6 +19,8 @@ REGISTRY = "registry"
 _SOURCE = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)=)?(?P<spec>(?P<reader>[a-z][a-z0-9_]*)(?:[:?].*)?)", re.DOTALL)
 
 
+FILES = (("split", "book"), ("gate", "rules"), ("mediffusion", "weights"), ("diffex", "weights"))
+"""Table and key of what names a file or a folder of the site."""
 _OF_NIH = ("nih", "nih14", "rsna", "rsna_lungs")
 
 
@@ -326,22 +328,17 @@ class Job(Section):
             JobError: a path that must exist does not.
         """
         table = self.model_dump(exclude_none=True)
-        table["data"]["sources"] = tuple(_absolute_source(source, base) for source in self.data.sources)
+        table["data"]["sources"] = tuple(
+            f"{source_name(one)}={datasets.absolute(source_spec(one), base)}" for one in self.data.sources
+        )
         if self.champion.bundle != REGISTRY:
             table["champion"]["bundle"] = str(base / self.champion.bundle)
-        for section, key in (
-            ("split", "book"), ("gate", "rules"), ("registry", "artifacts"), ("mediffusion", "weights"),
-            ("diffex", "weights"),
-        ):  # fmt: skip
+        for section, key in (*FILES, ("registry", "artifacts")):
             if table[section][key]:
                 table[section][key] = str(base / table[section][key])
         if self.registry.uri.startswith("sqlite:///"):
             table["registry"]["uri"] = "sqlite:///" + str(base / self.registry.uri.removeprefix("sqlite:///"))
         return Job.model_validate(table)
-
-
-def _absolute_source(source: str, base: Path) -> str:
-    return f"{source_name(source)}={datasets.absolute(source_spec(source), base)}"
 
 
 def load(path: Path, *, defaults: Mapping[str, Any] | None = None, sources: Sequence[str] = ()) -> Job:

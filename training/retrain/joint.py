@@ -114,7 +114,7 @@ def train_model(context: Context) -> dict[str, Any]:
     start = initial(context) if context.job.mediffusion.start == "champion" else None
     model = train(settings(context), images.images, torch.from_numpy(targets), out, context.progress, start)
     write_json(out / "classifier.json", {"history": read_json(out / "model.json")["history"]})
-    weights = checkpoints.fingerprint(*(value for _, value in sorted(model.state_dict().items())))
+    weights = checkpoints.fingerprint_of(model.state_dict())
     return {"weights": weights, "labelled": int(np.isfinite(targets).sum()), "images": len(images)}
 
 
@@ -147,7 +147,7 @@ def train_second(context: Context) -> dict[str, Any]:
     network = image_classifier.train(asked, training, validation, out, progress=context.progress)
     logits = image_classifier.predict(for_inference(network, choose_device(asked.device)), validation.images)
     threshold = temperature.youden(torch.sigmoid(logits[:, 0]).numpy(), validation.targets)
-    weights = checkpoints.fingerprint(*(value for _, value in sorted(network.state_dict().items())))
+    weights = checkpoints.fingerprint_of(network.state_dict())
     return {"weights": weights, "threshold": threshold, "architecture": asked.architecture}
 
 
@@ -156,8 +156,6 @@ def second(context: Context) -> Second | None:
     made = context.made("generators")
     if not made:
         return None
-    network = image_classifier.build(made["architecture"], 1)
-    state = torch.load(context.folder.stage("generators") / "classifier.pt", weights_only=True, map_location="cpu")
-    network.load_state_dict(state)
+    network = image_classifier.trained(context.folder.stage("generators"), made["architecture"], 1)
     size = read_json(context.folder.stage("collect") / "manifest.json")["size"]
     return Second(made["architecture"], network.eval(), made["threshold"], size)

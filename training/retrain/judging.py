@@ -16,7 +16,7 @@ from training.measure.comparison import compare
 from training.report import model_card, page
 from training.retrain import joint
 from training.retrain.collect import open_registry
-from training.retrain.job import Job, RehearsalTable, source_name, source_reader
+from training.retrain.job import FILES, Job, RehearsalTable, source_name, source_reader
 from training.retrain.parts import load
 from training.retrain.stage import Context, sha256
 
@@ -128,13 +128,7 @@ def settings(job: Job) -> dict[str, Any]:
     """The job as it may be read anywhere: of sources their name and reader, of files their name, no folder."""
     table = job.model_dump(mode="json", exclude={"resources", "registry"}, exclude_none=True)
     table["data"]["sources"] = [f"{source_name(source)}={source_reader(source)}" for source in job.data.sources]
-    for section, key in (
-        ("champion", "bundle"),
-        ("split", "book"),
-        ("gate", "rules"),
-        ("mediffusion", "weights"),
-        ("diffex", "weights"),
-    ):
+    for section, key in (("champion", "bundle"), *FILES):
         table[section][key] = Path(table[section][key]).name
     return table
 

@@ -14,6 +14,7 @@ import torch
 from explain_core.files import read_json, write
 from training.cohort import Cohort
 from training.datasets import collecting
+from training.datasets.samples import SPLITS
 from training.datasets.tables import Kind
 from training.errors import TrainingError
 from training.retrain import splits_book
@@ -21,7 +22,6 @@ from training.retrain.collect import manifest, problems_of
 from training.retrain.job import Job, LimitsTable, RehearsalTable
 from training.splits import draw
 
-SPLITS = splits_book.SPLITS
 VERDICT = "verdict"
 """As target_source: the label follows from a radiologist's verdict on a result."""
 LABELS = frozenset(

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from explain_core.bundles.tracking import RegistryUnreachable
+from explain_core.bundles.tracking import RegistryUnreachable, causes
 from explain_core.files import read_json, write, write_json
 from explain_core.jobs import RESERVE, JobFolder, JobLog, JobState, now
 from training.errors import TrainingError
@@ -341,7 +341,7 @@ class _Run:
 
 def waiting_reason(error: BaseException, path: Path) -> str | None:
     """Why the job must wait for somebody to make room or to start a server; None for any other error."""
-    for one in _causes(error):
+    for one in causes(error):
         if isinstance(one, RegistryUnreachable):
             return str(one)
         full = (isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT)) or any(
@@ -351,9 +351,3 @@ def waiting_reason(error: BaseException, path: Path) -> str | None:
         if full or short:
             return f"the disk of {path} is full; make room, the job goes on by itself"
     return None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -20,10 +20,8 @@ from filelock import FileLock
 
 from explain_core.files import write
 from explain_core.jobs import now
+from training.datasets.samples import SPLITS
 from training.errors import TrainingError
-
-SPLITS = ("train", "validation", "test")
-"""From the least to the most held-out."""
 
 _HEADER = ["patient", "split", "job", "since"]
 

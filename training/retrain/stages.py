@@ -1,7 +1,7 @@
 """All stages in their order, with what each depends on: from files of the job folder to files of the job folder."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +25,14 @@ def _collect_inputs(context: Context) -> Any:
     return _table(context, "data") | found
 
 
-def _collect(context: Context) -> dict[str, Any]:
-    return collect.collect(context.job, context.folder.stage("collect"), context.progress)
-
-
 def book(context: Context) -> Path:
     """The book of splits: that of the job, else splits.csv beside the job folders."""
     return Path(context.job.split.book) if context.job.split.book else context.folder.path.parent / "splits.csv"
 
 
-def _validate_inputs(context: Context) -> Any:
-    tables = _table(context, "limits", "split", "rehearsal", "gate") | {
-        "model": _table(context, "job", "classifier", "generators", "mediffusion", "diffex")
-    }
-    return inputs(context, "collect", **tables)
+def _validated(context: Context) -> dict[str, Any]:
+    tables = _table(context, "limits", "split", "rehearsal", "gate")
+    return tables | {"model": _table(context, "job", "classifier", "generators", "mediffusion", "diffex")}
 
 
 def _validate(context: Context) -> dict[str, Any]:
@@ -83,10 +77,6 @@ def _validate(context: Context) -> dict[str, Any]:
     return {"counts": counts}
 
 
-def _split_inputs(context: Context) -> Any:
-    return inputs(context, "collect", **_table(context, "split", "rehearsal"))
-
-
 def _split(context: Context) -> dict[str, Any]:
     """Enter new patients into the book and write splits.csv.
 
@@ -116,70 +106,60 @@ _HOW = frozenset({"processes", "checkpoint_every", "threshold"})
 """Of [classifier]: how it is computed, not what; and what is decided after it."""
 
 
-def _classifier_inputs(context: Context) -> Any:
-    return inputs(context, "collect", "split", **_table(context, "classifier", "mediffusion", "job", without=_HOW))
-
-
-def _calibrate_inputs(context: Context) -> Any:
-    return inputs(context, "collect", "split", "classifier", threshold=context.job.classifier.threshold)
-
-
-def _generators_inputs(context: Context) -> Any:
-    return inputs(
-        context, "collect", "split", "classifier", "calibrate", **_table(context, "generators", "mediffusion", "job")
-    )
-
-
-def _bundle_inputs(context: Context) -> Any:
-    tables = _table(context, "bundle", "data")
-    return inputs(context, "collect", "split", "classifier", "calibrate", "generators", **tables)
-
-
-def _evaluate_inputs(context: Context) -> Any:
-    return inputs(context, "collect", "split", "bundle", **_table(context, "evaluation", "job"))
-
-
-def _gate_inputs(context: Context) -> Any:
+def _rules(context: Context) -> dict[str, Any]:
     file = judging.rules(context)
-    return inputs(context, "evaluate", rules="" if file is None else file.read_text())
+    return {"rules": "" if file is None else file.read_text()}
 
 
-def _report_inputs(context: Context) -> Any:
-    return inputs(context, "evaluate", "gate", "bundle", forced=context.forced)
+def _forced(context: Context) -> dict[str, Any]:
+    return {"forced": context.forced}
 
 
-def _register_inputs(context: Context) -> Any:
-    return inputs(context, "gate", "report", forced=context.forced, **_table(context, "registry"))
+def _stage(
+    name: str,
+    make: Callable[[Context], dict[str, Any]],
+    after: str,
+    tables: str = "",
+    own: Callable[[Context], dict[str, Any]] = lambda _: {},
+    without: frozenset[str] = frozenset(),
+) -> Stage:
+    """A stage that depends on what those `after` which it comes made, on tables of the job, and on its `own`."""
 
+    def depends(context: Context) -> Any:
+        return inputs(context, *after.split(), **_table(context, *tables.split(), without=without), **own(context))
 
-def _attributes_inputs(context: Context) -> Any:
-    return inputs(context, "collect", "split", **_table(context, "diffex", "job"))
-
-
-def _attach_inputs(context: Context) -> Any:
-    return inputs(context, "collect", "attributes", **_table(context, "registry"))
+    return Stage(name, depends, make)
 
 
 _DATA = (
-    Stage("collect", _collect_inputs, _collect),
-    Stage("validate", _validate_inputs, _validate),
-    Stage("split", _split_inputs, _split),
+    Stage(
+        "collect",
+        _collect_inputs,
+        lambda context: collect.collect(context.job, context.folder.stage("collect"), context.progress),
+    ),
+    _stage("validate", _validate, "collect", own=_validated),
+    _stage("split", _split, "collect", "split rehearsal"),
 )
 _TRAINING = (
     *_DATA,
-    Stage("classifier", _classifier_inputs, training.train_classifier),
-    Stage("calibrate", _calibrate_inputs, training.calibrate),
-    Stage("generators", _generators_inputs, training.train_generators),
-    Stage("bundle", _bundle_inputs, training.make_bundle),
-    Stage("evaluate", _evaluate_inputs, judging.evaluate),
-    Stage("gate", _gate_inputs, judging.judge),
-    Stage("report", _report_inputs, judging.report),
-    Stage("register", _register_inputs, judging.register),
-)
+    _stage("classifier", training.train_classifier, "collect split", "classifier mediffusion job", without=_HOW),
+    _stage(
+        "calibrate", training.calibrate, "collect split classifier",
+        own=lambda context: {"threshold": context.job.classifier.threshold},
+    ),
+    _stage(
+        "generators", training.train_generators, "collect split classifier calibrate", "generators mediffusion job"
+    ),
+    _stage("bundle", training.make_bundle, "collect split classifier calibrate generators", "bundle data"),
+    _stage("evaluate", judging.evaluate, "collect split bundle", "evaluation job"),
+    _stage("gate", judging.judge, "evaluate", own=_rules),
+    _stage("report", judging.report, "evaluate gate bundle", own=_forced),
+    _stage("register", judging.register, "gate report", "registry", own=_forced),
+)  # fmt: skip
 _EXPLAINING = (
     *_DATA,
-    Stage("attributes", _attributes_inputs, attributes.explain),
-    Stage("attach", _attach_inputs, attributes.attach),
+    _stage("attributes", attributes.explain, "collect split", "diffex job"),
+    _stage("attach", attributes.attach, "collect attributes", "registry"),
 )
 STAGES: Mapping[str, tuple[Stage, ...]] = {
     "classifier": _TRAINING, joint.KIND: _TRAINING, attributes.KIND: _EXPLAINING,

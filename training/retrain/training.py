@@ -116,7 +116,8 @@ def train_classifier(context: Context) -> dict[str, Any]:
         cohort_classifier.launch(out, processes, context.progress, bound_to_parent(signal.SIGKILL))
         for name in ("training.npz", "validation.npz"):
             (out / name).unlink()
-    return {"weights": _weights_of(out), "best": _best(out)}
+    state = torch.load(out / "classifier.pt", weights_only=True, map_location="cpu")
+    return {"weights": checkpoints.fingerprint_of(state), "best": _best(out)}
 
 
 def _best(out: Path) -> dict[str, Any]:
@@ -125,20 +126,11 @@ def _best(out: Path) -> dict[str, Any]:
     return {name: value for name, value in best.items() if name != "images_per_second"}
 
 
-def _weights_of(out: Path) -> str:
-    state = torch.load(out / "classifier.pt", weights_only=True, map_location="cpu")
-    return checkpoints.fingerprint(*(value for _, value in sorted(state.items())))
-
-
 def trained_classifier(context: Context) -> nn.Module:
     """The classifier of the job, in eval mode, as trained."""
     if is_joint(context):
         return joint.trained_model(context)
-    out = context.folder.stage("classifier")
-    state = torch.load(out / "classifier.pt", weights_only=True, map_location="cpu")
-    model = image_classifier.build(architecture(context), 1)
-    model.load_state_dict(state)
-    return model.eval()
+    return image_classifier.trained(context.folder.stage("classifier"), architecture(context), 1).eval()
 
 
 def calibrate(context: Context) -> dict[str, Any]:
@@ -270,7 +262,7 @@ def train_generators(context: Context) -> dict[str, Any]:
         context.progress,
         validation.truths,
     )
-    return {"weights": checkpoints.fingerprint(*(v.detach().cpu() for _, v in sorted(network.state_dict().items())))}
+    return {"weights": checkpoints.fingerprint_of(network.state_dict())}
 
 
 def make_bundle(context: Context) -> dict[str, Any]:

@@ -86,6 +86,13 @@ def build(architecture: str, outputs: int) -> nn.Module:
     return network
 
 
+def trained(folder: Path, architecture: str, outputs: int) -> nn.Module:
+    """The classifier that a run left in `folder`/classifier.pt, on the CPU, in training mode."""
+    network = build(architecture, outputs)
+    network.load_state_dict(torch.load(folder / "classifier.pt", weights_only=True, map_location="cpu"))
+    return network
+
+
 def augment(
     images: Tensor, settings: ImageClassifierSettings, generator: torch.Generator, part: slice = slice(None)
 ) -> tuple[Tensor, Tensor]:
@@ -207,8 +214,7 @@ def train(
             print(json.dumps(row), flush=True)
         tell(run.fabric, progress, (epoch + 1) / settings.epochs, **row)
     run.finish(history)
-    best = build(settings.architecture, training.outputs)
-    best.load_state_dict(torch.load(out / "classifier.pt", weights_only=True, map_location="cpu"))
+    best = trained(out, settings.architecture, training.outputs)
     return best.to(run.fabric.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
 
 

@@ -1,8 +1,8 @@
 """Train the mask generator of one output of a frozen classifier (arXiv:1705.07857, variant of arXiv:2012.07332).
 
-One flat script. The network learns to mark what must be replaced for the class to be lost (destroyer) and what alone
+The network learns to mark what must be replaced for the class to be lost (destroyer) and what alone
 keeps it (preserver), as little and as smooth as possible. The best state by validation loss is kept; an interrupted
-run resumes from its checkpoint exactly where it was. Test folds are never opened here.
+run resumes from its checkpoint exactly where it was.
 """
 
 import json

@@ -62,8 +62,7 @@ def open_second(folder: Path, device: str = "auto") -> Second:
     if not (folder / FILE).is_file() or not (folder / "classifier.pt").is_file():
         raise TrainingError(f"{folder}: no bundle, and no {FILE} and classifier.pt of `python -m training second`")
     made = json.loads((folder / FILE).read_text())
-    network = image_classifier.build(made["architecture"], made["outputs"])
-    network.load_state_dict(torch.load(folder / "classifier.pt", weights_only=True, map_location="cpu"))
+    network = image_classifier.trained(folder, made["architecture"], made["outputs"])
     return Second(made["architecture"], network, made["threshold"], made["size"]).on(where)
 
 

@@ -26,12 +26,8 @@ def read(folder: Path) -> Dataset:
         DatasetError: labels.csv is missing or malformed.
     """
     collector = Collector()
-    rows: dict[str, Row] = {}
-    for row in table(folder / "labels.csv", ("file", "official_split", "label", "pathogen", "group")):
-        if row.text("file") in rows:
-            collector.note(Kind.DUPLICATE_ROW, row.where, row.text("file"))
-        else:
-            rows[row.text("file")] = row
+    columns = ("file", "official_split", "label", "pathogen", "group")
+    rows = collector.by_name(table(folder / "labels.csv", columns), "file")
     headers = collector.headers(folder / name for name in rows)
     samples = []
     for name, row in rows.items():

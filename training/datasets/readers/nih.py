@@ -52,12 +52,7 @@ def read(folder: Path) -> Dataset:
     """
     collector = Collector()
     hint = "give a folder with images/, labels.csv and boxes_rsna.csv"
-    rows: dict[str, Row] = {}
-    for row in table(folder / "labels.csv", _LABEL_COLUMNS, hint):
-        if row.text("nih_image") in rows:
-            collector.note(Kind.DUPLICATE_ROW, row.where, row.text("nih_image"))
-        else:
-            rows[row.text("nih_image")] = row
+    rows = collector.by_name(table(folder / "labels.csv", _LABEL_COLUMNS, hint), "nih_image")
     opacities = boxes_of(folder / "boxes_rsna.csv", rows, (OPACITY,), collector)
     others = boxes_of(folder / "boxes_nih.csv", rows, FINDINGS, collector)
     headers = collector.headers(folder / "images" / row.text("file") for row in rows.values())

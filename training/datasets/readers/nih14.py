@@ -58,12 +58,8 @@ def read(folder: Path, *, rsna: Path | None = None) -> Dataset:
     """
     collector = Collector()
     entries = next((folder / name for name in ENTRIES if (folder / name).is_file()), folder / ENTRIES[0])
-    rows: dict[str, Row] = {}
-    for row in table(entries, _COLUMNS, f"give a folder with {' or '.join(ENTRIES)} and the images"):
-        if row.text("Image Index") in rows:
-            collector.note(Kind.DUPLICATE_ROW, row.where, row.text("Image Index"))
-        else:
-            rows[row.text("Image Index")] = row
+    hint = f"give a folder with {' or '.join(ENTRIES)} and the images"
+    rows = collector.by_name(table(entries, _COLUMNS, hint), "Image Index")
     files = {path.name: path for path in sorted(folder.glob("images*/**/*.png"))}
     paths = {name: files.get(name, folder / "images" / name) for name in rows}
     boxes = boxes_of(folder / BOXES, rows, FINDINGS, collector, _BOX_COLUMNS)

@@ -23,9 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.datasets import shapes
+from training.datasets import drawing, shapes
 from training.datasets.samples import Dataset, Sample, fold_of_split
-from training.datasets.tables import DatasetError
 
 Field = shapes.Field
 Boxes = NDArray[np.float64]
@@ -131,15 +130,10 @@ def read(
     Raises:
         DatasetError: an option is not a number above 0, or the tag not one of 0 to 100.
     """
-    if not tag.isdigit() or int(tag) > 100:  # noqa: PLR2004 - percent
-        raise DatasetError(f"phantom?tag={tag}: give a whole number of 0 to 100")
-    options = {"size": size, "train": train, "validation": validation, "test": test}
-    for name, value in options.items():
-        if not value.isdigit() or not int(value):
-            raise DatasetError(f"phantom?{name}={value}: give a whole number above 0")
-    splits = [name for name in ("train", "validation", "test") for _ in range(int(options[name]))]
+    options = {"size": size, "train": train, "validation": validation, "test": test, "tag": tag}
+    side, percent, splits = drawing.asked(options, "phantom")
     with ThreadPoolExecutor() as pool:
-        drawn = list(pool.map(lambda seed: _tagged(draw(seed, int(size)), seed, int(tag)), range(len(splits))))
+        drawn = list(pool.map(lambda seed: _tagged(draw(seed, side), seed, percent), range(len(splits))))
     samples = [
         Sample(
             path=Path(f"phantom-{seed}"),
@@ -151,7 +145,7 @@ def read(
             split=split,
             boxes=tuple((x - w / 2, y - h / 2, w, h) for x, y, w, h in image.drawn.tolist()),
             mask=image.mask,
-            pixels=partial(_pixels, image),
+            pixels=partial(drawing.same, image.pixels),
         )
         for seed, (split, image) in enumerate(zip(splits, drawn, strict=True))
     ]
@@ -163,10 +157,6 @@ def _tagged(image: PhantomImage, seed: int, percent: int) -> PhantomImage:
         return image
     pixels = np.where(shapes.corner(len(image.pixels)), np.float32(1), image.pixels)
     return replace(image, pixels=pixels)
-
-
-def _pixels(image: PhantomImage) -> Field:
-    return image.pixels
 
 
 def _chest(x: Field, y: Field, generator: np.random.Generator) -> Field:

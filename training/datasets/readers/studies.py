@@ -4,16 +4,15 @@ manifest.json holds the SHA-256 of every other file under "files". A file that i
 the whole set unusable: nobody knows what else happened to it.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
+from explain_core.bundles.files import digest_of
 from training.datasets.readers import folder as folder_reader
 from training.datasets.samples import Dataset
 from training.datasets.tables import DatasetError
 
 MANIFEST = "manifest.json"
-_CHUNK = 1 << 20
 
 
 def read(folder: Path) -> Dataset:
@@ -47,14 +46,10 @@ def _listed(path: Path) -> dict[str, str]:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+        return digest_of(path)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
-    return digest.hexdigest()
 
 
 PLUGIN = read

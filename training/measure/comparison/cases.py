@@ -17,8 +17,7 @@ from explain_core.explainer import BundleExplainer
 from explain_core.files import write
 from explain_core.geometry import Preprocessing
 from training.cohort import Cohort
-from training.measure.comparison.meter import Meter
-from training.measure.comparison.scores import MAP_COST
+from training.measure.comparison.scores import MAP_COST, Meter
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]

@@ -5,7 +5,6 @@ the classifier need the class of an image; those of the counterfactuals are of a
 images with boxes. Intervals are percentile bootstraps by patient, and differences are paired in each draw.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,10 +34,8 @@ from training.measure.comparison.estimates import (
     pr_curves,
     roc_curves,
 )
-from training.measure.comparison.meter import Meter
+from training.measure.comparison.scores import Meter
 from training.progress import Progress, silent
-
-__all__ = ["compare", "metrics"]
 
 Figures = dict[str, Any]
 Floats = NDArray[np.float64]
@@ -260,8 +257,3 @@ def metrics(figures: Mapping[str, Any]) -> dict[str, float]:
             if entry is not None:
                 flat[key] = float(entry["value"])
     return flat
-
-
-def written(figures: Mapping[str, Any]) -> str:
-    """The figures as JSON; refuses what JSON has no word for."""
-    return json.dumps(figures, indent=1, allow_nan=False) + "\n"

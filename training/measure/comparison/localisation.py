@@ -16,8 +16,7 @@ from explain_core.quality.localisation import PERCENTILES, iou_at_percentiles, l
 from training.cohort import Cohort
 from training.measure.comparison import data
 from training.measure.comparison.estimates import Column, Resamples, described, mean_of
-from training.measure.comparison.meter import Meter
-from training.measure.comparison.scores import maps
+from training.measure.comparison.scores import Meter, maps
 
 Floats = NDArray[np.float64]
 AT_90 = PERCENTILES.index(90)
@@ -80,21 +79,21 @@ def of_model(
     return {key: _scored(row, boxed) for key, row in rows.items()}, sigma
 
 
+def _spread(values: Floats, boxed: Boxed, count: int) -> Column:
+    """Scores of the images with boxes as a column of the test cohort of `count` images."""
+    everyone = np.full(count, np.nan)
+    everyone[boxed.places] = values
+    return mean_of(everyone)
+
+
 def columns(own: Mapping[str, Floats], other: Mapping[str, Floats], boxed: Boxed, count: int) -> dict[str, Column]:
     """The figures of the delivered map as columns of the test cohort of `count` images; `other` are the controls."""
-
-    def spread(values: Floats) -> Column:
-        everyone = np.full(count, np.nan)
-        everyone[boxed.places] = values
-        return mean_of(everyone)
-
     delivered = own["delivered"]
-    found = {f"iou_{p}": spread(delivered[:, index]) for index, p in enumerate(PERCENTILES)}
-    found |= {"pointing": spread(delivered[:, -1])}
-    found |= {"gain_over_blur": spread(delivered[:, AT_90] - own["equal_blur"][:, AT_90])}
+    rows = {f"iou_{p}": delivered[:, index] for index, p in enumerate(PERCENTILES)}
+    rows |= {"pointing": delivered[:, -1], "gain_over_blur": delivered[:, AT_90] - own["equal_blur"][:, AT_90]}
     if "location_prior" in other:
-        found |= {"gain_over_prior": spread(delivered[:, AT_90] - other["location_prior"][:, AT_90])}
-    return found
+        rows |= {"gain_over_prior": delivered[:, AT_90] - other["location_prior"][:, AT_90]}
+    return {name: _spread(values, boxed, count) for name, values in rows.items()}
 
 
 def table(rows: Mapping[str, Floats], boxed: Boxed, resamples: Resamples, count: int) -> dict[str, Any]:
@@ -103,9 +102,7 @@ def table(rows: Mapping[str, Floats], boxed: Boxed, resamples: Resamples, count:
     for name, scores in rows.items():
         entries = []
         for values in scores.T:
-            everyone = np.full(count, np.nan)
-            everyone[boxed.places] = values
-            column = mean_of(everyone)
+            column = _spread(values, boxed, count)
             entries.append(described(resamples.values(column.statistic, column.arrays, column.defined), len(values)))
         found[name] = {"iou": entries[:-1], "pointing": entries[-1]}
     return found

@@ -15,7 +15,7 @@ from torch import Tensor
 from explain_core.explainer import BundleExplainer
 from explain_core.files import fresh
 from explain_core.quality.similarity import psnr, ssim
-from training.measure.comparison.meter import Meter
+from training.progress import Progress
 
 Floats = NDArray[np.float64]
 Map = NDArray[np.float32]
@@ -25,6 +25,30 @@ NAMES = (
     "f_x", "f_x_s", "f_x_a", "psnr_similar", "ssim_similar", "psnr_adversarial", "ssim_adversarial",
 )  # fmt: skip
 SCORE_COST, MAP_COST = 1.0, 9.0  # of an image, relative
+
+
+class Meter:
+    """How far a comparison is, in units of work: adds up what is done and reports it.
+
+    Args:
+        progress: told the part that is done.
+        total: units of work in all.
+    """
+
+    def __init__(self, progress: Progress, total: float) -> None:
+        self._progress = progress
+        self._total = max(total, 1e-9)
+        self._done = 0.0
+        self.doing = ""
+
+    def add(self, units: float, **figures: float | str) -> None:
+        """Report `units` more.
+
+        Raises:
+            Cancelled: the run is to stop here; what was kept stays.
+        """
+        self._done += units
+        self._progress(min(1.0, self._done / self._total), doing=self.doing, **figures)
 
 
 def save(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
