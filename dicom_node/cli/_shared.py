@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
+from dicom_node.cli._places import sqlite_file
 from dicom_node.errors import ConfigError, NodeError
 from explain_core.errors import ExplainError
 
@@ -146,8 +147,8 @@ def ledger_of(settings: "Settings", *, make: bool = False) -> "Ledger":
     """
     from dicom_node.app import open_ledger  # noqa: PLC0415
 
-    path = Path(settings.node.database.removeprefix("sqlite:///"))
-    if not make and settings.node.database.startswith("sqlite:///") and not path.exists():
+    path = sqlite_file(settings)
+    if not make and path is not None and not path.exists():
         raise ConfigError(
             f"there is no ledger at {path.absolute()}: name the node's settings with --config or DICOM_NODE_CONFIG; of "
             "a new node `dicom-node serve` makes it"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from dicom_node.cli import _completion
+from dicom_node.cli import _completion, _places
 from dicom_node.cli._shared import (
     WRONG_USE,
     ConfigOption,
@@ -94,6 +94,7 @@ def serve(
     settings = settings_of(config)
     if only is not None and only not in node.ROLES:
         raise fail(f"--only {only}: choose one of {', '.join(node.ROLES)}", WRONG_USE)
+    _places.check_folders(settings)
     if only is None:
         node.check_tls_port(settings)
         supervise(config, node.SERVE, settings)
@@ -112,6 +113,7 @@ def worker(
     from dicom_node.supervision import supervise  # noqa: PLC0415
 
     settings = settings_of(config)
+    _places.check_folders(settings)
     with suppress(OutOfResources):  # a ledger that is away: the workers wait for it
         node.check_methods(settings, node.running_bundle(settings))
     supervise(config, ["worker"] * count, settings)
@@ -252,13 +254,16 @@ _NO_FILES: Final = "no DICOM file among what was named"
 
 @app.command("check-config")
 def check_config(*, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Check the settings, the files they name, and that the model serves its methods; one line says what is wrong.
+    """Check the settings, the files and folders they name, and that the model serves its methods.
+
+    One line says what is wrong.
 
     JSON: `rules`, `destinations`, `methods`.
     """
     from dicom_node import app as node  # noqa: PLC0415
 
     settings = settings_of(config)
+    _places.check_folders(settings)
     node.check_tls(settings)
     node.check_audit(settings)
     node.check_methods(settings, settings.model.bundle)

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import textwrap
 from contextlib import closing
 from pathlib import Path
 
@@ -222,6 +223,46 @@ def test_files_of_tls_that_cannot_be_used_are_one_line_before_anything_runs(tmp_
     for command in (("check-config",), ("serve",), ("serve", "--only", "listener")):
         done = run(*command, "--config", config, expect=2, cwd=tmp_path)
         assert f"error: tls.key: {files.key} is not the key of {files.certificate}" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("key", "line"),
+    [
+        ("node.spool", 'spool = "FILE/spool"'),
+        ("node.database", 'database = "sqlite:///FILE/ledger.sqlite"'),
+        ("audit.folder", '[audit]\nfolder = "FILE"'),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_refused_by_its_key_before_anything_runs(key, line, tmp_path):
+    """The node started its roles again and again, each with a trace that named no key."""
+    (tmp_path / "file").touch()
+    config = tmp_path / "node.toml"
+    config.write_text(f"[node]\n{line.replace('FILE', str(tmp_path / 'file'))}\n")
+    for command in (("check-config",), ("worker",), ("serve",), ("serve", "--only", "retention")):
+        said = run(*command, "--config", config, expect=2, cwd=tmp_path).stderr
+        what = rf"error: {key}: {tmp_path}/file\S* cannot be (made|written): .* is a file: .*chown.*\n"
+        assert re.fullmatch(what, said)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["file", "node.toml"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_spool_of_another_user_is_refused_with_the_reason(tmp_path):
+    (tmp_path / "theirs").mkdir(mode=0o700)
+    code = f"""
+        import os
+        from dicom_node.cli._places import check_folders
+        from dicom_node.errors import ConfigError
+        from dicom_node.settings.sections import NodeSettings, Settings
+        os.chdir({str(tmp_path)!r})
+        os.setresuid(65534, 65534, 65534)
+        try:
+            check_folders(Settings(node=NodeSettings(spool={str(tmp_path)!r} + "/theirs/spool")))
+        except ConfigError as error:
+            print(error)
+    """
+    os.chmod(tmp_path, 0o755)  # noqa: S103, PTH101
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith(f"node.spool: {tmp_path}/theirs/spool cannot be made: "), done.stderr
 
 
 def test_a_method_without_a_scale_is_refused_before_anything_runs(tmp_path):
