@@ -67,18 +67,9 @@ def _diffex_parser(systems: Any) -> argparse.ArgumentParser:
     diffex.add_argument("--no-gate", action="store_true", help="go on though the code is not used")
     diffex.add_argument("--unaware", action="store_true", help="the code is not told what the classifier says")
     instead = diffex.add_argument_group("instead of the preset's")
-    for name, kind in (
-        ("size", int),
-        ("steps", int),
-        ("directions", int),
-        ("attributes", int),
-        ("parts", int),
-        ("ranked", int),
-        ("pull-below", int),
-        ("decoding-steps", int),
-        ("direction-steps", int),
-    ):
-        instead.add_argument(f"--{name}", type=kind)
+    numbers = "size steps directions attributes parts ranked pull-below decoding-steps direction-steps"
+    for name in numbers.split():
+        instead.add_argument(f"--{name}", type=int)
     for name in ("pull", "effect", "dropped", "strength"):
         instead.add_argument(f"--{name}", type=float)
     instead.add_argument("--features", choices=("classifier", "image", "encoder", "projector"))
