@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from explain_core.classifier import DecisionRule
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossWeights:
@@ -64,13 +66,6 @@ def decision(logit_s: Tensor, logit_a: Tensor, y: Tensor, weights: LossWeights) 
     return weights.decision_similar * keep + weights.decision_adversarial * change
 
 
-def class_margin(logits: Tensor, classes: Tensor) -> Tensor:
-    """max_{k != c} f_k - f_c, shape (N,): below 0 where class c of logits, shape (N, outputs), is the argmax."""
-    own = logits.gather(1, classes[:, None])[:, 0]
-    others = logits.scatter(1, classes[:, None], -torch.inf).amax(dim=1)
-    return others - own
-
-
 def exclusive_decision(logits_s: Tensor, logits_a: Tensor, c: Tensor, weights: LossWeights) -> Tensor:
     """L_cls of exclusive classes, equation (10): Carlini and Wagner's margins, keep c and leave c.
 
@@ -80,8 +75,9 @@ def exclusive_decision(logits_s: Tensor, logits_a: Tensor, c: Tensor, weights: L
         c: the classifier's own class of x, its argmax, shape (N,).
         weights: decision_similar, decision_adversarial and margin are used.
     """
-    keep = class_margin(logits_s, c[: len(logits_s)]).clamp(min=-weights.margin).mean()
-    change = (-class_margin(logits_a, c)).clamp(min=-weights.margin).mean()
+    margin = DecisionRule(exclusive=True).margin
+    keep = (-margin(logits_s, c[: len(logits_s)])).clamp(min=-weights.margin).mean()
+    change = margin(logits_a, c).clamp(min=-weights.margin).mean()
     return weights.decision_similar * keep + weights.decision_adversarial * change
 
 

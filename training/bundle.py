@@ -26,7 +26,7 @@ from training.calibration import HEADING
 from training.calibration import markdown as markdown_of_calibration
 from training.cohort import TRAIN, VALIDATION, Cohort
 from training.cohort import load as load_cohort
-from training.datasets.samples import Dataset, Sample
+from training.datasets.samples import Dataset
 from training.errors import TrainingError
 from training.making import finish, make, need_room
 from training.measure.evaluate import evaluate
@@ -159,7 +159,7 @@ def bundle(
     lessons = lessons_of(dataset, further, spec)
     (work / "generators").mkdir(parents=True, exist_ok=True)
     classifier, chosen_settings, draws = best_draw(recipe, lessons, work, imagenet)
-    cohorts = {split: _cohort(dataset, chosen, spec) for split, chosen in samples.items()}
+    cohorts = {split: load_cohort(replace(dataset, samples=chosen), spec)[0] for split, chosen in samples.items()}
     device = choose_device(recipe.classifier.device)
     found = decision(for_inference(classifier, device), cohorts[VALIDATION].labelled())
     explained = for_inference(cast("nn.Module", tempered(cast("Classifier", classifier), found["temperature"])), device)
@@ -258,10 +258,6 @@ def best_draw(
     told = ", ".join(f"{one:.3f}" for one in sums)
     sentence = f"The classifier is the best of {len(sums)} draws on the validation patients (sums of figures: {told})."
     return classifier, settings, sentence if len(sums) > 1 else ""
-
-
-def _cohort(dataset: Dataset, samples: tuple[Sample, ...], spec: InputSpec) -> Cohort:
-    return load_cohort(replace(dataset, samples=samples), spec)[0]
 
 
 def decision(classifier: nn.Module, validation: Cohort) -> Mapping[str, float]:

@@ -329,13 +329,7 @@ class Seen(Sequence[Image]):
 
 def card_with(card: str, figures: Mapping[str, Any]) -> str:
     """The model card with its section on calibration put in or replaced."""
-    before, _, rest = card.partition(HEADING)
-    if rest:
-        rest = rest[rest.index(NEXT_HEADING) :]
-    else:
-        before, separator, rest = card.partition(NEXT_HEADING)
-        rest = separator + rest
-    return f"{before}{HEADING}\n{markdown(figures)}\n{rest}"
+    return _with_section(card, f"{HEADING}\n{markdown(figures)}\n")
 
 
 def card_with_scale(card: str, method: str, measured: Scale) -> str:
@@ -347,12 +341,15 @@ def card_with_scale(card: str, method: str, measured: Scale) -> str:
         start = end = section.index(DECISION)
     else:
         end = section.index("### ", start + 1)
-    whole = f"{section[:start]}{part}{section[end:]}"
-    before, heading, rest = card.partition(HEADING)
-    if not heading:
-        before, heading, rest = card.partition(NEXT_HEADING)
-        return f"{before}{whole}{heading}{rest}"
-    return f"{before}{whole}{rest[rest.index(NEXT_HEADING) :]}"
+    return _with_section(card, f"{section[:start]}{part}{section[end:]}")
+
+
+def _with_section(card: str, section: str) -> str:
+    before, _, rest = card.partition(HEADING)
+    if rest:
+        return f"{before}{section}{rest[rest.index(NEXT_HEADING) :]}"
+    before, heading, rest = card.partition(NEXT_HEADING)
+    return f"{before}{section}{heading}{rest}"
 
 
 def section_of(card: str) -> str:

@@ -1,7 +1,9 @@
 """Image files as luminance: JPEG and PNG through Pillow, DICOM through pydicom."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pydicom
@@ -21,6 +23,7 @@ _JPEG_END = b"\xff\xd9"
 _ENDS = {"JPEG": _JPEG_END, "PNG": b"IEND"}
 _TAIL = 1024  # bytes in which the end marker must stand; some writers add a few after it
 _SIXTEEN_BITS = frozenset({"I", "I;16", "I;16B", "I;16L"})
+Found = TypeVar("Found")
 
 
 class UnreadableImage(ValueError):
@@ -42,14 +45,7 @@ def header(path: Path) -> Header:
         FileNotFoundError: no such file.
         UnreadableImage: no image, cut off, or more than one frame.
     """
-    if not path.is_file():
-        raise FileNotFoundError(path)
-    try:
-        return _dicom_header(path) if path.suffix.lower() == ".dcm" else _picture_header(path)
-    except (MemoryError, UnreadableImage):
-        raise
-    except Exception as error:  # decoders raise whatever they like: these bytes are not an image
-        raise UnreadableImage(_reason(error)) from error
+    return _read(path, _dicom_header, _picture_header)
 
 
 def load_pixels(path: Path) -> NDArray[np.float32]:
@@ -59,10 +55,14 @@ def load_pixels(path: Path) -> NDArray[np.float32]:
         FileNotFoundError: no such file.
         UnreadableImage: the pixels cannot be decoded.
     """
+    return _read(path, _dicom, _picture)
+
+
+def _read(path: Path, dicom: Callable[[Path], Found], picture: Callable[[Path], Found]) -> Found:
     if not path.is_file():
         raise FileNotFoundError(path)
     try:
-        return _dicom(path) if path.suffix.lower() == ".dcm" else _picture(path)
+        return dicom(path) if path.suffix.lower() == ".dcm" else picture(path)
     except (MemoryError, UnreadableImage):
         raise
     except Exception as error:  # decoders raise whatever they like: these bytes are not an image

@@ -9,8 +9,7 @@ selective   on drawn images: the factor that a direction changes most against th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -67,16 +66,12 @@ def code_use(model: SemanticAutoencoder, subject: Subject, images: Tensor, how: 
     truly = _decided(subject, subject.logits(images))
     for noise in ("inverted", "fixed"):
         name = f"agreement_{noise}"
-        back = prepare(model, subject, images, Decoding(**_fields(how) | {"noise": noise}))
+        back = prepare(model, subject, images, replace(how, noise=noise))
         found[name] = float((_decided(subject, back.logits) == truly).float().mean())
         if noise == "inverted":
             error = functional.mse_loss(back.images, images, reduction="none").mean(dim=(1, 2, 3))
             found["psnr"] = float((-10 * error.clamp(min=1e-12).log10()).mean())
     return found | {"agreement": found[f"agreement_{how.noise}"]}
-
-
-def _fields(how: Decoding) -> dict[str, Any]:
-    return {name: getattr(how, name) for name in Decoding.__slots__}
 
 
 def _decided(subject: Subject, logits: Tensor) -> Tensor:

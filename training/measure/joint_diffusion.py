@@ -28,9 +28,9 @@ THRESHOLD = 0.5
 
 
 @torch.no_grad()
-def probabilities(model: JointDiffusion, images: Tensor, output: int = 0) -> Floats:
+def probabilities(model: JointDiffusion, images: Tensor) -> Floats:
     """Of the finding, shape (N,), in uint8 images, shape (N, 1, S, S)."""
-    parts = [model(part.float() / 255)[:, output].sigmoid() for part in images.split(BATCH)]
+    parts = [model(part.float() / 255)[:, 0].sigmoid() for part in images.split(BATCH)]
     return np.asarray(torch.cat(parts).double().numpy())
 
 
@@ -51,12 +51,12 @@ class Changed:
         return torch.cat([getattr(one, name) for one in self.found])
 
 
-def change(model: JointDiffusion, test: Cohort, target: int, settings: Settings, most: int, output: int = 0) -> Changed:
+def change(model: JointDiffusion, test: Cohort, target: int, settings: Settings, most: int) -> Changed:
     """Counterfactuals towards `target` of the first `most` labelled images that lack it by label and by the head."""
-    called = probabilities(model, test.images, output) >= THRESHOLD
+    called = probabilities(model, test.images) >= THRESHOLD
     places = np.flatnonzero((test.targets == 1 - target) & (called != bool(target)))[:most]
     parts = [
-        counterfactual(model, test.images[torch.from_numpy(part)].float() / 255, output, target, settings)
+        counterfactual(model, test.images[torch.from_numpy(part)].float() / 255, 0, target, settings)
         for part in np.array_split(places, max(1, -(-len(places) // BATCH)))
         if len(part)
     ]

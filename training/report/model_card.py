@@ -68,14 +68,13 @@ def card(
         training: text on the training data, their licences and attribution.
     """
     own = figures["models"]["challenger"]
+    sources = "\n".join(f"- {source}" for source in job.get("sources") or ())
     calibration = section_of(provisional) if HEADING in provisional else ""
     return sheet(
         name=own["name"],
         version=own["version"],
         purpose=_purpose(figures, own),
-        training="\n\n".join(
-            part for part in (training.strip(), _markdown(tables.data(figures)), _sources(job)) if part
-        ),
+        training="\n\n".join(part for part in (training.strip(), _markdown(tables.data(figures)), sources) if part),
         numbers=_numbers(figures, verdict, job),
         calibration=calibration,
         limits=_LIMITS,
@@ -116,10 +115,6 @@ def _purpose(figures: Figures, own: Mapping[str, Any]) -> str:
         f'  kind "{generators.get("kind", "-")}", variant "{generators.get("output", "-")}", '
         f"adversarial heads: {generators.get('decisions', '-')}."
     )
-
-
-def _sources(job: Mapping[str, Any]) -> str:
-    return "\n".join(f"- {source}" for source in job.get("sources") or ())
 
 
 def _numbers(figures: Figures, verdict: Verdict, job: Mapping[str, Any]) -> str:

@@ -3,10 +3,11 @@
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training.gate import Finding, Verdict
+from training.gate import Verdict
 from training.report import charts, tables
 
 Figures = Mapping[str, Any]
@@ -66,7 +67,10 @@ def html(
             made=figures["made"],
             headline=headline(verdict),
             verdict=verdict,
-            findings=[_finding(finding) for finding in verdict.findings],
+            findings=[
+                asdict(one) | {"symbol": _SYMBOLS[one.outcome], "kind": one.outcome.replace(" ", "-")}
+                for one in verdict.findings
+            ],
             curves=charts.curves(figures),
             classifier=tables.classifier(figures),
             confusions=[tables.confusion(figures, role) for role in ("challenger", "champion")],
@@ -80,7 +84,7 @@ def html(
             data=tables.data(figures),
             leaks=figures["leaks"],
             sources=list(job.get("sources") or ()),
-            settings=_json(job.get("settings")),
+            settings=json.dumps(job["settings"], indent=1, default=str) if job.get("settings") else "",
             lineage=lineage(figures, job),
         )
     )
@@ -111,20 +115,6 @@ def lineage(figures: Figures, job: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _json(settings: Any) -> str:
-    return json.dumps(settings, indent=1, default=str) if settings else ""
-
-
-def _finding(finding: Finding) -> dict[str, str]:
-    return {
-        "symbol": _SYMBOLS[finding.outcome],
-        "outcome": finding.outcome,
-        "kind": finding.outcome.replace(" ", "-"),
-        "rule": finding.rule,
-        "sentence": finding.sentence,
-    }
 
 
 def _picture(case: Mapping[str, Any], folder: Path | None) -> str:

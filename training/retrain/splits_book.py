@@ -98,17 +98,15 @@ def assign(
     for positive in (False, True):
         stratum = [n for n, p in patients.items() if p.positive == positive and p.ready_made not in SPLITS]
         counts = Counter(splits[name] for name in stratum if name in splits)
-        fresh = sorted((name for name in stratum if name not in splits), key=_draw)
+        fresh = sorted(
+            (name for name in stratum if name not in splits), key=lambda name: hashlib.sha256(name.encode()).digest()
+        )
         for split, share in (("test", test), ("validation", validation)):
             count = max(0, round(share * len(stratum)) - counts[split])
             splits |= dict.fromkeys(fresh[:count], split)
             fresh = fresh[count:]
         splits |= dict.fromkeys(fresh, "train")
     return splits
-
-
-def _draw(patient: str) -> bytes:
-    return hashlib.sha256(patient.encode()).digest()
 
 
 def commit(path: Path, splits: Mapping[str, str], job: str) -> dict[str, str]:

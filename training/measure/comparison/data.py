@@ -1,6 +1,7 @@
 """What a comparison is made on: groups of test patients, counts by split, and what is in two splits."""
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -9,15 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.cohort import TEST, TRAIN, Cohort
-from training.gate import ALL, GROUPS
+from training.gate import ALL, FAMILIES, GROUPS
 
 Use = NDArray[np.bool_]
-_AGES = {
-    "age under 40": (-np.inf, 40),
-    "age 40 to 59": (40, 60),
-    "age 60 to 79": (60, 80),
-    "age 80 and over": (80, np.inf),
-}
+_AGES = dict(zip(FAMILIES["age"], itertools.pairwise((-np.inf, 40, 60, 80, np.inf)), strict=True))
 _SHOWN = 10
 
 
