@@ -293,7 +293,7 @@ def test_worsening_a_figure_never_turns_a_failure_into_a_pass(tmp_path_factory, 
             assert second.by >= first.by - 1e-9
 
 
-@settings(max_examples=40)
+@settings(deadline=None, max_examples=40)
 @given(lost=st.sets(NAMES, min_size=1))
 def test_losing_a_figure_never_helps(lost):
     whole = gate_figures({"auc": -0.1}, {"flip_rate": 0.5})

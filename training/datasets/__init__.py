@@ -32,7 +32,7 @@ def read(spec: str) -> Dataset:
     parameters = inspect.signature(reader).parameters
     unknown = sorted(options.keys() - (parameters.keys() - {"folder"}))
     if unknown:
-        known = ", ".join(parameters.keys() - {"folder"}) or "none"
+        known = ", ".join(sorted(parameters.keys() - {"folder"})) or "none"
         raise DatasetError(f"--data {spec}: no option {', '.join(unknown)} of reader {name}; there is: {known}")
     given = {option: Path(value) if option in _paths(name) else value for option, value in options.items() if value}
     if not folder and parameters["folder"].default is not inspect.Parameter.empty:
