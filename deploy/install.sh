@@ -15,6 +15,7 @@
 #   --uninstall      remove program and units; settings, data and the user stay
 #
 # /opt/dicom-node        the program: a link to the version that runs, in /opt/dicom-node-releases; the one before stays there
+# /usr/local/bin/dicom-node   the program with the settings of this machine
 # /etc/dicom-node        settings        /var/lib/dicom-node    images, results, ledger, models, audit trail
 #
 # What was said of workers, services, retraining and Python is remembered in /etc/dicom-node/install.options: an upgrade needs no
@@ -62,6 +63,7 @@ releases=$prefix/opt/dicom-node-releases
 settings=$prefix/etc/dicom-node
 data=$prefix/var/lib/dicom-node
 units=$prefix/etc/systemd/system
+command=$prefix/usr/local/bin/dicom-node
 options=$settings/install.options
 
 run() { # a command, or its words
@@ -84,6 +86,7 @@ put() { # FILE MODE: standard input becomes the file, with the paths of the pref
     chmod "$2" "$1.part"
     mv "$1.part" "$1"
 }
+is_ours() { [ "$(readlink "$command" || true)" = "$program/share/dicom-node.sh" ]; }
 has_systemd() { [ -z "$prefix" ] && [ -d /run/systemd/system ]; }
 as_node() { # a command as the node's user
     if [ -z "$prefix" ]; then run runuser -u dicom-node -- "$@"; else run "$@"; fi
@@ -97,6 +100,7 @@ if [ "$uninstall" = yes ]; then
     run rm -rf "$program" "$releases" "$units"/dicom-node{,@,-worker@,-shadow,-retraining}.service \
         "$units"/dicom-node.{target,slice} "$units"/dicom-node-.service.d/sandbox.conf \
         "$prefix"/etc/sysusers.d/dicom-node.conf "$prefix"/etc/tmpfiles.d/dicom-node.conf
+    if is_ours; then run rm -f "$command"; fi
     if has_systemd; then run systemctl daemon-reload; fi
     say "removed. Kept: $settings, $data, and the user dicom-node"
     exit 0
@@ -164,6 +168,13 @@ else
     run install -D -m 0644 "$source/docs/deploy.md" "$release/share/deploy.md"
     run touch "$release/complete"
 fi
+put "$release/share/dicom-node.sh" 0755 <"$source/deploy/dicom-node.sh"
+run mkdir -p "${command%/*}"
+if is_ours || [ ! -e "$command" ]; then
+    run ln -sfn "$program/share/dicom-node.sh" "$command"
+else
+    say "$command is not this script's: it stays as it is"
+fi
 
 # 3. Settings, once
 if [ ! -e "$settings/node.toml" ]; then
@@ -206,7 +217,8 @@ if [ "$before" != "$release" ]; then
         # The target stops first and its services after it: only what is named here is waited for.
         run systemctl stop dicom-node.target 'dicom-node*.service'
     fi
-    as_node env --chdir "$data" DICOM_NODE_CONFIG="$settings/node.toml" "$release/bin/dicom-node" migrate
+    as_node env --chdir "$data" DICOM_NODE_CONFIG="$settings/node.toml" RELEASE="$release" \
+        "$release/share/dicom-node.sh" migrate
     run ln -sfn "$release" "$program"
     trap - ERR
     for old in "$releases"/*; do
@@ -228,6 +240,6 @@ fi
 say "version $version is in $program"
 if [ -z "$before" ]; then
     say "next: edit $settings/node.toml (who may send, where results go), then
-  sudo -u dicom-node $program/bin/dicom-node doctor --config $settings/node.toml
+  sudo -u dicom-node dicom-node doctor
   sudo systemctl start dicom-node.target"
 fi

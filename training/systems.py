@@ -80,9 +80,10 @@ def _diffex_parser(systems: Any) -> argparse.ArgumentParser:
     diffex.add_argument("--no-gate", action="store_true", help="go on though the code is not used")
     diffex.add_argument("--unaware", action="store_true", help="the code is not told what the classifier says")
     instead = diffex.add_argument_group("instead of the preset's")
-    for name in ("size", "steps", "attributes", "parts", "ranked", "decoding-steps", "direction-steps"):
+    for name in ("size", "steps", "attributes", "ranked", "decoding-steps", "direction-steps"):
         instead.add_argument(f"--{name}", type=_least(1))
     instead.add_argument("--directions", type=_least(2))
+    instead.add_argument("--parts", type=_least(0))
     instead.add_argument("--pull-below", type=int)
     for name in ("pull", "effect", "dropped", "strength"):
         instead.add_argument(f"--{name}", type=float)

@@ -140,6 +140,32 @@ def test_what_is_not_said_again_holds_and_what_is_said_again_ends_units(tmp_path
     ]  # fmt: skip
 
 
+def test_the_program_on_the_path_has_the_settings_and_the_environment_of_the_units(tmp_path):
+    """deploy/dicom-node.sh with the folders of a prefix, and a program that says what it was called with."""
+    (tmp_path / "etc" / "dicom-node").mkdir(parents=True)
+    (tmp_path / "opt" / "dicom-node" / "bin").mkdir(parents=True)
+    called = tmp_path / "opt" / "dicom-node" / "bin" / "dicom-node"
+    called.write_text('#!/bin/sh\nenv | grep -E "^(DICOM_NODE|AWS)_"; echo "$@"\n')
+    called.chmod(0o755)
+    script = tmp_path / "dicom-node.sh"
+    text = (DEPLOY / "dicom-node.sh").read_text()
+    script.write_text(text.replace("=/etc", f"={tmp_path}/etc").replace("=/opt", f"={tmp_path}/opt"))
+    (tmp_path / "etc" / "dicom-node" / "environment").write_text(
+        "# a comment\n; another\n\nDICOM_NODE_BROKER__URL__FILE=/etc/dicom-node/secrets/broker-url\n"
+        "AWS_SECRET_ACCESS_KEY=\"a$b c='d'\"\nDICOM_NODE_WEB__PORT='81'\nDICOM_NODE_NODE__PORT=104"
+    )
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("DICOM_NODE_", "AWS_"))}
+    said = subprocess.run(["sh", script, "status", "a b"], env=plain, capture_output=True, text=True, check=True)
+    assert sorted(said.stdout.splitlines()) == sorted([
+        f"DICOM_NODE_CONFIG={tmp_path}/etc/dicom-node/node.toml",
+        "DICOM_NODE_BROKER__URL__FILE=/etc/dicom-node/secrets/broker-url",
+        "AWS_SECRET_ACCESS_KEY=a$b c='d'", "DICOM_NODE_WEB__PORT=81", "DICOM_NODE_NODE__PORT=104", "status a b",
+    ])  # fmt: skip
+    other = plain | {"DICOM_NODE_CONFIG": "other.toml"}
+    said = subprocess.run(["sh", script], env=other, capture_output=True, text=True, check=True).stdout
+    assert "DICOM_NODE_CONFIG=other.toml" in said
+
+
 def outside():
     """What an installation on this machine itself would have made."""
     return [path for path in ("/opt/dicom-node", "/etc/dicom-node", "/var/lib/dicom-node") if Path(path).exists()]
@@ -165,6 +191,16 @@ def test_a_life_of_an_installation(tmp_path):
     done = subprocess.run(runs, env=packages, capture_output=True, text=True, check=False)
     assert done.stdout.startswith("ok: "), done.stderr
 
+    on_path = root / "usr" / "local" / "bin" / "dicom-node"
+    (root / "etc" / "dicom-node" / "environment").write_text(
+        "# theirs\nDICOM_NODE_NODE__AE_TITLE='FROM FILE'\nDICOM_NODE_DELIVERY__TIMEOUT=nothing\n"
+    )
+    done = subprocess.run([on_path, "check-config"], env=packages, capture_output=True, text=True, check=False)
+    assert "DICOM_NODE_DELIVERY__TIMEOUT" in done.stderr, "the environment of the units is heard"
+    (root / "etc" / "dicom-node" / "environment").unlink()
+    done = subprocess.run([on_path, "status"], cwd=tmp_path, env=packages, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
     if shutil.which("systemd-analyze") is not None:
         assert verified(root / "etc" / "systemd" / "system", *EVERY) == ""
 
@@ -187,6 +223,7 @@ def test_a_life_of_an_installation(tmp_path):
     assert migration.schema(f"sqlite:///{backup}") == FIRST
 
     install(root, "--uninstall")
+    assert not on_path.is_symlink()
     left = {path.parts[0] for path in files(root) if (root / path).is_file()}
     assert left == {"etc", "var"}
     assert sorted(path.name for path in (root / "etc").rglob("*") if path.is_file()) == ["install.options", "node.toml"]

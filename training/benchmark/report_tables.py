@@ -180,7 +180,7 @@ def faithfulness_table(result: Result) -> Table:
         "stable_noise": "noise of .01",
         "stable_jpeg": "JPEG of quality 90",
     }
-    columns = {key: name for key, name in columns.items() if any(key in entry for entry in entries.values())}
+    columns = {key: name for key, name in columns.items() if any(get(one, key) is not None for one in entries.values())}
     lines = tuple(line(row, (Cell(number(get(entry, key))) for key in columns)) for row, entry in entries.items())
     return Table(title=title, columns=tuple(columns.values()), lines=lines)
 
