@@ -200,19 +200,19 @@ def _strange(out: Path) -> list[str]:
 
 
 def need_room(out: Path) -> None:
-    """Make the folder of a bundle, before anything is trained for it.
+    """Refuse a folder that no bundle can be made in, before anything is trained for it; nothing is written.
 
     Raises:
         TrainingError: it is a file, or holds what is not a bundle's.
     """
     if out.exists() and not out.is_dir():
         raise TrainingError(f"{out} is a file; name a folder for the bundle")
-    out.mkdir(parents=True, exist_ok=True)
-    if strange := _strange(out):
+    if out.exists() and (strange := _strange(out)):
         raise TrainingError(f"{out} holds files that are not a bundle's: {', '.join(strange)}; take another folder")
 
 
 def _empty(out: Path) -> None:
     need_room(out)
+    out.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         (out / name).unlink(missing_ok=True)
