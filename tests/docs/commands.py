@@ -17,7 +17,7 @@ from dicom_node.cli import app
 from training import __main__ as training_program
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 OURS = ("dicom-node", "python", "make", "pytest", "pip", "mkdocs")
 _STANDS_FOR = {"N": "1", "SECONDS": "1", "DAYS": "1", "NUMBER": "1", "VERSION": "1", "S": "1"}
 """What a reader puts in the place of a number; other words in capitals stand for text, which any text will do for."""
