@@ -122,10 +122,17 @@ def test_what_remains_is_the_average_and_not_the_last_step(tmp_path):
     assert not torch.equal(model.network.state_dict()["head.1.weight"], last["head.1.weight"])
 
 
-def test_without_denoising_every_step_classifies(tmp_path):
-    told = []
-    train(replace(TINY, diffusion=False, every=4), images(), targets(), tmp_path, lambda _done, **row: told.append(row))
-    assert [set(row) for row in told] == [{"step", "classification"}] * 3
+def test_the_control_without_denoising_classifies_as_often_as_the_joint_model(tmp_path):
+    classified = {}
+    for diffusion in (True, False):
+        told = []
+        settings = replace(TINY, diffusion=diffusion, every=4, report_every=1)
+        train(
+            settings, images(), targets(), tmp_path / str(diffusion), lambda _done, told=told, **row: told.append(row)
+        )
+        assert len(told) == TINY.steps
+        classified[diffusion] = [row["step"] for row in told if "classification" in row]
+    assert classified[True] == classified[False] == [1, 5]
 
 
 def test_latents_of_another_autoencoder_are_not_taken_for_the_same(tmp_path):

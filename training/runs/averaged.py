@@ -112,7 +112,7 @@ class Averaged:
         """Train from the step that was reached to the last.
 
         Args:
-            drawn: this process's rows of the batch of a step, on the device.
+            drawn: this process's rows of the batch of a step, on the device; nothing where a step has nothing to learn.
             weights: of the losses at a step.
             progress: told now and then.
 
@@ -123,17 +123,19 @@ class Averaged:
         course = self.course
         self.losses.train()
         while self.step < course.steps:
-            found = self.losses(drawn(self.step))
+            batch = drawn(self.step)
+            found = self.losses(batch) if batch else {}
             for name, loss in found.items():
                 if not bool(torch.isfinite(loss)) or float(loss.detach()) > MOST_LOSS:
                     raise TrainingError(f"step {self.step + 1}: the loss of {name} is {float(loss.detach())}")
             for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
                 group["lr"] = rate * course.rate(self.step)
-            self.optimiser.zero_grad()
-            factors = weights(self.step)
-            self.fabric.backward(sum(factors[name] * loss for name, loss in found.items()))
-            self.fabric.clip_gradients(self.losses, self.optimiser, max_norm=1.0)
-            self.optimiser.step()
+            if found:
+                self.optimiser.zero_grad()
+                factors = weights(self.step)
+                self.fabric.backward(sum(factors[name] * loss for name, loss in found.items()))
+                self.fabric.clip_gradients(self.losses, self.optimiser, max_norm=1.0)
+                self.optimiser.step()
             self.step += 1
             self._remember()
             if self.step % course.report_every == 0 or self.step == course.steps:

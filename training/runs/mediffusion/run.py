@@ -194,7 +194,7 @@ class _Run:
             noise = torch.randn(z.shape, generator=self.generator)
             left = self.model.left.cpu()[t]
             batch |= {"noisy": noised(z, noise, left), "t": t, "noise": noise}
-        if step % settings.every == 0 or not settings.diffusion:
+        if step % settings.every == 0:
             where = self.known[torch.randint(len(self.known), (settings.labelled_batch,), generator=self.generator)]
             z, t = self._views(data.weak, where), torch.zeros(settings.labelled_batch, dtype=torch.long)
             if settings.noisy:
