@@ -22,6 +22,8 @@ from explain_core.diffusion.schedule import clean, inverter, noised, sampler, wa
 from explain_core.errors import AttributionError
 
 Tell = Callable[[float], None]
+SUREST = 1e-4
+"""No head is asked to be nearer than this to 0 or 1: beyond it, rounding would set how strong the pull is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +40,8 @@ class Settings:
         seed: of the noise.
         normalised: see `Guidance`.
         aim: what is sought: "typical", that the head is as sure as it is of images of that kind, where the model knows
-            that (`JointDiffusion.typical`); or "threshold", the least change of all. What only just crosses one
-            network's threshold is seldom enough for another's.
+            that (`JointDiffusion.typical`), .9999 at most; or "threshold", the least change of all. What only just
+            crosses one network's threshold is seldom enough for another's.
 
     Raises:
         ValueError: a start outside the schedule, or no step below it.
@@ -178,7 +180,7 @@ def counterfactual(
 def _goal(model: JointDiffusion, output: int, target: int, threshold: float) -> float:
     """The head's typical probability of what is sought, or the threshold where that asks for more."""
     typical = float(model.typical[output, target])
-    return max(typical, threshold) if target else min(typical, threshold)
+    return max(min(typical, 1 - SUREST), threshold) if target else min(max(typical, SUREST), threshold)
 
 
 def denoise(model: JointDiffusion, noisy: Tensor, guidance: Guidance, settings: Settings) -> Tensor:

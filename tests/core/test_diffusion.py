@@ -228,6 +228,22 @@ def test_as_sure_as_of_such_images_takes_more_guidance_than_the_threshold(target
     assert torch.equal(away.reached, (away.after >= 0.5) == bool(target)), "reached is the decision, not the aim"
 
 
+@pytest.mark.parametrize("target", [0, 1])
+def test_a_head_that_is_beyond_doubt_sets_no_stronger_pull_than_one_that_is_nearly(target):
+    made, shift = bright(), -0.2 if target else 0.2
+    own = made.network.classify
+    made.network.classify = lambda z, t=None: own(z, t) * 4
+    x = (images(4, 8) * 0.2 + 0.4 + shift).clamp(0, 1)
+    scales = []
+    for sure in (1.0, 1 - 1e-4):
+        made.typical[0, target] = sure if target else 1 - sure
+        found = counterfactual(made, x, 0, target, replace(QUICK, limit=400.0, halvings=8))
+        scales.append(found.scales)
+        assert bool(found.reached.all())
+    assert torch.equal(*scales)
+    assert bool((scales[0] < 400).all())
+
+
 def test_the_change_is_taken_to_the_decoded_original():
     """An autoencoder that gives back something else is no evidence."""
 

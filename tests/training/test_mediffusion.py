@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from explain_core.bundles.bundle import load
 from explain_core.bundles.files import write_sums
@@ -33,7 +34,8 @@ from training.making import make
 from training.measure.joint_diffusion import ENFORCE, Changed, counterfactual_figures
 from training.mediffusion import Request, halves, held_back, request, run
 from training.progress import Cancelled
-from training.runs.mediffusion.material import material
+from training.runs.mediffusion import memory
+from training.runs.mediffusion.material import ENCODE_BATCH, material
 from training.runs.mediffusion.run import _Losses, train, typical
 from training.runs.mediffusion.settings import PRESETS, MediffusionSettings, build
 from training.synthesis import SynthesisSettings, sample, synthesize
@@ -190,6 +192,64 @@ def test_bad_input_is_refused(tmp_path):
     assert train(replace(TINY, steps=2, checkpoint_every=1, report_every=1), images(), targets(), tmp_path / "c")
     with pytest.raises(TrainingError, match="was made with other settings"):
         train(replace(TINY, weight=1.0), images(), targets(), tmp_path / "c")
+    with pytest.raises(
+        TrainingError, match=r"was trained for 2 steps already, and 1 are asked for; use another folder"
+    ):
+        train(replace(TINY, steps=1), images(), targets(), tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("column", "exclusive", "message"),
+    [
+        ([0, 0, 0], False, "no image is labelled present for output 2 of 2"),
+        ([1, 1, 1], False, "no image is labelled absent for output 2 of 2"),
+        ([float("nan")] * 3, False, "no image is labelled present for output 2 of 2"),
+        ([0, 0, 0], True, "no image is labelled present for output 2 of 2"),
+    ],
+)
+def test_a_class_that_no_image_is_labelled_with_is_refused(tmp_path, column, exclusive, message):
+    given = torch.tensor([[1.0, 0.0, 1.0], column]).T
+    with pytest.raises(TrainingError, match=message):
+        train(replace(TINY, exclusive=exclusive), images(3), given, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_too_little_memory_is_said_before_anything_is_made(tmp_path):
+    told = r"the latents of 12 images \d+\.\d GiB and a step of {} of them \d+\.\d GiB, and \d+\.\d GiB are free; take"
+    with pytest.raises(TrainingError, match=told.format(4)):
+        train(replace(TINY, views=1 << 30), images(), targets(), tmp_path)
+    with pytest.raises(TrainingError, match=told.format(1 << 28)):
+        train(replace(TINY, batch=1 << 28), images(), targets(), tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_training_needs_memory_for_its_weights_and_for_every_row_of_its_batch():
+    network = build(TINY, 1).network
+    weights = 5 * 4 * sum(value.numel() for value in network.parameters())
+    random = torch.get_rng_state()
+    one, two = (
+        memory.training_bytes(replace(TINY, batch=4 * n, labelled_batch=4 * n, dropout=0.5), network.config) - weights
+        for n in (1, 2)
+    )
+    assert torch.equal(torch.get_rng_state(), random), "the weights that a seed begins with stay the same"
+    assert one < two == pytest.approx(2 * one, rel=0.01)
+    outputs = 4 * TINY.channels[0] * TINY.size**2 * 4
+    assert one > 10 * outputs, "more than ten layers of the first level keep theirs"
+    assert memory.training_bytes(replace(TINY, diffusion=False), network.config) - weights < one / 2
+
+
+def test_the_memory_that_is_free_is_what_the_tightest_limit_leaves(tmp_path):
+    assert memory.free(tmp_path) is None
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    4000 kB\n")
+    assert memory.free(tmp_path) == 4000 * 1024
+    group = tmp_path / "sys" / "fs" / "cgroup"
+    group.mkdir(parents=True)
+    for name, text in (("max", "max"), ("current", "500"), ("stat", "anon 400\ninactive_file 100\n")):
+        (group / f"memory.{name}").write_text(text)
+    assert memory.free(tmp_path) == 4000 * 1024
+    (group / "memory.max").write_text("2000\n")
+    assert memory.free(tmp_path) == 1600
 
 
 def test_a_loss_that_is_no_number_stops_with_step_and_term(tmp_path):
@@ -207,6 +267,26 @@ def test_latents_are_made_once_and_have_unit_variance(tmp_path):
     assert first.weak.shape == (2, 12, 1, 16, 16)
     assert float(first.weak.float().std()) == pytest.approx(1, abs=1e-3)
     assert not torch.equal(first.weak[0], first.weak[1]), "every view is changed in its own way"
+
+
+def test_latents_are_made_without_a_second_copy_of_a_view(tmp_path):
+    class Largest(TorchDispatchMode):
+        wide, half = 0, 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made = func(*args, **(kwargs or {}))
+            if isinstance(made, torch.Tensor) and made.is_floating_point() and not made._is_view():
+                if made.dtype != torch.float16:
+                    self.wide = max(self.wide, made.numel())
+                elif func is not torch.ops.aten.empty.memory_format:
+                    self.half = max(self.half, made.numel())
+            return made
+
+    with Largest() as seen:
+        found = material(replace(TINY, unlabelled="fixmatch"), images(60), targets(60), tmp_path)
+    assert found.weak.shape == found.strong.shape == (2, 60, 1, 16, 16)
+    assert seen.wide <= ENCODE_BATCH * 16 * 16, "float32 for a few images at a time"
+    assert seen.half <= ENCODE_BATCH * 16 * 16, "and the float16 that stays is written once"
 
 
 def test_the_presets_can_be_built_and_have_the_sizes_that_the_documentation_says():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -17,7 +18,8 @@ from training.runs.mediffusion.settings import MediffusionSettings
 from training.runs.spaces import space_of
 from training.runs.views import changed
 
-ENCODE_BATCH = 32
+ENCODE_BATCH = 8
+"""Images at once: one of 256 pixels takes 16 MiB in every layer of the tiny autoencoder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,12 @@ class Material:
 
 @torch.no_grad()
 def material(
-    settings: MediffusionSettings, images: Tensor, targets: Tensor, out: Path, initial: JointDiffusion | None = None
+    settings: MediffusionSettings,
+    images: Tensor,
+    targets: Tensor,
+    out: Path,
+    initial: JointDiffusion | None = None,
+    device: torch.device | None = None,
 ) -> Material:
     """The latents of every view of the training images, made once and kept in `out`.
 
@@ -49,15 +56,15 @@ def material(
         targets: 1, 0 or NaN, shape (N, outputs).
         out: folder of the run.
         initial: a model whose space and scale are taken instead of the settings'.
+        device: that encodes; None for the CPU.
 
     Raises:
-        TrainingError: images of another size, no label at all, or the folder of another run.
+        TrainingError: images of another size, a class that no image is labelled with, or the folder of another run.
     """
     if images.shape[-1] != settings.size:
         raise TrainingError(f"images of {images.shape[-1]} pixels a side, and the model is for {settings.size}")
-    if not bool((targets == targets).any()):  # noqa: PLR0124 - NaN is not itself
-        raise TrainingError("no image has a label: the head would learn nothing")
-    space = space_of(settings.space, settings.weights) if initial is None else initial.space
+    _check_labels(targets, exclusive=settings.exclusive)
+    space = space_of(settings.space, settings.weights) if initial is None else deepcopy(initial.space)
     mark = checkpoints.fingerprint(
         images,
         *cast("nn.Module", space).state_dict().values(),
@@ -65,13 +72,13 @@ def material(
     )
     kept = checkpoints.load(out / "latents.pt", mark, torch.device("cpu"))
     if kept is None:
+        where = device or torch.device("cpu")
+        cast("nn.Module", space).to(where)
         generator = torch.Generator().manual_seed(settings.seed)
-        weak = torch.stack([_latents(space, changed(images, generator)) for _ in range(settings.views)])
+        weak = _views(space, images, settings.views, generator, where)
         strong = weak[:0]
         if settings.unlabelled == "fixmatch":
-            strong = torch.stack(
-                [_latents(space, changed(images, generator, strongly=True)) for _ in range(settings.views)]
-            )
+            strong = _views(space, images, settings.views, generator, where, strongly=True)
         kept = {"weak": weak, "strong": strong, "scale": 1 / _spread(weak)}
         checkpoints.save(out / "latents.pt", kept, mark)
     scale = float(kept["scale"] if initial is None else initial.scale)
@@ -95,5 +102,33 @@ def _spread(views: Tensor) -> float:
     return math.sqrt(squares / (count - 1))
 
 
-def _latents(space: Autoencoder, images: Tensor) -> Tensor:
-    return torch.cat([space.encode(part.float() / 255) for part in images.split(ENCODE_BATCH)]).half()
+def _views(
+    space: Autoencoder,
+    images: Tensor,
+    count: int,
+    generator: torch.Generator,
+    device: torch.device,
+    *,
+    strongly: bool = False,
+) -> Tensor:
+    """Latents of `count` changed versions of the images, float16, shape (count, N, C, s, s); none is copied."""
+    side = images.shape[-1] // space.factor
+    made = torch.empty(count, len(images), space.channels, side, side, dtype=torch.float16)
+    for view in made:
+        pixels = changed(images, generator, strongly=strongly)
+        for part, place in zip(pixels.split(ENCODE_BATCH), view.split(ENCODE_BATCH), strict=True):
+            place.copy_(space.encode(part.to(device).float() / 255))
+    return made
+
+
+def _check_labels(targets: Tensor, *, exclusive: bool) -> None:
+    """Refuse what the head could not learn: every finding is there in some image and not in another."""
+    if not bool(torch.isfinite(targets).any()):
+        raise TrainingError("no image has a label: the head would learn nothing")
+    for number, column in enumerate(targets.T, 1):
+        for answer, what in ((1, "present"), (0, "absent")):
+            if not bool((column == answer).any()) and (answer or not exclusive):
+                raise TrainingError(
+                    f"no image is labelled {what} for output {number} of {targets.shape[1]}: the head would learn "
+                    "nothing of it; label some, or leave that class out"
+                )

@@ -25,11 +25,13 @@ from explain_core.diffusion.model import JointDiffusion
 from explain_core.diffusion.schedule import STEPS, noised
 from explain_core.files import write_json
 from training import checkpoints
+from training.errors import TrainingError
 from training.progress import Progress, silent
 from training.runs import processes
 from training.runs.averaged import Averaged, Course
+from training.runs.mediffusion import memory
 from training.runs.mediffusion.material import Material, material
-from training.runs.mediffusion.settings import MediffusionSettings, build
+from training.runs.mediffusion.settings import MediffusionSettings, build, shape_of
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -108,8 +110,11 @@ def train(
     torch.manual_seed(settings.seed)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    data = material(settings, images, targets, out, initial)
-    run = _Run(settings, data, processes.start(settings.device, settings.precision, partly=True), out, initial)
+    fabric = processes.start(settings.device, settings.precision, partly=True)
+    shape = shape_of(settings, targets.shape[1]) if initial is None else initial.network.config
+    memory.check(settings, shape, len(images), fabric.device, fabric.world_size)
+    data = material(settings, images, targets, out, initial, fabric.device)
+    run = _Run(settings, data, fabric, out, initial)
     run.go_on(progress)
     return run.finish()
 
@@ -173,6 +178,11 @@ class _Run:
             path=out / "checkpoint.pt",
             mark=checkpoints.fingerprint(data.weak[:1], data.targets, *start, named),
         )
+        if self.training.step > settings.steps:
+            raise TrainingError(
+                f"{out} was trained for {self.training.step} steps already, and {settings.steps} are asked for; use "
+                "another folder, or remove it"
+            )
 
     def go_on(self, progress: Progress) -> None:
         """Train from the step that was reached to the last."""

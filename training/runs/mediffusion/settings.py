@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from explain_core.diffusion.autoencoders import Autoencoder
 from explain_core.diffusion.joint_unet import JointConfig, JointUNet
 from explain_core.diffusion.model import JointDiffusion
 from training.errors import TrainingError
@@ -104,16 +105,19 @@ PRESETS: Mapping[str, MediffusionSettings] = {
 M network; as the authors' code has it (branch vce-testing), but for the augmentation by flips."""
 
 
-def build(settings: MediffusionSettings, outputs: int, scale: float = 1.0) -> JointDiffusion:
-    """An untrained model.
+def shape_of(settings: MediffusionSettings, outputs: int) -> JointConfig:
+    """The shape of a network for these settings.
 
     Raises:
-        TrainingError: a shape that cannot be built.
+        TrainingError: one that cannot be built.
     """
-    space = space_of(settings.space, settings.weights)
+    return _shape(settings, outputs, space_of(settings.space, settings.weights))
+
+
+def _shape(settings: MediffusionSettings, outputs: int, space: Autoencoder) -> JointConfig:
     names = ("channels", "attention", "layers", "head_dim", "groups", "hidden", "dropout", "pooling")
     try:
-        config = JointConfig(
+        return JointConfig(
             size=settings.size // space.factor,
             latent_channels=space.channels,
             outputs=outputs,
@@ -121,4 +125,13 @@ def build(settings: MediffusionSettings, outputs: int, scale: float = 1.0) -> Jo
         )
     except ValueError as error:
         raise TrainingError(str(error)) from error
-    return JointDiffusion(space, JointUNet(config), scale)
+
+
+def build(settings: MediffusionSettings, outputs: int, scale: float = 1.0) -> JointDiffusion:
+    """An untrained model.
+
+    Raises:
+        TrainingError: a shape that cannot be built.
+    """
+    space = space_of(settings.space, settings.weights)
+    return JointDiffusion(space, JointUNet(_shape(settings, outputs, space)), scale)
