@@ -125,7 +125,7 @@ workers=${workers:-1} services=${services:-yes} retraining=${retraining:-no} pyt
 say "workers: $workers, services: $services, retraining: $retraining"
 
 extras=admin,postgres,s3,tracing
-[ "$workers" -eq 0 ] || extras+=,worker
+[ "$workers" -eq 0 ] || extras+=,onnx,worker
 [ "$retraining" = no ] || extras+=,training
 
 # 1. Debian packages and the user

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,20 @@ def check_folders(settings: "Settings") -> None:
                 f"{key}: {folder} cannot be {why}: make the folder and give it to the user of the node (mkdir -p, "
                 f"chown), or name another one in {key}"
             )
+
+
+def check_runtime(bundle: Path) -> None:
+    """Refuse a model that this machine, if it explains, cannot run; silently where it does not.
+
+    Raises:
+        ConfigError: ONNX Runtime is missing; the message says how it is installed.
+    """
+    explains = find_spec("torch") is not None
+    if explains and (bundle / "classifier.onnx").is_file() and find_spec("onnxruntime") is None:
+        raise ConfigError(
+            f"model.bundle: the classifier of {bundle} is an ONNX file, and ONNX Runtime is not installed: run "
+            'pip install -c constraints.txt ".[onnx]" in the folder of the source, or deploy/install.sh again'
+        )
 
 
 def _unusable(folder: Path) -> str:

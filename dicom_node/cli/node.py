@@ -266,6 +266,7 @@ def check_config(*, config: ConfigOption = None, as_json: JsonOption = False) ->
     _places.check_folders(settings)
     node.check_tls(settings)
     node.check_audit(settings)
+    _places.check_runtime(settings.model.bundle)
     node.check_methods(settings, settings.model.bundle)
     rules, names = [one.name for one in settings.rules], [one.name for one in settings.destinations]
     methods = settings.methods_for()

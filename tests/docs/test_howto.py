@@ -14,6 +14,7 @@ from contexts import built, context_of, errors_of, film
 from dicom_node.route.rules import Action, decide_instance
 from dicom_node.settings.loading import load_settings
 from explain_core import plugins
+from explain_core.blur import BLUR
 from explain_core.bundles import bundle
 from explain_core.bundles.files import write_sums
 from training.retrain import job
@@ -84,6 +85,7 @@ def test_the_bundle_of_the_page_is_read(blocks, tmp_path):
     write_sums(tmp_path)
     found = bundle.load(tmp_path)
     assert (found.label, found.generators, set(found.heatmaps)) == ("Lung opacity", None, {"occlusion"})
+    assert found.heatmaps["occlusion"].blur == BLUR, "that of `training scale` where a table names none"
 
 
 def test_the_result_object_of_the_page_is_a_valid_one(blocks, added, tmp_path):

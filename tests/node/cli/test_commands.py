@@ -275,6 +275,19 @@ def test_a_method_without_a_scale_is_refused_before_anything_runs(tmp_path):
         assert "`python -m training scale BUNDLE --method grad_cam --data READER:FOLDER`" in said
 
 
+def test_a_model_in_onnx_is_refused_where_its_runtime_is_missing_and_only_there(tmp_path, monkeypatch):
+    shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle")
+    (tmp_path / "bundle" / "classifier.safetensors").rename(tmp_path / "bundle" / "classifier.onnx")
+    config = tmp_path / "node.toml"
+    config.write_text(f'[model]\nbundle = "{tmp_path}/bundle"\n')
+    assert "ok:" in run("check-config", "--config", config, cwd=tmp_path).stdout
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
+    said = run("check-config", "--config", config, cwd=tmp_path, expect=2).stderr
+    assert re.fullmatch(r"error: model\.bundle: .* ONNX Runtime is not installed: run pip install .*\n", said)
+    monkeypatch.setitem(sys.modules, "torch", None)  # a machine of the light roles
+    assert "ok:" in run("check-config", "--config", config, cwd=tmp_path).stdout
+
+
 def test_a_damaged_bundle_is_refused_with_the_files_name(tmp_path, root):
     copy = tmp_path / "bundle"
     shutil.copytree(root / "dicom_node" / "bundles" / "default", copy)
