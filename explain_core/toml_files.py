@@ -70,6 +70,9 @@ def advice(error: Any, model: type[BaseModel], missing: str = "add this key") ->
         return f"unknown key; did you mean {close[0]}?" if close else f"unknown key; known: {', '.join(known)}"
     if kind == "missing":
         return missing
+    if kind == "tuple_type":
+        tables = f"is a list of tables: write [[{loc[-1]}]], in two brackets (in the environment a list in JSON)"
+        return tables if len(loc) == 1 else "should be a list, in brackets: [...]"
     message = str(error["msg"]).removeprefix("Value error, ")
     return message.replace("Input should", "should") if message.startswith("Input") else message
 

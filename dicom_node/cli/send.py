@@ -87,6 +87,9 @@ def _target(settings: "Settings", to: str | None, *, tls: bool) -> Destination |
     if to is None:
         return _ourselves(settings)
     if (peer := _PEER.fullmatch(to)) is None:
+        if to not in (names := [one.name for one in settings.destinations]):
+            known = f"there is: {', '.join(names)}" if names else "there is none"
+            raise fail(f"--to {to}: neither AE@HOST:PORT, as PACS@192.0.2.7:104, nor a destination; {known}", WRONG_USE)
         return settings.destination(to)
     if not 0 < int(peer["port"]) <= _MOST_PORT:
         raise fail(f"--to {to}: a port is a number from 1 to {_MOST_PORT}", WRONG_USE)

@@ -6,6 +6,7 @@ with `__FILE` names a file that holds the value: a secret never stands in the en
 Relative paths are relative to the working directory. Unknown keys are errors.
 """
 
+import difflib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from dicom_node.settings.callers import caller
 from dicom_node.settings.methods import Key
 from dicom_node.settings.methods import problems as method_problems
 from dicom_node.settings.monitoring import problems as alert_problems
+from dicom_node.settings.rule_tables import Section
 from dicom_node.settings.sections import RetentionSettings, Settings
 from dicom_node.watch import pulse
 from explain_core import toml_files
@@ -102,10 +104,27 @@ def _located(
     problem: _Problem, path: Path | None, text: str, variables: Mapping[tuple[str | int, ...], str]
 ) -> ConfigError:
     loc, advice = problem
+    unknown = advice.startswith("unknown key")
     for key, variable in variables.items():
+        if unknown and key[: len(loc)] == loc:
+            return ConfigError(f"environment: {variable}: {_meant(variable)}")
         if loc[: len(key)] == key:
             return ConfigError(f"environment: {variable}: {advice}")
     return ConfigError(toml_files.located(path or "defaults", text, loc, advice))
+
+
+def _meant(variable: str) -> str:
+    """What to do about a variable that sets nothing."""
+    known = [
+        f"{ENV_PREFIX}{'__'.join((section, field.alias or key) if key else (section,))}".upper()
+        for section, table in Settings.model_fields.items()
+        for key, field in (
+            type(table.default).model_fields.items() if isinstance(table.default, Section) else [("", table)]
+        )
+    ]
+    close = difflib.get_close_matches(variable.removesuffix(FILE_SUFFIX), known, n=1)
+    form = f"no setting has this name, which is {ENV_PREFIX}SECTION__KEY"
+    return f"{form}; did you mean {close[0]}?" if close else form
 
 
 def _ages(kept: RetentionSettings) -> Iterator[_Problem]:

@@ -101,8 +101,9 @@ def test_what_cannot_be_reached_says_what_to_do(images, tmp_path):
     [
         ("PACS@host:0", "a port is a number from 1 to 65535"),
         ("PACS@host:70000", "a port is a number from 1 to 65535"),
-        ("paks", "there is no destination 'paks'"),
-        ("PACS@host", "there is no destination 'PACS@host'"),
+        ("paks", "--to paks: neither AE@HOST:PORT, as PACS@192.0.2.7:104, nor a destination; there is"),
+        ("PACS@host", "--to PACS@host: neither AE@HOST:PORT"),
+        ("PACS:104", "--to PACS:104: neither AE@HOST:PORT"),
     ],
 )
 def test_a_place_that_is_none(to, said, images, tmp_path):

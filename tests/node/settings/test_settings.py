@@ -212,6 +212,8 @@ def test_a_wrong_value_is_named_with_its_line(tmp_path_factory, place):
     ("text", "message"),
     [
         ("[node]\nport = 70000", r"node.toml:2: node.port: should be less than or equal to 65535"),
+        ('[destinations]\nname = "a"\n', r"node.toml:1: destinations: is a list of tables: write [[destinations]], in"),
+        ("[node]\ncalling_ae_titles = 1\n", r"node.toml:2: node.calling_ae_titles: should be a list, in brackets: ["),
         ("[nodes]\n", r"node.toml:1: nodes: unknown key; did you mean node?"),
         ('[node]\n\nae_title = "SEVENTEEN LETTERS"', "node.toml:3: node.ae_title: an AE title has 1 to 16"),
         ("[node]\nport = = 1\n", "node.toml:2: not valid TOML"),
@@ -366,10 +368,29 @@ def test_wrong_rules_are_located(tmp_path, old, new, message):
 
 
 @pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("DICOM_NODE_NOD__PORT", "DICOM_NODE_NODE__PORT"),
+        ("DICOM_NODE_NODE_PORT", "DICOM_NODE_NODE__PORT"),
+        ("DICOM_NODE_LOGGING__JSN", "DICOM_NODE_LOGGING__JSON"),
+        ("DICOM_NODE_DESTINATION", "DICOM_NODE_DESTINATIONS"),
+    ],
+)
+def test_a_variable_that_sets_nothing_is_told_what_it_may_have_meant(tmp_path, variable, meant):
+    assert wrong(tmp_path, "[node]\n", {variable: "1"}).endswith(f"; did you mean {meant}?")
+
+
+@pytest.mark.parametrize(
     ("env", "message"),
     [
         ({"DICOM_NODE_NODE__PORT": "many"}, "environment: DICOM_NODE_NODE__PORT: "),
-        ({"DICOM_NODE_NODE__PROT": "1"}, "environment: DICOM_NODE_NODE__PROT: unknown key; did you mean port?"),
+        ({"DICOM_NODE_NODE__PROT": "1"}, "environment: DICOM_NODE_NODE__PROT: no setting has this name, which is DIC"),
+        ({"DICOM_NODE_NOD__PORT": "1"}, "environment: DICOM_NODE_NOD__PORT: no setting has this name"),
+        ({"DICOM_NODE_NODE_PORT": "1"}, "environment: DICOM_NODE_NODE_PORT: no setting has this name"),
+        (
+            {"DICOM_NODE_DESTINATIONS": PLAIN.replace("}", ', "nam": 1}')},
+            "environment: DICOM_NODE_DESTINATIONS: unknown key",
+        ),
         ({"DICOM_NODE_DESTINATIONS": "[{"}, "environment: DICOM_NODE_DESTINATIONS: not valid JSON"),
         ({"DICOM_NODE_DESTINATIONS": "[{}]"}, "environment: DICOM_NODE_DESTINATIONS: add this key"),
         ({"DICOM_NODE_BROKER__SOFT_TIME_LIMIT": "901"}, "environment: DICOM_NODE_BROKER__SOFT_TIME_LIMIT: must be"),
