@@ -164,8 +164,11 @@ def audit_of(settings: "Settings", command: str) -> AbstractContextManager["Audi
 
 
 def console() -> Console:
-    """Standard output for tables; text is shown as it is, brackets too."""
-    return Console(markup=False, highlight=False)
+    """Standard output for tables; text is shown as it is, brackets too, and in a pipe no line is ever folded."""
+    out = Console(markup=False, highlight=False)
+    if not out.is_terminal:
+        out.width = _ENDLESS
+    return out
 
 
 def plain(*heads: str) -> Table:
@@ -182,6 +185,7 @@ def coloured(state: str) -> Text:
     return Text(state, style="green" if word in _GOOD else "red" if word in _BAD else "")
 
 
+_ENDLESS: Final = 1_000_000
 _NUMBERS: Final = frozenset({"rev", "images", "waiting", "dead", "objects", "files", "items", "MB", "tries", "seconds"})
 _SHORT: Final = _NUMBERS | {"state", "received (UTC)", "at (UTC)"}
 _GOOD: Final = frozenset({"ok", "open", "explained", "sent", "committed", "done"})

@@ -291,3 +291,8 @@ def test_the_command_checks_a_job_without_loading_pytorch(tmp_path, root):
     right = subprocess.run(argv, capture_output=True, text=True, cwd=root, check=True)
     assert 'name = "n"' in right.stdout
     assert "epochs = 10" in right.stdout
+    file.write_text('[data]\nsources = ["nih:x"]\n[classifier]\narchitecture = "nosuch"\n')
+    unknown = subprocess.run(argv, capture_output=True, text=True, cwd=root, check=False)
+    assert unknown.returncode == 1
+    assert unknown.stderr.startswith(f"error: {file}:4: classifier.architecture: there is no 'nosuch'; there is: ")
+    assert "resnet50" in unknown.stderr

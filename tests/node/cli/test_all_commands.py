@@ -103,12 +103,24 @@ def test_the_story_of_one_study_in_json_and_on_a_narrow_terminal(site, monkeypat
     (revision,) = told["revisions"]
     assert (told["study_instance_uid"], revision["state"], revision["seconds"]["received"]) == (STUDY, "ready", 0.0)
     assert told["next"][0].startswith("no worker takes its task")
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")  # a terminal of 80 columns
     lines = run("status", STUDY[:-1], "--config", site).stdout.splitlines()
     assert lines[0] == f"study {STUDY}"
     assert max(map(len, lines)) <= 80
     assert any(line.split()[:2] == ["waiting", f"{STUDY}.1.1"] for line in lines)
     assert "no study is known" in run("status", "7.7", "--config", site, expect=1).stderr
+
+
+def test_in_a_pipe_no_uid_is_folded_and_every_study_is_a_line(site, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    long = f"{STUDY}.{'7' * (63 - len(STUDY))}"
+    ledger = Ledger(f"sqlite:///{site.parent}/ledger.sqlite")
+    ledger.add_instance(instance(2, study=long))
+    ledger.close()
+    lines = run("status", "--config", site).stdout.splitlines()
+    assert {line.split()[-1] for line in lines if line} >= {STUDY, long}
+    assert f"study {long}" in run("status", long, "--config", site).stdout.splitlines()[0]
 
 
 def test_a_part_of_several_uids_is_asked_for_more(site):
