@@ -1,8 +1,14 @@
 """What the pages for readers say of the default model is what docs/model.md found."""
 
 import re
+import tomllib
 
 import pytest
+
+from dicom_node.dicom import reading
+from dicom_node.dicom.pixels import radiograph
+from dicom_node.settings.sections import DEFAULT_BUNDLE
+from explain_core.explainer import open_bundle
 
 SAID = [
     ("reading-a-heatmap.md", r"decisions changed by x_a \| ([\d.]+)", r"reverse the decision\? \| (\d+) of 100 films"),
@@ -70,3 +76,31 @@ def test_the_films_that_were_missed_are_counted(root):
         assert f"{boxed - called} of {boxed} films with boxes" in said.replace(
             f"Of {boxed} films with boxes {boxed - called} were", f"{boxed - called} of {boxed} films with boxes"
         )
+
+
+def test_the_page_on_training_has_the_limit_and_the_share_of_the_bundle_that_comes_along(root):
+    text = re.sub(r"\s+", " ", (root / "docs" / "training.md").read_text())
+    outlier = tomllib.loads((DEFAULT_BUNDLE / "bundle.toml").read_text())["outlier"]
+    assert {float(one) for one in re.findall(r"limit (?:is|of) (\d+\.\d+)", text)} == {outlier["limit"]}
+    assert re.search(rf"the limit of {outlier['limit']} rests on (\d+) images", text)[1] in outlier["measure"]
+    share = re.search(r"turned by 90 degrees \| [\d.]+ \| ([\d.]+)%", (root / "docs" / "model.md").read_text())[1]
+    assert f"calls {share} % far" in text
+
+
+def test_distances_of_single_files_are_those_of_the_bundle(root, shared_data):
+    text = re.sub(r"\s+", " ", (root / "docs" / "training.md").read_text())
+    explainer, folder = open_bundle(DEFAULT_BUNDLE, device="cpu"), shared_data / "dicom"
+    files = {
+        "siim_one/siim_fake_mono1.dcm": r"declared MONOCHROME1 by mistake \(([\d.]+)\)",
+        "nema_wg04/RG1_J2KI.dcm": r"a chest CR of 15 bits \(([\d.]+)\)",
+    }
+    for file, stated in files.items():
+        found = explainer.classify(radiograph(reading.read(folder / file))).out_of_distribution
+        assert f"{found.score:.1f}" == re.search(stated, text)[1], file
+
+
+def test_no_page_has_an_index_install_what_is_in_none(root):
+    pages = [root / "README.md", *(root / "docs").rglob("*.md")]
+    assert [
+        page.name for page in pages if re.search(r"pip install [^`\n]*dicom-explanation-node", page.read_text())
+    ] == []
