@@ -148,6 +148,7 @@ def _retrain(arguments: argparse.Namespace) -> int:
         job = load(arguments.job, defaults=defaults, sources=arguments.source).resolved(Path.cwd())
     if arguments.check:
         assert job is not None  # noqa: S101 - see above
+        _known_architecture(arguments.job, job.classifier.architecture)
         print(job.text(), end="")
         return 0
     line = terminal.Line()
@@ -166,6 +167,21 @@ def _retrain(arguments: argparse.Namespace) -> int:
     if not arguments.quiet:
         print(terminal.summary(folder))
     return status
+
+
+def _known_architecture(file: Path, name: str) -> None:
+    """Refuse a classifier that there is not; "" is the champion's.
+
+    Raises:
+        JobError: there is none of that name; the message lists those that there are.
+    """
+    from explain_core import plugins, toml_files  # noqa: PLC0415 - start quickly
+    from training.retrain.job import JobError  # noqa: PLC0415
+
+    known = plugins.available("explain_core.classifiers")
+    if name and name not in known:
+        place, text = ("classifier", "architecture"), toml_files.read(file, "the job")[1]
+        raise JobError(toml_files.located(file, text, place, f"there is no {name!r}; there is: {', '.join(known)}"))
 
 
 def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -322,20 +338,22 @@ def main() -> None:
     keep_memory()
     parser = _parser()
     arguments = parser.parse_args()
-    if getattr(arguments, "json", None) and (arguments.json.is_dir() or not arguments.json.parent.is_dir()):
-        parser.error(f"--json {arguments.json}: no file can be written there")
+    for name in ("json", "markdown"):
+        path: Path | None = getattr(arguments, name, None)
+        if path and (path.is_dir() or not (path.parent.is_dir() or arguments.command == "benchmark")):
+            parser.error(f"--{name} {path}: no file can be written there")
     try:
         if arguments.command == "retrain":
             raise SystemExit(_retrain(arguments))
         figures = _run(arguments)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
     except ExplainError as error:
         raise SystemExit(f"error: {error}") from error
     except OSError as error:
         if error.filename is None:
             raise
         raise SystemExit(f"error: {error.filename}: {error.strerror}") from error
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
     if arguments.command == "controls":
         print(json.dumps(figures, indent=1))
 

@@ -11,6 +11,7 @@ import pytest
     [
         ("controls DIR --json FILE/x.json", 2, "--json FILE/x.json: no file can be written there"),
         ("controls DIR --json DIR", 2, "--json DIR: no file can be written there"),
+        ("evaluate --bundle DIR --data phantom --markdown DIR", 2, "--markdown DIR: no file can be written there"),
         ("bundle --data phantom --out FILE --work DIR/w", 1, "error: FILE is a file; name a folder for the bundle"),
         ("benchmark --data phantom --quick --out FILE", 1, "error: FILE: File exists"),
         ("second --data phantom --architecture nosuch --out DIR/s", 1, "has no 'nosuch'; there is: efficientnet_lite0"),
