@@ -10,6 +10,11 @@ ExplainError
 """
 
 
+def install(extra: str) -> str:
+    """The command that installs an optional part of the program, which is in no package index."""
+    return f'pip install -c constraints.txt ".[{extra}]" in the folder of the source'
+
+
 class ExplainError(Exception):
     """Base of every error of explain_core; the message says what to do."""
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from explain_core.classifier import Classifier, offers
+from explain_core.errors import install
 
 
 class Method(Protocol):
@@ -141,7 +142,7 @@ def obstacle(plugin: Any, classifier: Classifier, networks: Container[str]) -> s
     """
     missing = [name for name in stated(plugin, "packages") if util.find_spec(name) is None]
     if missing:
-        return f"the package {missing[0]} is not installed; pip install 'dicom-explanation-node[benchmark]' brings it"
+        return f"the package {missing[0]} is not installed: {install('benchmark')}"
     if plugin.needs_gradients and not classifier.differentiable:
         return "it needs gradients of the classifier, and this one gives none"
     lacks = [name for name in stated(plugin, "needs") if not offers(classifier, name)]

@@ -9,6 +9,7 @@ synthetic by its patient and its source, and belongs to the training split alone
 import csv
 import io
 import json
+import math
 from argparse import Namespace
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from training.progress import Progress, silent
 
 COLUMNS = ("file", "patient_id", "target", "split", "target_source")
 SOURCE = "synthetic"
+_ROWS = 256
+"""Latents whose distances to all training images are held at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +48,7 @@ class SynthesisSettings:
         seed: of the noise.
 
     Raises:
-        ValueError: a number below 1.
+        ValueError: a number below 1, or a scale that is none.
     """
 
     count: int = 50
@@ -56,8 +59,8 @@ class SynthesisSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.count, self.tries, self.batch, self.steps) < 1 or self.scale < 0:
-            raise ValueError("count, tries, batch and steps are at least 1, and the scale is not below 0")
+        if min(self.count, self.tries, self.batch, self.steps) < 1 or not 0 <= self.scale < math.inf:
+            raise ValueError("count, tries, batch and steps are at least 1, and the scale is a number not below 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,6 @@ def sample(
     config = model.network.config
     chain = Settings(start=1000, steps=settings.steps)
     generator = torch.Generator().manual_seed(settings.seed * 2 + target)
-    known = torch.cat([model.encode(part.float() / 255).flatten(1) for part in training.split(settings.batch)])
     kept: list[Tensor] = []
     tried = 0
     while sum(map(len, kept)) < settings.count and tried < settings.count * settings.tries:
@@ -113,10 +115,7 @@ def sample(
         progress(min(1.0, sum(map(len, kept)) / settings.count), target=target, tried=tried)
     accepted = sum(map(len, kept))
     latents = torch.cat(kept)[: settings.count]
-    distances = torch.cdist(latents.flatten(1), known) / known.shape[1] ** 0.5
-    nearest, neighbours = (
-        distances.min(dim=1) if len(latents) else (distances.new_zeros(0), torch.zeros(0, dtype=torch.long))
-    )
+    nearest, neighbours = _nearest(latents.flatten(1), _encoded(model, training, settings.batch))
     return Made(model.decode(latents).clamp(0, 1), tried, accepted, nearest, neighbours)
 
 
@@ -161,7 +160,8 @@ def synthesize(
         with fresh(out / f"nearest-{target}.png") as file:
             _beside(found, training).save(file, format="PNG")
     write(out / "labels.csv", table.getvalue())
-    apart = _apart(model, training, settings.batch)
+    known = _encoded(model, training, settings.batch)
+    apart = _nearest(known, known, itself=True)[0]
     report: dict[str, Any] = {"settings": asdict(settings), "training_apart": _quartiles(apart)}
     for target, found in made.items():
         report[("absent", "present")[target]] = {
@@ -173,13 +173,27 @@ def synthesize(
 
 
 @torch.no_grad()
-def _apart(model: JointDiffusion, training: Tensor, batch: int) -> Tensor:
-    """Distance of each training image to its nearest other one."""
-    known = torch.cat([model.encode(part.float() / 255).flatten(1) for part in training.split(batch)])
-    distances = torch.cdist(known, known) / known.shape[1] ** 0.5
-    distances.fill_diagonal_(torch.inf)
-    nearest: Tensor = distances.min(dim=1).values
-    return nearest
+def _encoded(model: JointDiffusion, images: Tensor, batch: int) -> Tensor:
+    """Flattened latents of images in uint8."""
+    return torch.cat([model.encode(part.float() / 255).flatten(1) for part in images.split(batch)])
+
+
+def _nearest(latents: Tensor, known: Tensor, *, itself: bool = False) -> tuple[Tensor, Tensor]:
+    """Root mean square distance of each to its nearest of `known`, and which that is.
+
+    Args:
+        latents: shape (N, d).
+        known: shape (M, d).
+        itself: `known` is the same list, and of each the nearest other one is wanted.
+    """
+    found = []
+    for first in range(0, len(latents), _ROWS):
+        distances = torch.cdist(latents[first : first + _ROWS], known) / known.shape[1] ** 0.5
+        if itself:
+            distances.diagonal(first).fill_(torch.inf)
+        found.append(distances.min(dim=1))
+    values = torch.cat([latents.new_zeros(0), *(one.values for one in found)])
+    return values, torch.cat([torch.zeros(0, dtype=torch.long), *(one.indices for one in found)])
 
 
 def _quartiles(values: Tensor) -> list[float]:

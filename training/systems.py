@@ -1,6 +1,7 @@
 """The commands of the further systems, Mediffusion and DiffEx; each module is loaded by its command alone."""
 
 import argparse
+import math
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +17,21 @@ def _least(number: int) -> Callable[[str], int]:
         return int(text)
 
     return whole
+
+
+def _between(low: float, high: float) -> Callable[[str], float]:
+    """The type of an option that is a number from `low` to `high`, neither infinite nor NaN."""
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (low <= value <= high and math.isfinite(value)):
+            raise argparse.ArgumentTypeError(f"give a number from {low:g} to {high:g}, not {text!r}")
+        return value
+
+    return number
 
 
 COMMANDS = ("run", "claims", "synthesize")
@@ -46,7 +62,7 @@ def parser(commands: Any) -> tuple[argparse.ArgumentParser, ...]:
     claims.add_argument("--out", type=Path, required=True, help="started again, it goes on")
     claims.add_argument("--weights", default="", help="of the autoencoder that the preset works with")
     claims.add_argument("--seeds", type=_least(1), default=3, help="how many")
-    claims.add_argument("--labels", type=float, nargs="+", default=[0.01, 0.02, 0.05, 0.1, 1.0])
+    claims.add_argument("--labels", type=_between(0, 1), nargs="+", default=[0.01, 0.02, 0.05, 0.1, 1.0])
     claims.add_argument("--steps", type=_least(1), help="instead of the preset's")
     claims.add_argument("--processes", type=_least(1), default=2, help="trainings at once")
     synthesize = commands.add_parser("synthesize", help="labelled images that a joint diffusion model makes")
@@ -54,7 +70,7 @@ def parser(commands: Any) -> tuple[argparse.ArgumentParser, ...]:
     synthesize.add_argument("--data", default="phantom", help="what the model has learnt from, to compare with")
     synthesize.add_argument("--out", type=Path, required=True, help="a new folder, for the reader `folder`")
     synthesize.add_argument("--count", type=_least(1), default=50, help="images of either label")
-    synthesize.add_argument("--scale", type=float, default=300.0, help="of the guidance")
+    synthesize.add_argument("--scale", type=_between(0, 1e6), default=300.0, help="of the guidance")
     synthesize.add_argument("--seed", type=int, default=0)
     return joint, diffex, claims, synthesize
 

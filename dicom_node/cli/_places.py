@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dicom_node.errors import ConfigError
+from explain_core.errors import install
 
 if TYPE_CHECKING:
     from dicom_node.settings.sections import Settings
@@ -50,7 +51,7 @@ def check_runtime(bundle: Path) -> None:
     if explains and (bundle / "classifier.onnx").is_file() and find_spec("onnxruntime") is None:
         raise ConfigError(
             f"model.bundle: the classifier of {bundle} is an ONNX file, and ONNX Runtime is not installed: run "
-            'pip install -c constraints.txt ".[onnx]" in the folder of the source, or deploy/install.sh again'
+            f"{install('onnx')}, or deploy/install.sh again"
         )
 
 

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 from dicom_node.errors import ConfigError
 from dicom_node.storage.ledger.observations import Observation
 from explain_core.bundles import files
-from explain_core.errors import ExplainError
+from explain_core.errors import ExplainError, install
 from explain_core.statistics import OF_THE_IMAGE, OF_THE_MODEL, REFERENCE, load_reference
 
 Floats = NDArray[np.float64]
@@ -368,5 +368,5 @@ def scipy_stats() -> Any:
     try:
         from scipy import stats  # noqa: PLC0415 - optional, and slow to load
     except ImportError as error:
-        raise ConfigError('SciPy is missing: pip install "dicom-explanation-node[monitoring]"') from error
+        raise ConfigError(f"SciPy is missing: {install('monitoring')}") from error
     return stats

@@ -25,6 +25,7 @@ from dicom_node.settings.sections import StoreSettings
 from dicom_node.storage.file_store import Stored
 from dicom_node.storage.folder import looked_at
 from dicom_node.storage.spool import no_room
+from explain_core.errors import install
 
 KEPT_SECONDS: Final = 900.0
 """How long a file stays in the cache after its last use, however full that is: somebody is about to open it."""
@@ -69,8 +70,7 @@ class ObjectStore:
         try:
             import s3fs  # noqa: PLC0415 - only where there is an object store
         except ImportError:
-            advice = 'store.url needs a library: pip install "dicom-explanation-node[s3]"'
-            raise ConfigError(advice) from None
+            raise ConfigError(f"store.url: s3fs is missing: {install('s3')}") from None
         self._url = str(settings.url)
         self._bucket, _, prefix = self._url.removeprefix("s3://").partition("/")
         self._prefix = f"{prefix}/" if prefix else ""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dicom_node.errors import ConfigError
 from dicom_node.watch.stages import Stage
+from explain_core.errors import install
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -47,8 +48,7 @@ def start(endpoint: str | None, role: str) -> None:
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - optional
     except ImportError as error:
-        message = 'tracing.endpoint: install OpenTelemetry: pip install "dicom-explanation-node[tracing]"'
-        raise ConfigError(message) from error
+        raise ConfigError(f"tracing.endpoint: OpenTelemetry is missing: {install('tracing')}") from error
     logging.getLogger("opentelemetry").setLevel(logging.ERROR)
     use(OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_SECONDS), role)
 

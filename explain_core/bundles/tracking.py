@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from filelock import FileLock
 
-from explain_core.errors import ExplainError
+from explain_core.errors import ExplainError, install
 
 SQLITE: Final = "sqlite:///"
 _PROBE_SECONDS: Final = 5
@@ -52,7 +52,7 @@ def client(uri: str) -> Any:
         try:
             from mlflow.tracking import MlflowClient  # noqa: PLC0415 - an optional dependency, and slow
         except ImportError as error:
-            raise RegistryError('MLflow is missing: pip install "dicom-explanation-node[registry]"') from error
+            raise RegistryError(f"MLflow is missing: {install('registry')}") from error
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, in one line
         if uri.startswith(SQLITE):

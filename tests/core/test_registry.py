@@ -226,7 +226,7 @@ def test_without_mlflow_one_line_says_what_to_install(tmp_path):
         "Registry('sqlite:///m.sqlite', 'chest', Path('a')).versions()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert 'pip install "dicom-explanation-node[registry]"' in done.stderr.splitlines()[-1]
+    assert 'pip install -c constraints.txt ".[registry]"' in done.stderr.splitlines()[-1]
 
 
 def test_nothing_of_mlflow_or_torch_is_loaded_before_it_is_needed():

@@ -16,6 +16,8 @@ import pytest
         ("benchmark --data phantom --quick --out FILE", 1, "error: FILE: File exists"),
         ("second --data phantom --architecture nosuch --out DIR/s", 1, "has no 'nosuch'; there is: efficientnet_lite0"),
         ("synthesize --model FILE --out DIR/s --count 0", 2, "give a whole number, 1 or more, not '0'"),
+        ("synthesize --model FILE --out DIR/s --scale nan", 2, "give a number from 0 to 1e+06, not 'nan'"),
+        ("claims --out DIR/c --labels 0.1 2", 2, "give a number from 0 to 1, not '2'"),
         ("claims --out DIR/c --seeds 0", 2, "give a whole number, 1 or more, not '0'"),
         ("run diffex --out DIR/d --directions 1", 2, "give a whole number, 2 or more, not '1'"),
     ],

@@ -27,7 +27,7 @@ from explain_core.geometry import AffineRange, InputSpec
 from explain_core.methods.mediffusion import Mediffusion as MediffusionMethod
 from explain_core.radiograph import Radiograph
 from explain_core.second import Second
-from training import datasets
+from training import datasets, synthesis
 from training.cohort import Cohort
 from training.errors import TrainingError
 from training.making import make
@@ -544,6 +544,25 @@ def test_synthetic_images_are_what_was_asked_for_and_a_dataset(tmp_path):
         assert report[name]["images"] == 5
     with pytest.raises(TrainingError, match="is there already"):
         synthesize(model, known, tmp_path / "made", settings)
+
+
+@pytest.mark.parametrize("rows", [2, 256])
+def test_the_nearest_training_image_is_found_some_rows_at_a_time(monkeypatch, rows):
+    monkeypatch.setattr(synthesis, "_ROWS", rows)
+    known = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    apart = [[float(((a - b) ** 2).mean() ** 0.5) for b in known] for a in known]
+    for itself in (False, True):
+        values, places = synthesis._nearest(known, known, itself=itself)
+        for one, row in enumerate(apart):
+            best = min((far, other) for other, far in enumerate(row) if not (itself and other == one))
+            assert (float(values[one]), int(places[one])) == (pytest.approx(best[0], abs=1e-3), best[1])
+    assert [len(one) for one in synthesis._nearest(known[:0], known)] == [0, 0]
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), -1.0])
+def test_a_scale_that_is_none_is_refused(scale):
+    with pytest.raises(ValueError, match="the scale is a number not below 0"):
+        SynthesisSettings(scale=scale)
 
 
 def test_what_the_head_does_not_decide_as_asked_is_left_out(tmp_path):

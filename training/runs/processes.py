@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from explain_core.engine import choose_device
+from explain_core.errors import install
 from training.errors import TrainingError
 from training.progress import Cancelled, Progress
 
@@ -40,9 +41,7 @@ def start(device: str, precision: str, *, partly: bool = False) -> "Fabric":
         from lightning_fabric.plugins.environments.lightning import LightningEnvironment  # noqa: PLC0415
         from lightning_fabric.strategies.ddp import DDPStrategy  # noqa: PLC0415
     except ImportError as error:
-        raise TrainingError(
-            'training needs Lightning Fabric: pip install "dicom-explanation-node[training]"'
-        ) from error
+        raise TrainingError(f"Lightning Fabric is missing: {install('training')}") from error
     chosen = choose_device(device)
     wanted: Any = _auto_precision(chosen) if precision == "auto" else precision.replace("64", "32")
     if "TORCHELASTIC_RUN_ID" not in os.environ:

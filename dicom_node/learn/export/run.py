@@ -31,6 +31,7 @@ from dicom_node.storage.spool import Spool
 from dicom_node.watch.audit import Audit
 from dicom_node.watch.audit_transfers import Transferred
 from dicom_node.watch.logs import place, without_warnings
+from explain_core.errors import install
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
@@ -184,7 +185,7 @@ def export(
         OutOfResources: the disk is full or the ledger does not answer; everything was deleted.
     """
     if pseudonyms.rules_version() is None:
-        raise ExportRefused('the de-identification library is missing: pip install "dicom-explanation-node[export]"')
+        raise ExportRefused(f"the de-identification library is missing: {install('export')}")
     studies = ledger.received_studies(wishes.since)
     record, fetch = settings.node.spool / KEY_RECORD, Spool.of(settings).fetch
     with Draft(out) as draft:

@@ -369,5 +369,5 @@ def test_a_missing_extra_is_one_line_that_says_how_to_get_it(tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "scipy", None)
     result = here.drift("--metrics", str(tmp_path / "node.prom"))
     assert result.exit_code == 2
-    expected = 'error: SciPy is missing: pip install "dicom-explanation-node[monitoring]"'
+    expected = 'error: SciPy is missing: pip install -c constraints.txt ".[monitoring]" in the folder of the source'
     assert result.output.strip() == expected
