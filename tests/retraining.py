@@ -174,7 +174,7 @@ def started(path: Path, **how: object):
     return process
 
 
-def finished(path: Path, within: float = 100, **how: object) -> int:
+def finished(path: Path, within: float = 600, **how: object) -> int:
     """Exit status of a job that was run in a process of its own, within seconds; -9 where it killed itself."""
     process = started(path, **how)
     process.join(within)
