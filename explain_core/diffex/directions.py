@@ -6,7 +6,7 @@ the authors' public code compares projections of the codes themselves, which see
 that mean nothing (docs/diffex.md).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -115,34 +115,45 @@ def decorrelation(directions: Tensor) -> Tensor:
     return off.pow(2).sum(dim=(1, 2)).mean() / (count * (count - 1))
 
 
+def supervised(answers: Sequence[str], answer: str) -> tuple[str, str]:
+    """What the two directions that know the decision for `answer`, one of all `answers`, are called."""
+    suffix = f" of {answer}" if len(answers) > 1 else ""
+    return MEAN + suffix, LOGISTIC + suffix
+
+
 def references(
-    codes: NDArray[np.floating], decided: NDArray[np.bool_], *, axes: int = 4, randoms: int = 4, seed: int = 0
-) -> tuple[Tensor, tuple[str, ...], float]:
-    """The fixed directions that learnt ones are compared with.
+    codes: NDArray[np.floating], decided: Mapping[str, NDArray[np.bool_]], *, axes: int = 4, randoms: int = 4,
+    seed: int = 0,
+) -> tuple[Tensor, tuple[str, ...], float]:  # fmt: skip
+    """The fixed directions that learnt ones are compared with: two for each answer, and those that know none.
 
     Args:
         codes: standardised, shape (N, code).
-        decided: whether the classifier decides for the answer, shape (N,); both occur.
+        decided: for each answer whether the classifier decides for it, shape (N,); both occur.
         axes: principal axes, the largest first.
         randoms: random directions.
         seed: of the random ones.
 
     Returns:
-        the directions, shape (F, code); their names; and the distance of the two classes' means, by which lengths of
-        changes are measured.
+        the directions, shape (F, code); their names; and the distance of the means of those decided for an answer and
+        of the others, averaged over the answers, by which lengths of changes are measured.
 
     Raises:
-        ValueError: all images are decided alike.
+        ValueError: all images are decided alike, with the answer.
     """
     from sklearn import linear_model  # noqa: PLC0415 - slow to import
 
-    if decided.all() or not decided.any():
-        raise ValueError("all images are decided alike: there is no difference to explain")
-    difference = codes[decided].mean(axis=0) - codes[~decided].mean(axis=0)
     module: Any = linear_model
-    weight = module.LogisticRegression(C=0.1, max_iter=2000).fit(codes, decided).coef_[0]
+    rows, names = [], list[str]()
+    for answer, one in decided.items():
+        if one.all() or not one.any():
+            raise ValueError(f"all images are decided alike about '{answer}': there is no difference to explain")
+        weight = module.LogisticRegression(C=0.1, max_iter=2000).fit(codes, one).coef_[0]
+        rows += [codes[one].mean(axis=0) - codes[~one].mean(axis=0), weight]
+        names += supervised(tuple(decided), answer)
+    gap = float(np.mean(np.linalg.norm(rows[::2], axis=1)))
     _, _, principal = np.linalg.svd(codes - codes.mean(axis=0), full_matrices=False)
     drawn = np.random.default_rng(seed).normal(size=(randoms, codes.shape[1]))
-    rows = np.concatenate([difference[None], weight[None], principal[:axes], drawn])
-    names = (MEAN, LOGISTIC, *(f"{AXIS} {n + 1}" for n in range(axes)), *(f"{RANDOM} {n + 1}" for n in range(randoms)))
-    return torch.from_numpy(rows.astype(np.float32)), names, float(np.linalg.norm(difference))
+    names += [*(f"{AXIS} {n + 1}" for n in range(axes)), *(f"{RANDOM} {n + 1}" for n in range(randoms))]
+    found = np.concatenate([np.stack(rows), principal[:axes], drawn])
+    return torch.from_numpy(found.astype(np.float32)), tuple(names), gap

@@ -113,6 +113,12 @@ class Subject:
             return tuple(Question(output, holds=True) for output in range(len(self.outputs)))
         return tuple(Question(output, holds) for output in self.asked for holds in (True, False))
 
+    def contrasts(self) -> tuple[Question, ...]:
+        """The questions of which none is another's opposite: each finding, or class, of two classes the first."""
+        if self.exclusive:
+            return self.questions() if len(self.outputs) > 2 else self.questions()[:1]  # noqa: PLR2004 - one or the other
+        return self.questions()[::2]
+
     def named(self, question: Question) -> str:
         """The answer in words."""
         return self.outputs[question.output] if question.holds else f"no {self.outputs[question.output]}"

@@ -14,7 +14,7 @@ from torch import nn
 from explain_core.classifier import DecisionRule
 from explain_core.diffex import ranking
 from explain_core.diffex.attributes import KEY, Attribute, Attributes, load_attributes, save_attributes
-from explain_core.diffex.directions import Bank, contrast, decorrelation, references
+from explain_core.diffex.directions import Bank, contrast, decorrelation, references, supervised
 from explain_core.diffex.parts import by_independence, by_place
 from explain_core.diffex.ranking import Decoding, attfind, changed, effects, prepare
 from explain_core.diffex.semantic import SemanticAutoencoder, SemanticConfig
@@ -249,7 +249,7 @@ def test_the_directions_that_learnt_ones_are_compared_with():
     generator = np.random.default_rng(0)
     codes = generator.normal(size=(200, 6)) * np.array([1, 1, 5, 1, 1, 1])
     decided = codes[:, 1] + 0.1 * generator.normal(size=200) > 0
-    found, names, gap = references(codes, decided, axes=2, randoms=1)
+    found, names, gap = references(codes, {"a": decided}, axes=2, randoms=1)
     assert names == ("mean difference", "logistic regression", "axis 1", "axis 2", "random 1")
     difference = codes[decided].mean(axis=0) - codes[~decided].mean(axis=0)
     assert np.allclose(found[0], difference, atol=1e-6)
@@ -257,8 +257,28 @@ def test_the_directions_that_learnt_ones_are_compared_with():
     assert int(found[1].abs().argmax()) == 1
     assert int(found[2].abs().argmax()) == 2
     for same in (np.ones(200, bool), np.zeros(200, bool)):
-        with pytest.raises(ValueError, match="all images are decided alike"):
-            references(codes, same)
+        with pytest.raises(ValueError, match="all images are decided alike about 'b'"):
+            references(codes, {"a": decided, "b": same})
+
+
+def test_every_answer_of_more_than_two_has_directions_that_know_it():
+    generator = np.random.default_rng(0)
+    codes = generator.normal(size=(300, 6))
+    classes = codes[:, :3].argmax(axis=1)
+    decided = {name: classes == number for number, name in enumerate("abc")}
+    found, names, gap = references(codes, decided, axes=1, randoms=1)
+    assert names[:6] == tuple(name for one in "abc" for name in supervised("abc", one))
+    assert names[2] == "mean difference of b"
+    for number in range(3):
+        for row in found[2 * number : 2 * number + 2]:
+            assert int(row.argmax()) == number
+    assert gap == pytest.approx(float(found[:6:2].norm(dim=1).mean()))
+    assert [one.output for one in subject_of(3, exclusive=True).contrasts()] == [0, 1, 2]
+    assert subject_of(2, exclusive=True).contrasts() == (Question(0, holds=True),)
+    assert dataclasses.replace(subject_of(3), asked=(0, 2)).contrasts() == (
+        Question(0, holds=True),
+        Question(2, holds=True),
+    )
 
 
 def test_what_varies_independently_is_found_whatever_its_size():

@@ -558,6 +558,10 @@ def test_any_folder_and_any_file_are_explained_by_the_command(tmp_path):
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "out" / "seed-0" / "report.html").read_text()
     assert [f"What makes it say {name}" in page for name in ("bright", "cornered", "dark")] == [True] * 3
+    for name, question in json.loads((tmp_path / "out" / "seed-0" / "judged.json").read_text())["questions"].items():
+        names = [row["name"] for row in question["references"]]
+        assert [f"{kind} of {name}" for kind in ("mean difference", "logistic regression")] == names[2:4]
+        assert not any(" of " in one for one in names[4:]), "no control of another answer"
 
 
 def test_images_that_are_all_decided_as_asked_cannot_rank():

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from explain_core.diffex.attributes import Attribute, Attributes, save_attributes
-from explain_core.diffex.directions import LEARNT, LOGISTIC, MEAN, PART, Bank, references
+from explain_core.diffex.directions import LEARNT, PART, Bank, references
 from explain_core.diffex.parts import by_independence, by_place
 from explain_core.diffex.ranking import Decoding, Effects, Noise, Prepared, attfind, effects, prepare
 from explain_core.diffex.semantic import SemanticAutoencoder
@@ -45,7 +45,7 @@ class Found:
     Attributes:
         attributes: what is kept.
         use: see `measure.code_use`.
-        gap: distance of the mean codes of the two decisions.
+        gap: see `references`.
         losses: of the directions.
     """
 
@@ -73,13 +73,16 @@ def explain(asked: Request, given: Materials, progress: Progress = silent) -> Fo
     if asked.gate and (reason := measure.refusal(use)) is not None:
         raise CodeUnused(reason)
     latents, codes, logits = encoded(model, subject, given.own.images, device)
-    decided = _numpy(subject.answers(logits, questions[0]))
-    fixed, names, gap = references(_numpy(codes).astype(np.float64), decided, seed=settings.seed)
+    decided = {subject.named(one): _numpy(subject.answers(logits, one)) for one in subject.contrasts()}
+    try:
+        fixed, names, gap = references(_numpy(codes).astype(np.float64), decided, seed=settings.seed)
+    except ValueError as error:
+        raise TrainingError(f"{error}; give other images, or leave that answer out") from error
     if settings.parts:
         if settings.apart_by == "independence":
             own = by_independence(codes, settings.parts, seed=settings.seed)
         else:
-            classes = torch.stack([fixed[names.index(name)] for name in (MEAN, LOGISTIC)])
+            classes = fixed[: 2 * len(decided)]
             how_far = {"at": settings.glimpse, "seed": settings.seed}
             own = by_place(model, subject, latents, codes, settings.parts, further=classes, **how_far)
         fixed = torch.cat([own.cpu(), fixed])

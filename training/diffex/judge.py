@@ -1,6 +1,6 @@
 """Judge ranked attributes on test images, which chose nothing, beside the directions they are compared with."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from explain_core.diffex.attributes import Attribute
-from explain_core.diffex.directions import Bank
+from explain_core.diffex.directions import Bank, supervised
 from explain_core.diffex.ranking import Prepared, attfind, effects
-from explain_core.diffex.subject import Question
+from explain_core.diffex.subject import Question, Subject
 from explain_core.engine import choose_device
 from explain_core.files import read_json, write_json
 from training.diffex.explain import EFFECTS, Found, Record, decoded, key, opposite, within
@@ -54,7 +54,7 @@ def judge(asked: Request, given: Materials, found: Found, progress: Progress = s
             "attributes": [_row(referee, ready, question, one.column, one.length, one.name) for one in own],
             "references": [
                 _row(referee, ready, question, column, settings.strength * found.gap, name)
-                for name, column in _references(result.bank, foreseen["probability"])
+                for name, column in _references(result.bank, foreseen["probability"], _others(subject, question))
             ],
             "order": {
                 "tau": order(foreseen["probability"], observed.probability.mean(axis=0).tolist()),
@@ -101,12 +101,19 @@ def order(foreseen: Sequence[float], observed: Sequence[float]) -> float:
     return float(stats.kendalltau(one, other).statistic)
 
 
-def _references(bank: Bank, foreseen: Sequence[float]) -> list[tuple[str, int]]:
-    """Every direction with the sign that was foreseen to do more."""
+def _others(subject: Subject, question: Question) -> set[str]:
+    """Directions that know the decision about another answer, which is no control for this one."""
+    answers = {one.output: subject.named(one) for one in subject.contrasts()}
+    others = [name for output, name in answers.items() if len(answers) > 1 and output != question.output]
+    return {name for other in others for name in supervised(tuple(answers.values()), other)}
+
+
+def _references(bank: Bank, foreseen: Sequence[float], without: Collection[str]) -> list[tuple[str, int]]:
+    """Every direction but some, with the sign that was foreseen to do more."""
     found = []
-    for number in range(len(bank)):
-        column = 2 * number + int(foreseen[2 * number + 1] > foreseen[2 * number])
-        found.append((bank.names[number], column))
+    for number, name in enumerate(bank.names):
+        if name not in without:
+            found.append((name, 2 * number + int(foreseen[2 * number + 1] > foreseen[2 * number])))
     return found
 
 
