@@ -16,7 +16,7 @@ from torch import nn
 
 from explain_core.bundles.files import digest_of
 from explain_core.diffex.attributes import Attribute, Attributes, load_attributes, save_attributes
-from explain_core.diffex.directions import Bank
+from explain_core.diffex.directions import Bank, contrast
 from explain_core.diffex.parts import by_place
 from explain_core.diffex.ranking import Decoding, prepare
 from explain_core.diffex.subject import Question, Subject
@@ -42,6 +42,7 @@ from training.errors import TrainingError
 from training.measure import attributes as measure
 from training.measure.factors import meter, true_effects
 from training.progress import Cancelled
+from training.runs.diffex import directions
 from training.runs.diffex.autoencoder import frozen, material, train
 from training.runs.diffex.directions import learn
 from training.runs.diffex.settings import PRESETS, DiffexSettings, build
@@ -239,6 +240,39 @@ def test_directions_learn_and_go_on(features, form, tmp_path):
         learnt(tmp_path / "cut", stop)
     cut = learnt(tmp_path / "cut")
     assert torch.equal(whole.of_learnt(codes[:4]), cut.of_learnt(codes[:4]))
+
+
+@pytest.mark.parametrize("features", ["classifier", "image", "encoder", "projector"])
+def test_a_step_of_the_directions_holds_some_rows_at_a_time(monkeypatch, features):
+    _, images = images_of()
+    training = images.part("train").images[:4]
+    subject, settings = toy(training), replace(TINY, features=features)
+    model = frozen(build(settings, subject).eval())
+    generator = torch.Generator().manual_seed(0)
+    latents = model.latents(training.float() / 255)
+    codes, t = torch.randn(4, 64, generator=generator), torch.full((4,), settings.glimpse)
+    start = codes[:, None] + torch.randn(4, 3, 64, generator=generator)
+    torch.manual_seed(0)
+    see, projector = directions._seen(settings, model, subject)
+    held, own = [], model.glimpse
+
+    def glimpse(noisy, *rest):
+        held.append(len(noisy))
+        return own(noisy, *rest)
+
+    monkeypatch.setattr(model, "glimpse", glimpse)
+    found = {}
+    for rows in (12, 5):
+        monkeypatch.setattr(directions, "_ROWS", rows)
+        moved = start.clone().requires_grad_()
+        changes, moves = directions._changes(model, subject, see, latents, t, codes, moved)
+        (contrast(changes) - moves.mean()).backward()
+        found[rows] = (changes, moves, moved.grad, *(one.grad.clone() for one in projector.parameters()))
+        projector.zero_grad()
+        assert max(held) == rows
+        held.clear()
+    for whole, parts in zip(found[12], found[5], strict=True):
+        assert torch.allclose(whole, parts, rtol=1e-3, atol=1e-5)
 
 
 def test_the_published_objective_sees_no_image(tmp_path):

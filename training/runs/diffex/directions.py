@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from explain_core.classifier import LastFeatures
 from explain_core.diffex.directions import Bank, contrast, decorrelation
@@ -26,6 +27,8 @@ _SMALL = 16
 _LEAST = 1e-3
 """Added to what directions do to logits, so that nothing has a logarithm."""
 _PROJECTED = (256, 128)
+_ROWS = 96
+"""Images whose way through the networks is held for its gradients; where there are more, it is gone twice, in parts."""
 
 
 def learn(
@@ -148,12 +151,19 @@ def _changes(
         of what is compared, shape (N, K, P); and how far the logits in question move, shape (N, K).
     """
     count = moved.shape[1]
-    flat = moved.flatten(0, 1)
-    later = model.glimpse(noisy.repeat_interleave(count, 0), t.repeat_interleave(count, 0), flat)
-    now = model.glimpse(noisy, t, codes)
-    after, before = see(later, flat), see(now, codes)
     asked = slice(None) if subject.exclusive else list(subject.asked)
-    moves = (
-        subject.logits(later)[:, asked].unflatten(0, (len(codes), count)) - subject.logits(now)[:, None, asked]
-    ).norm(dim=2)
+
+    def found(noisy: Tensor, t: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        images = model.glimpse(noisy, t, codes)
+        return see(images, codes), subject.logits(images)[:, asked]
+
+    rows = (noisy.repeat_interleave(count, 0), t.repeat_interleave(count, 0), moved.flatten(0, 1))
+    if len(rows[0]) > _ROWS:
+        split = zip(*(one.split(_ROWS) for one in rows), strict=True)
+        parts = [checkpoint(found, *part, use_reentrant=False) for part in split]
+        after, logits = (torch.cat(both) for both in zip(*parts, strict=True))
+    else:
+        after, logits = found(*rows)
+    before, now = found(noisy, t, codes)
+    moves = (logits.unflatten(0, (len(codes), count)) - now[:, None]).norm(dim=2)
     return after.unflatten(0, (len(codes), count)) - before[:, None], moves
