@@ -204,8 +204,7 @@ class Fleet:
     def settled(self) -> bool:
         """Whether nothing is left to do."""
         counts = self.ledger.counts()
-        waiting = self.ledger.assembly_snapshot()
-        return not waiting and set(counts["studies"]) <= FINAL and set(counts["deliveries"]) <= SETTLED
+        return set(counts["studies"]) <= FINAL and set(counts["deliveries"]) <= SETTLED
 
     def peaks(self) -> dict[str, int]:
         """The most memory of a process of each role, its children included, in bytes."""

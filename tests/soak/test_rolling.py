@@ -41,7 +41,7 @@ def test_every_process_of_every_role_is_replaced_and_each_acknowledged_image_has
             sending.join(30)
             wait_for(fleet.settled, 600, "everything to be delivered")
             found = verdict(modalities.studies, pacs.arrivals, _tasks(fleet, modalities))
-            assert (found.lost, found.doubled) == ((), ())
+            assert (found.lost, found.doubled) == ((), ()), fleet.ledger.counts()
             assert found.acknowledged > sum(COUNTS.values())
             assert not fleet.killed, "nobody was killed"
             assert not fleet.ended, "nobody ended unasked"

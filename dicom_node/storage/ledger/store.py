@@ -51,6 +51,8 @@ class Store:
     def __init__(self, url: str) -> None:
         self._engine = _engine(url)
         self._writer = self._engine.execution_options(**{WRITE: True})
+        same_moment = {} if self._engine.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
+        self._reader = self._engine.execution_options(**same_moment)
 
     def create(self) -> None:
         """Create the tables of an empty database; of any other make sure that it has this software's schema.
@@ -93,7 +95,8 @@ class Store:
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
-        with _named_failures(), self._engine.begin() as connection:
+        """For questions whose answers are of one moment, however many there are."""
+        with _named_failures(), self._reader.begin() as connection:
             yield connection
 
     @contextmanager

@@ -61,6 +61,22 @@ def state_of(ledger: Ledger) -> tuple[StudyState, str | None]:
 # ---- the database
 
 
+def test_counts_are_of_one_moment(ledger, url):
+    """A study that goes on while they are made is in one state, not in none."""
+    receive(ledger, 1)
+    revision, other, done = ledger.study(STUDY, 1), Ledger(url), []
+
+    def between(_connection, _cursor, statement, *_):
+        if statement.startswith("SELECT") and not done:
+            done.append(other.mark_ready(revision, [task(revision, "t1", "route")], at(20)))
+
+    event.listen(ledger._engine, "after_cursor_execute", between)
+    assert ledger.counts()["studies"] == {"receiving": 1}
+    assert done == [True]
+    assert ledger.counts()["studies"] == {"ready": 1}
+    other.close()
+
+
 def test_sqlite_is_durable_at_commit(sqlite_ledger):
     with sqlite_ledger._read() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
