@@ -78,7 +78,7 @@ def test_a_collector_that_is_away_costs_nothing_but_the_trace():
 
 def test_a_missing_extra_is_said_with_its_name(monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    with pytest.raises(ConfigError, match=r"dicom-explanation-node\[tracing\]"):
+    with pytest.raises(ConfigError, match=r"pip install -c constraints.txt \"\.\[tracing\]\""):
         traces.start("http://127.0.0.1:1/v1/traces", "test")
 
 
