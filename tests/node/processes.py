@@ -81,7 +81,10 @@ def worker(settings: Settings, ledger: Ledger, spool: Spool, folder: Path, point
 
 def sender(settings: Settings, ledger: Ledger, spool: Spool, point: str) -> None:
     def deadly(*arguments, **options):
-        yield next(scu.store(*arguments, **options)) and die()
+        for outcome in scu.store(*arguments, **options):
+            if outcome.status == 0:
+                die()
+            yield outcome
 
     if point == "downgraded":
         ledger.delivery_refused = after(ledger.delivery_refused, die)
